@@ -1,0 +1,1 @@
+"""The data stage: from any source of labelled images to batches of pixels."""

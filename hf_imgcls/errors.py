@@ -1,0 +1,67 @@
+"""Errors a user can cause, and can therefore repair.
+
+Every message has the same three parts: what was found, what was expected, and what to do. The recipes print these
+errors without a traceback and exit with status 2; anything else is a bug of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Something in the user's input, data or environment stops the work.
+
+    Args:
+        found: What was found: the value, file or key at fault.
+        expected: What would have been accepted.
+        fix: What to do now: a command, a flag or a setting.
+    """
+
+    exit_code = 2
+
+    def __init__(self, found: str, expected: str, fix: str) -> None:
+        self.found, self.expected, self.fix = found, expected, fix
+        super().__init__(f"{found}\n  expected: {expected}\n  to fix:   {fix}")
+
+
+class ArgumentError(UserError):
+    """An unknown, mistyped or contradictory argument."""
+
+
+class DataError(UserError):
+    """A dataset that cannot be trained or measured on as it is."""
+
+
+class ModelError(UserError):
+    """A model that cannot be found, built or adapted as asked."""
+
+
+class OutputError(UserError):
+    """An output folder that must not, or cannot, be written to."""
+
+
+class LaunchError(UserError):
+    """Processes or devices are not the ones that were asked for."""
+
+
+class ParityError(UserError):
+    """The served model does not predict what the scored model predicted."""
+
+
+class MissingExtraError(UserError):
+    """An optional package is not installed."""
+
+
+def join_errors(errors: list[UserError]) -> UserError:
+    """Fold errors found in one checking pass into one, so that the user sees all of them at once.
+
+    Args:
+        errors: At least one error.
+
+    Returns:
+        The error itself when there is one; else an error of the first one's class whose text lists all of them.
+    """
+    if len(errors) == 1:
+        return errors[0]
+    merged = type(errors[0])("", "", "")
+    merged.args = (f"{len(errors)} problems were found:\n" + "\n".join(f"- {error}" for error in errors),)
+    return merged

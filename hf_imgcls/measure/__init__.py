@@ -1,0 +1,1 @@
+"""The measure stage: metrics, scoring of saved folders, and the parity check."""

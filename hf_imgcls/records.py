@@ -1,0 +1,161 @@
+"""Typed, versioned JSON records: how one stage tells the next what it did.
+
+A record is plain data, small enough to read in an editor, and is written in one step: a reader sees the old file or
+the new one, never half of one. This module imports only the standard library.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tempfile
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from hf_imgcls.errors import UserError
+
+RecordT = TypeVar("RecordT", bound="Record")
+
+
+def write_json(path: str | os.PathLike[str], content: Any) -> None:
+    """Write JSON to ``path`` atomically: to a temporary file beside it, flushed, then renamed.
+
+    Args:
+        path: The file to create or replace; its folder must exist.
+        content: Anything ``json`` can write. NaN and infinity are refused, since they are not JSON.
+    """
+    path = Path(path)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=2, ensure_ascii=False, allow_nan=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes the file private; a run's folder is shared like any other file of the user's.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+@dataclass
+class Record:
+    """Base of all records; a subclass sets ``schema_version`` and raises it when a field changes its meaning."""
+
+    schema_version: ClassVar[int] = 1
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the record to ``path`` as JSON, atomically."""
+        write_json(path, {"schema_version": self.schema_version, **dataclasses.asdict(self)})
+
+    @classmethod
+    def load(cls: type[RecordT], path: str | os.PathLike[str]) -> RecordT:
+        """Read a record.
+
+        Raises:
+            UserError: The file is missing, is not JSON, or was written with another schema version.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{path} cannot be read: {error}", f"a {cls.__name__} as JSON", "run the stage that writes it again"
+            ) from error
+        version = content.pop("schema_version", None) if isinstance(content, dict) else None
+        if version != cls.schema_version:
+            raise UserError(
+                f"{path} has schema_version {version}",
+                f"schema_version {cls.schema_version} of {cls.__name__}",
+                "read it with the release of hf_imgcls that wrote it, or run the stage again",
+            )
+        return _build(cls, content)
+
+
+def _build(cls: Any, content: dict[str, Any]) -> Any:
+    """Build a dataclass from JSON, including dataclasses nested in dict values."""
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for item in dataclasses.fields(cls):
+        if item.name not in content:
+            continue
+        value, arguments = content[item.name], typing.get_args(hints[item.name])
+        if isinstance(value, dict) and len(arguments) == 2 and dataclasses.is_dataclass(arguments[1]):
+            value = {key: _build(arguments[1], inner) for key, inner in value.items()}
+        values[item.name] = value
+    return cls(**values)
+
+
+@dataclass
+class SplitRecord:
+    """Where one split came from and what is in it.
+
+    Attributes:
+        name: ``train``, ``validation`` or ``test``.
+        source: In words: the source's own split, or how it was cut.
+        num_examples: Number of examples; ``None`` when streaming from a source that does not say.
+        class_counts: Class name -> number of examples; ``None`` when streaming.
+        fingerprint: The ``datasets`` fingerprint of the split; ``None`` when streaming.
+    """
+
+    name: str
+    source: str
+    num_examples: int | None = None
+    class_counts: dict[str, int] | None = None
+    fingerprint: str | None = None
+
+
+@dataclass
+class DataRecord(Record):
+    """``data.json``: the dataset a run was trained and measured on.
+
+    Attributes:
+        source: Hub id, or the folder or file as the user named it.
+        config: The dataset's configuration name.
+        revision: The commit that was read, where the source has commits.
+        labels: Class names; the position is the class id.
+        image_column: The source's image column.
+        label_column: The source's label column.
+        splits: ``train``/``validation``/``test`` -> record.
+        image_modes: Source image mode (for example ``"RGB"``, ``"I;16"``) -> count, where images were looked at.
+        notes: What was noticed and what was done about it, one sentence each.
+    """
+
+    source: str
+    labels: list[str]
+    image_column: str
+    label_column: str
+    config: str | None = None
+    revision: str | None = None
+    splits: dict[str, SplitRecord] = field(default_factory=dict)
+    image_modes: dict[str, int] | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class ParityRecord(Record):
+    """``parity.json``: whether the served model predicts what the scored model predicted.
+
+    Attributes:
+        num_examples: Images compared.
+        num_agreeing: Images with the same top-1 class, ties included.
+        num_ties: Images whose top-1 differs but whose two best scores are equal within ``tie_tolerance``.
+        top1_agreement: ``num_agreeing / num_examples``.
+        max_probability_difference: Largest absolute difference of the scored top-1 class's probability.
+        tie_tolerance: Probability difference under which two classes count as tied.
+        consumer: What served the images, with version.
+    """
+
+    num_examples: int
+    num_agreeing: int
+    num_ties: int
+    top1_agreement: float
+    max_probability_difference: float
+    tie_tolerance: float
+    consumer: str
