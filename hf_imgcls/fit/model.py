@@ -1,0 +1,402 @@
+"""A model and its image processor for the dataset's classes: pretrained or from scratch.
+
+The head follows the dataset by class *name*, the position embeddings follow ``--image_size``, and both end up in the
+saved config and processor, so that a plain ``pipeline("image-classification")`` needs nothing else.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import logging
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from hf_imgcls.compat import load_image_processor, plain_image_processor_class
+from hf_imgcls.errors import ModelError
+from hf_imgcls.extras import require
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers.image_processing_utils import BaseImageProcessor
+
+    from hf_imgcls.arguments import DataArguments, FitArguments
+
+logger = logging.getLogger(__name__)
+
+# ViT's own normalisation; https://huggingface.co/google/vit-base-patch16-224-in21k
+_DEFAULT_MEAN_STD = [0.5, 0.5, 0.5]
+_BICUBIC = 3  # PIL.Image.Resampling.BICUBIC
+
+
+def build_model(
+    fit: FitArguments, data: DataArguments, labels: list[str]
+) -> tuple[PreTrainedModel, BaseImageProcessor]:
+    """Build the model and image processor that a run trains.
+
+    Args:
+        fit: Which model: ``model_name_or_path``, or ``model_type`` with ``model_config`` for one from scratch.
+        data: ``image_size``, ``image_mean`` and ``image_std`` override what the processor says.
+        labels: Class names; the position is the class id.
+
+    Returns:
+        The model (float32, on the CPU, in training mode) and the processor that feeds it.
+
+    Raises:
+        ModelError: The model is unknown, does not fit the weights, or cannot take images of that size.
+    """
+    if fit.model_type is not None:
+        config = _scratch_config(fit, data, labels)
+        processor = _scratch_processor(config, data)
+        model = _auto_model().from_config(config)
+        logger.info("%s from scratch: %.2f M parameters", fit.model_type, model.num_parameters() / 1e6)
+    else:
+        model = _load_pretrained(fit, data, labels)
+        processor = _pretrained_processor(fit, data)
+    _check_image_size(model.config)
+    _check_forward(model, processor)
+    return model.train(), processor
+
+
+def head_parameter_names(config: PretrainedConfig) -> set[str]:
+    """Names of the parameters whose shape depends on the number of classes: the head, whatever it is called.
+
+    Found by building the architecture twice without memory, with one class more the second time.
+
+    Args:
+        config: Any config that ``AutoModelForImageClassification`` accepts.
+
+    Returns:
+        For example ``{"classifier.weight", "classifier.bias"}``.
+    """
+    shapes = []
+    for num_labels in (config.num_labels, config.num_labels + 1):
+        variant = copy.deepcopy(config)
+        _set_labels(variant, [str(index) for index in range(num_labels)])
+        with torch.device("meta"):
+            shapes.append({name: p.shape for name, p in _auto_model().from_config(variant).named_parameters()})
+    return {name for name, shape in shapes[0].items() if shape != shapes[1][name]}
+
+
+def _auto_model() -> Any:
+    from transformers import AutoModelForImageClassification
+
+    return AutoModelForImageClassification
+
+
+def _set_labels(config: PretrainedConfig, labels: list[str]) -> None:
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {name: index for index, name in enumerate(labels)}
+    # A timm checkpoint keeps its labels a second time, and that copy wins when the folder is loaded again: a new head
+    # would be saved with the old names. https://github.com/huggingface/transformers/issues/43701 lists the family of
+    # wrapper bugs; remove when TimmWrapperConfig derives label_names from id2label.
+    if hasattr(config, "label_names"):
+        config.label_names = list(labels)
+
+
+# --------------------------------------------------------------------------------------------- from scratch
+
+
+def _scratch_config(fit: FitArguments, data: DataArguments, labels: list[str]) -> PretrainedConfig:
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+
+    known = sorted(MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES)
+    if fit.model_type not in known:
+        near = difflib.get_close_matches(str(fit.model_type), known, n=3) or known
+        raise ModelError(
+            f"model type {fit.model_type!r} is not an image classifier of transformers",
+            "one of AutoModelForImageClassification's model types",
+            f"did you mean {', '.join(near)}?",
+        )
+    values = dict(fit.model_config or {})
+    if data.image_size is not None:
+        values["image_size"] = data.image_size
+    default = AutoConfig.for_model(fit.model_type)
+    for key in values:
+        if key not in ("image_size", "architecture") and not hasattr(default, key):
+            near = difflib.get_close_matches(key, list(default.to_dict()), n=3)
+            raise ModelError(
+                f"model_config has {key!r}, which {type(default).__name__} does not know",
+                f"keys of {type(default).__name__}",
+                f"did you mean {', '.join(near)}?" if near else "remove it",
+            )
+    image_size = values.get("image_size")
+    if fit.model_type == "timm_wrapper":
+        values = _timm_scratch_values(values, data)
+    elif not hasattr(default, "image_size"):
+        values.pop("image_size", None)
+    try:
+        config = AutoConfig.for_model(fit.model_type, **values)
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"model_config {values}: {error}", f"a valid {type(default).__name__}", "correct it") from error
+    _set_labels(config, labels)
+    # Convolutional networks take any size, and several of their configs have no field for it; the processor has.
+    config._scratch_image_size = image_size
+    return config
+
+
+def _timm_scratch_values(values: dict[str, Any], data: DataArguments) -> dict[str, Any]:
+    timm = require("timm")
+    values = dict(values)
+    architecture = values.get("architecture")
+    if not architecture or not timm.is_model(architecture):
+        near = difflib.get_close_matches(str(architecture), timm.list_models(), n=3)
+        raise ModelError(
+            f"timm has no architecture {architecture!r}",
+            "model_config: {architecture: <a timm model name>}",
+            f"did you mean {', '.join(near)}?" if near else "list them with timm.list_models()",
+        )
+    pretrained_cfg = timm.get_pretrained_cfg(architecture).to_dict()
+    if image_size := values.pop("image_size", None):
+        pretrained_cfg.update(input_size=(3, image_size, image_size), test_input_size=None, crop_pct=1.0)
+        if _timm_takes_img_size(timm, architecture):
+            values["model_args"] = {**(values.get("model_args") or {}), "img_size": image_size}
+    pretrained_cfg["mean"] = data.image_mean or pretrained_cfg["mean"]
+    pretrained_cfg["std"] = data.image_std or pretrained_cfg["std"]
+    return {**values, "pretrained_cfg": pretrained_cfg}
+
+
+def _timm_takes_img_size(timm: Any, architecture: str) -> bool:
+    try:
+        with torch.device("meta"):
+            timm.create_model(architecture, img_size=224)
+    except TypeError:
+        return False
+    return True
+
+
+def _scratch_processor(config: PretrainedConfig, data: DataArguments) -> BaseImageProcessor:
+    if config.model_type == "timm_wrapper":
+        from transformers import TimmWrapperImageProcessor
+
+        return TimmWrapperImageProcessor(pretrained_cfg=config.pretrained_cfg, architecture=config.architecture)
+    size = config.__dict__.pop("_scratch_image_size", None) or getattr(config, "image_size", 224)
+    height, width = (size, size) if isinstance(size, int) else size
+    return plain_image_processor_class()(
+        size={"height": height, "width": width},
+        resample=_BICUBIC,
+        image_mean=data.image_mean or _DEFAULT_MEAN_STD,
+        image_std=data.image_std or _DEFAULT_MEAN_STD,
+        do_convert_rgb=True,
+    )
+
+
+# --------------------------------------------------------------------------------------------- pretrained
+
+
+def _load_pretrained(fit: FitArguments, data: DataArguments, labels: list[str]) -> PreTrainedModel:
+    from transformers import AutoConfig
+
+    source = _hub_arguments(fit, data)
+    name = str(fit.model_name_or_path)
+    try:
+        config = AutoConfig.from_pretrained(fit.config_name or name, **source)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"no model could be loaded from {name!r}: {error}",
+            "a folder with config.json, or the id of a model on the Hub",
+            "check the name, --model_revision, and that you are logged in if the model is private",
+        ) from error
+    old_config = copy.deepcopy(config)
+    try:
+        pretrained, info = _auto_model().from_pretrained(
+            name,
+            config=old_config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            ignore_mismatched_sizes=fit.ignore_mismatched_sizes,
+            output_loading_info=True,
+            **source,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(
+            f"the weights of {name!r} could not be loaded: {error}",
+            "safetensors weights that fit the model's config",
+            "convert pickled weights to safetensors first; --ignore_mismatched_sizes starts tensors of another shape anew",
+        ) from error
+
+    old_labels = [str(old_config.id2label[index]) for index in range(old_config.num_labels)]
+    _set_labels(config, labels)
+    if data.image_size is not None:
+        _set_config_image_size(config, data.image_size)
+    head = head_parameter_names(old_config)
+    missing = {str(key) for key in info["missing_keys"]} - head
+    if missing and not fit.ignore_mismatched_sizes:
+        raise ModelError(
+            f"{name!r} lacks {len(missing)} tensors of {type(pretrained).__name__}: {', '.join(sorted(missing)[:5])}",
+            "a checkpoint of the same architecture",
+            "use another checkpoint, or --ignore_mismatched_sizes to start these tensors anew",
+        )
+    has_head = not any(str(key) in head for key in info["missing_keys"])
+    if has_head and old_labels == labels:
+        rows: list[int] | None = list(range(len(labels)))
+    elif has_head and sorted(old_labels) == sorted(labels):
+        rows = [old_labels.index(label) for label in labels]
+        logger.warning("The head's %d rows were reordered by class name.", len(labels))
+    else:
+        rows = None
+        found = f"{len(old_labels)} other classes ({', '.join(old_labels[:3])} ...)" if has_head else "none"
+        logger.warning("New head: %s was trained for %s, the data has %d.", name, found, len(labels))
+    model = _auto_model().from_config(config)
+    model.load_state_dict(_fit_tensors(model.state_dict(), pretrained.state_dict(), head, rows, name))
+    return model
+
+
+def _fit_tensors(
+    fresh: dict[str, torch.Tensor],
+    pretrained: dict[str, torch.Tensor],
+    head: set[str],
+    rows: list[int] | None,
+    name: str,
+) -> dict[str, torch.Tensor]:
+    """The new model's tensors: copied where they fit, head rows picked by name, position tables interpolated."""
+    fitted = {}
+    for key, target in fresh.items():
+        value = pretrained.get(key)
+        if key in head:
+            fitted[key] = target if rows is None or value is None else value[rows]
+        elif value is None or key.endswith("relative_position_index"):
+            fitted[key] = target  # buffers that follow from the geometry
+        elif value.shape == target.shape:
+            fitted[key] = value
+        elif key.endswith(("position_embeddings", "pos_embed")):
+            fitted[key] = _interpolate_position_embeddings(value, target.shape[1])
+        else:
+            raise ModelError(
+                f"{key} of {name!r} has shape {tuple(value.shape)}, the model at this size needs {tuple(target.shape)}",
+                "an architecture whose only size-dependent weights are absolute position embeddings",
+                "leave out --image_size, or use a checkpoint of that size",
+            )
+    return fitted
+
+
+def _interpolate_position_embeddings(embeddings: torch.Tensor, num_positions: int) -> torch.Tensor:
+    """Resample absolute position embeddings to another square grid; class and distillation tokens are kept.
+
+    Args:
+        embeddings: ``(1, prefix + h * h, C)`` float tensor, 0 to 2 prefix tokens.
+        num_positions: ``prefix + H * H`` of the new grid.
+
+    Returns:
+        ``(1, num_positions, C)``.
+
+    Source: bicubic 2-D interpolation, Dosovitskiy et al. 2020, section 3.2 (arXiv:2010.11929).
+    """
+    for prefix in range(3):
+        old, new = math.isqrt(embeddings.shape[1] - prefix), math.isqrt(num_positions - prefix)
+        if old * old + prefix == embeddings.shape[1] and new * new + prefix == num_positions:
+            break
+    else:
+        raise ModelError(
+            f"position embeddings for {embeddings.shape[1]} tokens cannot be resampled to {num_positions}",
+            "square grids of patches",
+            "leave out --image_size",
+        )
+    grid = embeddings[:, prefix:].reshape(1, old, old, -1).permute(0, 3, 1, 2)
+    grid = nn.functional.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False, antialias=True)
+    return torch.cat([embeddings[:, :prefix], grid.permute(0, 2, 3, 1).reshape(1, new * new, -1)], dim=1)
+
+
+def _set_config_image_size(config: PretrainedConfig, image_size: int) -> None:
+    if config.model_type == "timm_wrapper":
+        timm = require("timm")
+        config.pretrained_cfg = {
+            **config.pretrained_cfg,
+            "input_size": (3, image_size, image_size),
+            "test_input_size": None,
+        }
+        if _timm_takes_img_size(timm, config.architecture):
+            config.model_args = {**(config.model_args or {}), "img_size": image_size}
+    elif hasattr(config, "image_size"):
+        config.image_size = image_size
+
+
+def _pretrained_processor(fit: FitArguments, data: DataArguments) -> BaseImageProcessor:
+    name = fit.image_processor_name or str(fit.model_name_or_path)
+    processor = load_image_processor(name, **_hub_arguments(fit, data))
+    if hasattr(processor, "pretrained_cfg"):  # timm keeps its preprocessing in the model's config
+        return _timm_processor(processor, data)
+    if data.image_size is not None:
+        processor.size, processor.crop_size = _resized(processor, data.image_size)
+    if data.image_mean is not None:
+        processor.image_mean = data.image_mean
+    if data.image_std is not None:
+        processor.image_std = data.image_std
+    return processor
+
+
+def _timm_processor(processor: Any, data: DataArguments) -> BaseImageProcessor:
+    if data.image_size is None and data.image_mean is None and data.image_std is None:
+        return processor
+    changes: dict[str, Any] = {}
+    if data.image_size is not None:
+        changes.update(input_size=(3, data.image_size, data.image_size), test_input_size=None)
+    changes.update({key: value for key, value in (("mean", data.image_mean), ("std", data.image_std)) if value})
+    return type(processor)(
+        pretrained_cfg={**processor.pretrained_cfg, **changes}, architecture=getattr(processor, "architecture", None)
+    )
+
+
+def _resized(processor: Any, image_size: int) -> tuple[Any, Any]:
+    """Another output size with the same geometry: shortest edge and crop keep their proportion (256 -> 224)."""
+    size, crop = dict(processor.size), getattr(processor, "crop_size", None)
+    square = {"height": image_size, "width": image_size}
+    if "shortest_edge" not in size:
+        return square, crop and square
+    edge = image_size
+    if crop and getattr(processor, "do_center_crop", False):
+        edge = round(size["shortest_edge"] * image_size / crop["height"])
+    return {"shortest_edge": edge}, crop and square
+
+
+def _hub_arguments(fit: FitArguments, data: DataArguments) -> dict[str, Any]:
+    return {
+        "revision": fit.model_revision,
+        "cache_dir": data.cache_dir,
+        "token": data.token,
+        "trust_remote_code": data.trust_remote_code,
+    }
+
+
+# --------------------------------------------------------------------------------------------- checks
+
+
+def _check_image_size(config: PretrainedConfig) -> None:
+    image_size, patch_size = getattr(config, "image_size", None), getattr(config, "patch_size", None)
+    # Flexible networks (ConvNeXt) keep a nominal image_size that their patch size need not divide.
+    has_grid = hasattr(config, "num_attention_heads") and not hasattr(config, "num_stages")
+    if has_grid and isinstance(image_size, int) and isinstance(patch_size, int) and image_size % patch_size:
+        lower, upper = image_size // patch_size * patch_size, -(-image_size // patch_size) * patch_size
+        raise ModelError(
+            f"image_size {image_size} is not a multiple of the patch size {patch_size}",
+            f"an image size such as {lower or upper} or {upper}",
+            f"pass --image_size {upper}, or another patch_size in model_config",
+        )
+
+
+@torch.no_grad()
+def _check_forward(model: PreTrainedModel, processor: BaseImageProcessor) -> None:
+    """Send one grey image through processor and model, so that a misfit shows before any data is read."""
+    from PIL import Image
+
+    training = model.training
+    pixel_values = processor(Image.new("RGB", (320, 240), "gray"), return_tensors="pt")["pixel_values"]
+    try:
+        logits = model.eval()(pixel_values=pixel_values).logits
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(
+            f"the model does not accept the processor's images of shape {tuple(pixel_values.shape)}: {error}",
+            "an image size that model and processor agree on",
+            "pass --image_size, or another --image_processor_name",
+        ) from error
+    if logits.shape != (1, model.config.num_labels):
+        raise ModelError(
+            f"the model answers with shape {tuple(logits.shape)}",
+            f"(1, {model.config.num_labels}), one logit for each class",
+            "use an image classification model",
+        )
+    model.train(training)
