@@ -1,35 +1,32 @@
-"""The numbers of a classifier, from logits and labels that arrive batch by batch.
+"""Every number of a classifier, from logits that arrive batch by batch, on one process or on many.
 
-Everything is float64 numpy on the CPU and equals scikit-learn to 1e-12 (tests/measure/test_metrics.py). Per example only
-four numbers are kept (label, top-1 class, its probability, loss), never the (N, K) logits, unless ROC-AUC is asked for.
-
-What cannot be defined is ``None`` with a reason, never NaN and never a silent 0:
-
-- *macro* averages run over the classes that occur among the references **or** the predictions, which is scikit-learn's
-  default; a class in neither has no precision and no recall to average;
-- a class that occurs but was never predicted has precision 0 there (``zero_division=0``), and the remark says so;
-- *balanced accuracy* is the mean recall over the classes that occur among the references;
-- *ROC-AUC* is the plain mean, over the classes that occur among the references, of the binary one-vs-rest AUC of the
-  class's softmax score. With every class present this is
-  ``roc_auc_score(y, softmax, multi_class="ovr", average="macro")``.
-
-This module needs numpy only; torch tensors are read through their own methods.
+Per example six numbers are kept, never the (N, K) logits, unless ROC-AUC is asked for. The definitions are in
+`hf_imgcls.measure.formulas`. numpy only: torch tensors are read through their own methods.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from hf_imgcls.errors import DataError, ModelError
+from hf_imgcls.measure.formulas import (
+    FloatArray,
+    IntArray,
+    Measured,
+    count_confusions,
+    log_softmax,
+    measure_balanced_accuracy,
+    measure_calibration_error,
+    measure_precision_recall_f1,
+    measure_roc_auc,
+    measure_top_k,
+    rank_references,
+)
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-
-NUM_CALIBRATION_BINS = 15
 METRIC_NAMES = (
     "accuracy",
     "top5_accuracy",
@@ -44,152 +41,6 @@ METRIC_NAMES = (
     "roc_auc",
     "ece",
 )
-
-
-class Measured(NamedTuple):
-    """A metric's value and what has to be said about it.
-
-    Attributes:
-        value: The number, or ``None`` where it is not defined.
-        remark: Why there is no number; or, beside a number, what it leaves out.
-    """
-
-    value: float | None
-    remark: str | None = None
-
-
-def log_softmax(logits: FloatArray) -> FloatArray:
-    """Logarithm of the softmax over the last axis, (B, K) float64, without overflow."""
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return cast(FloatArray, shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
-
-
-def rank_references(scores: npt.NDArray[Any], references: IntArray) -> IntArray:
-    """Rank of each example's true class among its scores: 0 is the best score.
-
-    Equal scores are ordered as ``sklearn.metrics.top_k_accuracy_score`` orders them: the higher class id first.
-
-    Args:
-        scores: (B, K), any monotone score.
-        references: (B,) int64 in [0, K).
-
-    Returns:
-        (B,) int64 in [0, K).
-    """
-    own = scores[np.arange(len(references)), references][:, None]
-    later = np.arange(scores.shape[1])[None, :] > references[:, None]
-    return cast(IntArray, ((scores > own) | ((scores == own) & later)).sum(axis=1))
-
-
-def count_confusions(references: IntArray, predictions: IntArray, num_labels: int) -> IntArray:
-    """Confusion matrix: (K, K) int64, rows are references and columns are predictions."""
-    counts = np.zeros((num_labels, num_labels), dtype=np.int64)
-    np.add.at(counts, (references, predictions), 1)
-    return counts
-
-
-def measure_precision_recall_f1(references: IntArray, predictions: IntArray, num_labels: int) -> dict[str, Measured]:
-    """Macro and weighted precision, recall and F1.
-
-    Args:
-        references: (N,) int64 class ids, N >= 1.
-        predictions: (N,) int64 class ids.
-        num_labels: K.
-
-    Returns:
-        ``macro_precision``, ``macro_recall``, ``macro_f1`` (plain means over the classes among references or
-        predictions) and the same with ``weighted_`` (means weighted by the number of references).
-    """
-    support = np.bincount(references, minlength=num_labels)
-    predicted = np.bincount(predictions, minlength=num_labels)
-    correct = np.bincount(references[references == predictions], minlength=num_labels)
-    occurs = (support + predicted) > 0
-    # A zero denominator means that the numerator is zero too: dividing by one gives the 0 of zero_division=0.
-    precision = correct / np.maximum(predicted, 1)
-    recall = correct / np.maximum(support, 1)
-    f1 = 2 * correct / np.maximum(support + predicted, 1)
-
-    parts = []
-    if absent := int((~occurs).sum()):
-        parts.append(f"left out, in neither references nor predictions: {absent} of {num_labels} classes")
-    if unpredicted := int(((predicted == 0) & occurs).sum()):
-        parts.append(f"never predicted, counted with precision 0: {unpredicted} of {num_labels} classes")
-    if unreferenced := int(((support == 0) & occurs).sum()):
-        parts.append(f"predicted but without references, counted with recall 0: {unreferenced} of {num_labels} classes")
-    remark = "; ".join(parts) or None
-
-    per_class = {"precision": precision, "recall": recall, "f1": f1}
-    macro = {f"macro_{name}": Measured(float(values[occurs].mean()), remark) for name, values in per_class.items()}
-    weights = support / support.sum()
-    return macro | {f"weighted_{name}": Measured(float(values @ weights)) for name, values in per_class.items()}
-
-
-def measure_balanced_accuracy(references: IntArray, predictions: IntArray, num_labels: int) -> Measured:
-    """Mean recall over the classes that occur among the references."""
-    support = np.bincount(references, minlength=num_labels)
-    correct = np.bincount(references[references == predictions], minlength=num_labels)
-    occurs = support > 0
-    missing = num_labels - int(occurs.sum())
-    remark = f"left out, without references: {missing} of {num_labels} classes" if missing else None
-    return Measured(float((correct[occurs] / support[occurs]).mean()), remark)
-
-
-def measure_top_k(ranks: IntArray, num_labels: int, k: int = 5) -> Measured:
-    """Share of examples whose true class is among the ``k`` best scores."""
-    if num_labels <= k:
-        return Measured(None, f"with {num_labels} classes every answer is among the best {k}")
-    return Measured(float((ranks < k).mean()))
-
-
-def measure_roc_auc(references: IntArray, scores: FloatArray) -> Measured:
-    """Macro one-vs-rest area under the ROC curve; ties count one half.
-
-    Args:
-        references: (N,) int64 class ids.
-        scores: (N, K) softmax scores.
-
-    Returns:
-        The mean over the classes that occur among the references. Not defined when fewer than two classes do.
-
-    Source:
-        The Mann-Whitney form: Hanley and McNeil (1982), https://doi.org/10.1148/radiology.143.1.7063747
-    """
-    num_labels = scores.shape[1]
-    present = np.unique(references)
-    if len(present) < 2:
-        return Measured(None, "the references hold one class only: there is nothing to tell it from")
-    areas = []
-    for label in present:
-        every, own = np.sort(scores[:, label]), np.sort(scores[references == label, label])
-        # For each example of the class: how many of the others score lower, and how many the same.
-        lower = np.searchsorted(every, own, "left") - np.searchsorted(own, own, "left")
-        lower_or_same = np.searchsorted(every, own, "right") - np.searchsorted(own, own, "right")
-        areas.append((lower.sum() + lower_or_same.sum()) / (2.0 * len(own) * (len(every) - len(own))))
-    missing = num_labels - len(present)
-    remark = f"left out, without references: {missing} of {num_labels} classes" if missing else None
-    return Measured(float(np.mean(areas)), remark)
-
-
-def measure_calibration_error(
-    correct: npt.NDArray[np.bool_], confidences: FloatArray, num_bins: int = NUM_CALIBRATION_BINS
-) -> Measured:
-    """Expected calibration error of the top-1 class, as a share in [0, 1].
-
-    Args:
-        correct: (N,) whether the top-1 class is right.
-        confidences: (N,) its softmax score.
-        num_bins: Equal-width bins over (0, 1], each closed on the right.
-
-    Returns:
-        ``sum over bins of |bin| / N * |accuracy(bin) - mean confidence(bin)|``.
-
-    Source:
-        Guo et al. (2017), "On Calibration of Modern Neural Networks", https://arxiv.org/abs/1706.04599
-    """
-    inner_edges = np.linspace(0.0, 1.0, num_bins + 1)[1:-1]
-    bins = np.searchsorted(inner_edges, confidences, side="left")
-    gaps = np.bincount(bins, weights=correct.astype(np.float64) - confidences, minlength=num_bins)
-    return Measured(float(np.abs(gaps).sum() / len(confidences)))
 
 
 @dataclass
@@ -382,7 +233,7 @@ class ClassificationAccumulator:
 
 
 class TrainerMetrics:
-    """``compute_metrics`` for `transformers.Trainer` with ``batch_eval_metrics=True``: never more than a batch of logits.
+    """``compute_metrics`` for `transformers.Trainer` with ``batch_eval_metrics=True``: one batch of logits at a time.
 
     Metrics that are not defined are left out of the result, since Trainer's callbacks take numbers only.
 
