@@ -135,7 +135,9 @@ def _keep_frozen_parts_in_eval(model: nn.Module) -> None:
     def visit(module: nn.Module) -> None:
         own = list(module.parameters())
         if own and not any(parameter.requires_grad for parameter in own):
-            module.register_forward_pre_hook(to_eval)
+            # A lone linear or convolution (LoRA's base layers) does the same in both modes.
+            if any(True for _ in module.children()) or isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.register_forward_pre_hook(to_eval)
         else:
             for child in module.children():
                 visit(child)
