@@ -37,10 +37,19 @@ class Measured(NamedTuple):
     remark: str | None = None
 
 
-def log_softmax(logits: FloatArray) -> FloatArray:
-    """Logarithm of the softmax over the last axis, (B, K) float64, without overflow."""
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return cast(FloatArray, shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+def softmax(logits: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Softmax scores and their logarithms, over the last axis and without overflow.
+
+    Args:
+        logits: (B, K) float64, finite.
+
+    Returns:
+        The scores and the log-scores, both (B, K). The latter stay exact where a score has rounded to 0 or 1.
+    """
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    exponentials = np.exp(shifted)
+    sums = exponentials.sum(axis=1, keepdims=True)
+    return exponentials / sums, shifted - np.log(sums)
 
 
 def rank_references(scores: npt.NDArray[Any], references: IntArray) -> IntArray:

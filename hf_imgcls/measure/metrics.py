@@ -18,13 +18,13 @@ from hf_imgcls.measure.formulas import (
     IntArray,
     Measured,
     count_confusions,
-    log_softmax,
     measure_balanced_accuracy,
     measure_calibration_error,
     measure_precision_recall_f1,
     measure_roc_auc,
     measure_top_k,
     rank_references,
+    softmax,
 )
 
 METRIC_NAMES = (
@@ -126,7 +126,7 @@ class ClassificationAccumulator:
         else:
             index = _to_numpy(sample_index).astype(np.int64).reshape(-1)
         self._check_batch(scores, label, index)
-        log_probabilities = log_softmax(scores)
+        probabilities, log_probabilities = softmax(scores)
         prediction = scores.argmax(axis=1).astype(np.int64)
         rows = np.arange(len(label))
         self._chunks.append(
@@ -134,10 +134,10 @@ class ClassificationAccumulator:
                 sample_index=index,
                 label=label,
                 prediction=prediction,
-                probability=np.exp(log_probabilities[rows, prediction]),
+                probability=probabilities[rows, prediction],
                 log_loss=-log_probabilities[rows, label],
                 reference_rank=rank_references(scores, label),
-                scores=np.exp(log_probabilities) if self.keep_scores else None,
+                scores=probabilities if self.keep_scores else None,
             )
         )
 
