@@ -1,0 +1,229 @@
+"""Whether the arguments make sense, alone and together, before any time is spent on them."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING, Any
+
+from hf_imgcls.argument_types import Argument, is_within
+from hf_imgcls.errors import ArgumentError
+from hf_imgcls.training_defaults import steps_agree
+
+if TYPE_CHECKING:
+    from hf_imgcls.arguments import Arguments, DataArguments, FitArguments
+
+# What ``measure.metrics`` computes and a best model can be chosen by.
+SELECTION_METRICS = (
+    "loss", "accuracy", "top5_accuracy", "macro_precision", "macro_recall", "macro_f1", "weighted_precision",
+    "weighted_recall", "weighted_f1", "balanced_accuracy", "log_loss", "roc_auc", "ece",
+)  # fmt: skip
+_FOLDERS = ("train_dir", "validation_dir", "test_dir")
+_FILES = ("train_file", "validation_file", "test_file")
+_HUB_ONLY = ("dataset_config_name", "dataset_revision", "train_split_name", "validation_split_name", "test_split_name")
+_LORA_ONLY = ("lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules", "merge_lora")
+
+
+def check_value(argument: Argument, value: Any, prefix: str) -> ArgumentError | None:
+    """Check one value, already of its type, against its argument's choices and range.
+
+    Args:
+        argument: What the value is for.
+        value: The value.
+        prefix: What to put before the argument's name in a message: ``"--"`` or the file's name.
+    """
+    found = f"{prefix}{argument.name} is {value!r}"
+    if argument.type.choices and isinstance(value, str) and value not in argument.type.choices:
+        return ArgumentError(found, str(argument.type), "choose one of these")
+    numbers = [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, (int, float))]
+    if argument.within and not all(is_within(number, argument.within) for number in numbers):
+        return ArgumentError(found, f"{argument.type} in {argument.within}", "choose a value in this range")
+    return None
+
+
+def check_arguments(arguments: Arguments, *, complete: bool = True) -> list[ArgumentError]:
+    """Find contradictions between arguments, and files and folders that are not there.
+
+    Args:
+        arguments: With all defaults filled in.
+        complete: Whether everything the user wrote was understood; if not, nothing is said to be missing.
+    """
+    problems = _check_sources(arguments.data, complete) + _check_pixels(arguments.data)
+    problems += _check_model(arguments.fit, arguments.explicit)
+    if "do_train" in arguments.training:
+        problems += _check_training(arguments, complete)
+    for name in ("deepspeed", "fsdp_config", "accelerator_config"):
+        value = arguments.training.get(name)
+        if isinstance(value, str) and not os.path.isfile(value):
+            problems.append(
+                _error(f"{name} is {value!r}, which is no file", "a JSON file or a mapping", "correct the path")
+            )
+    return problems
+
+
+def _error(found: str, expected: str, fix: str) -> ArgumentError:
+    return ArgumentError(found, expected, fix)
+
+
+def _given(part: Any, names: tuple[str, ...]) -> list[str]:
+    return [name for name in names if getattr(part, name) is not None]
+
+
+def _check_sources(data: DataArguments, complete: bool) -> list[ArgumentError]:
+    problems = []
+    kinds = [names for names in (_given(data, kind) for kind in (("dataset_name",), _FOLDERS, _FILES)) if names]
+    if len(kinds) > 1:
+        problems.append(
+            _error(
+                f"the data comes from {' and from '.join(', '.join(names) for names in kinds)}",
+                "one source: --dataset_name, or --train_dir and its like, or --train_file and its like",
+                "keep one of them; `--NAME null` unsets what a file has set",
+            )
+        )
+    if not kinds and complete:
+        problems.append(
+            _error(
+                "no dataset is named",
+                "--dataset_name, --train_dir, --train_file or their like",
+                "try the built-in sample: --dataset_name digits",
+            )
+        )
+    if data.dataset_name is None and (extra := _given(data, _HUB_ONLY)) and complete:
+        problems.append(_error(f"{', '.join(extra)} without dataset_name", "both", "add --dataset_name"))
+    for names, exists, word in ((_FOLDERS, os.path.isdir, "folder"), (_FILES, os.path.isfile, "file")):
+        for name in _given(data, names):
+            path = getattr(data, name)
+            if not exists(os.path.expanduser(path)):
+                problems.append(
+                    _error(f"{name} is {path!r}: there is no such {word}", f"an existing {word}", "correct the path")
+                )
+    for name in ("train_val_split", "test_split"):
+        share = getattr(data, name)
+        if isinstance(share, float) and share >= 1:
+            problems.append(
+                _error(
+                    f"{name} is {share}",
+                    "a fraction below 1, or a whole number of examples",
+                    "write it without a point",
+                )
+            )
+    return problems
+
+
+def _check_pixels(data: DataArguments) -> list[ArgumentError]:
+    problems = []
+    for name in ("image_mean", "image_std"):
+        value = getattr(data, name)
+        if value is not None and len(value) != 3:
+            problems.append(_error(f"{name} has {len(value)} values", "3: red, green, blue", "give three numbers"))
+    for name in ("random_crop_scale", "random_crop_ratio"):
+        value = getattr(data, name)
+        if len(value) != 2 or value[0] > value[1]:
+            problems.append(
+                _error(f"{name} is {value}", "2 numbers: smallest, largest", "give two numbers in this order")
+            )
+    if not re.fullmatch(r"[A-Za-z]+|#[0-9A-Fa-f]{6}", data.alpha_background):
+        problems.append(
+            _error(
+                f"alpha_background is {data.alpha_background!r}", "a colour's name or #rrggbb", "try white or '#808080'"
+            )
+        )
+    if data.streaming and data.cache_decoded_images == "true":
+        problems.append(
+            _error("cache_decoded_images true with streaming true", "one of them", "a stream is not kept: use auto")
+        )
+    return problems
+
+
+def _check_model(fit: FitArguments, explicit: set[str]) -> list[ArgumentError]:
+    problems = []
+    for name in ("model_name_or_path", "config_name"):
+        if fit.model_type is not None and getattr(fit, name) is not None:
+            problems.append(
+                _error(
+                    f"model_type {fit.model_type} and {name} {getattr(fit, name)}",
+                    "model_type to train from scratch, or a pretrained model",
+                    "keep one of them; `--NAME null` unsets what a file has set",
+                )
+            )
+    if fit.model_config is not None and fit.model_type is None:
+        problems.append(
+            _error("model_config without model_type", "both", "add --model_type, or leave model_config out")
+        )
+    lora = [name for name in _LORA_ONLY if name in explicit]
+    if lora and fit.adaptation != "lora":
+        problems.append(
+            _error(f"{', '.join(lora)} with adaptation {fit.adaptation}", "adaptation lora", "add --adaptation lora")
+        )
+    if fit.freeze_layers and fit.adaptation != "full":
+        problems.append(
+            _error(
+                f"freeze_layers {fit.freeze_layers} with adaptation {fit.adaptation}",
+                "adaptation full: the others freeze every layer already",
+                "leave freeze_layers out",
+            )
+        )
+    return problems
+
+
+def _check_training(arguments: Arguments, complete: bool) -> list[ArgumentError]:
+    data, fit, training = arguments.data, arguments.fit, arguments.training
+    problems = []
+    if not any(training.get(name) for name in ("do_train", "do_eval", "do_predict")):
+        problems.append(_error("do_train, do_eval and do_predict are all false", "something to do", "set one of them"))
+    if training["do_train"] and complete and not (data.dataset_name or data.train_dir or data.train_file):
+        problems.append(
+            _error("do_train without training data", "a training source", "add --train_dir or --dataset_name")
+        )
+    evaluates = training["do_train"] and training["eval_strategy"] != "no"
+    if training["eval_strategy"] != "no" and not training["do_eval"]:
+        problems.append(
+            _error(
+                f"eval_strategy {training['eval_strategy']} with do_eval false",
+                "evaluation on or off",
+                "use --eval_strategy no, or --do_eval",
+            )
+        )
+    if training["load_best_model_at_end"] and training["do_train"]:
+        if not evaluates:
+            problems.append(
+                _error("load_best_model_at_end without evaluation", "an eval_strategy", "add --eval_strategy epoch")
+            )
+        elif training["save_strategy"] != "best" and (
+            training["save_strategy"] != training["eval_strategy"] or not steps_agree(training)
+        ):
+            names = ("eval_strategy", "eval_steps", "save_strategy", "save_steps")
+            problems.append(
+                _error(
+                    "load_best_model_at_end with " + ", ".join(f"{name} {training.get(name)}" for name in names),
+                    "the same strategy for both, and save_steps a multiple of eval_steps",
+                    "give one of them only: the other follows",
+                )
+            )
+    metric = str(training["metric_for_best_model"]).removeprefix("eval_")
+    if metric not in SELECTION_METRICS:
+        problems.append(
+            _error(
+                f"metric_for_best_model is {metric!r}", "one of " + ", ".join(SELECTION_METRICS), "choose one of these"
+            )
+        )
+    if fit.early_stopping_patience is not None and not evaluates:
+        problems.append(
+            _error("early_stopping_patience without evaluation", "an eval_strategy", "add --eval_strategy epoch")
+        )
+    if fit.early_stopping_patience is None and "early_stopping_threshold" in arguments.explicit:
+        problems.append(
+            _error("early_stopping_threshold without early_stopping_patience", "both", "add --early_stopping_patience")
+        )
+    if training.get("bf16") and training.get("fp16"):
+        problems.append(_error("bf16 and fp16 are both true", "one of them", "keep bf16 where the hardware has it"))
+    scheduler = training.get("lr_scheduler_kwargs") or {}
+    if training.get("lr_scheduler_type") == "step" and not {"step_epochs", "milestones"} & scheduler.keys():
+        problems.append(
+            _error(
+                f"lr_scheduler_type step with lr_scheduler_kwargs {scheduler}",
+                "when the learning rate falls: step_epochs or milestones, in epochs",
+                "add --lr_scheduler_kwargs '{step_epochs: 30, gamma: 0.1}'",
+            )
+        )
+    return problems

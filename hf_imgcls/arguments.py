@@ -1,0 +1,520 @@
+"""What a run is asked to do: flags and YAML of the Hugging Face world, checked before anything heavy is imported.
+
+Every flag of transformers' ``run_image_classification.py`` is accepted unchanged, including all ``TrainingArguments``
+of the installed transformers and names that only older releases had; ours come on top. ``--config FILE`` (YAML or JSON,
+or a lone ``FILE.json``) holds the same names, flat; flags win over the file. All mistakes are reported at once.
+
+Only the standard library and PyYAML are imported here: see ``training_fields`` for how that is possible.
+
+Source: transformers' ``examples/pytorch/image-classification/run_image_classification.py`` for names and meanings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hf_imgcls.argument_checks import check_arguments, check_value
+from hf_imgcls.argument_types import Argument, CoercionError, coerce, dump_yaml, load_yaml, read_annotation
+from hf_imgcls.errors import ArgumentError, join_errors
+from hf_imgcls.training_defaults import DEFAULT_MODEL, TRAINING_DEFAULTS, fill_training
+from hf_imgcls.training_fields import NEW_NAMES, OLD_NAMES, ONLY_IN_4, ONLY_IN_5, kept_fields, read_training_fields
+
+GROUPS = {
+    "run": "what to do and where",
+    "data": "which examples",
+    "pixels": "from an image file to model input",
+    "fit": "the model and how it is adapted",
+    "measure": "how the result is checked",
+    "publish": "upload to the Hub",
+    "training": "TrainingArguments of the installed transformers",
+}
+SECRETS = frozenset({"token", "hub_token"})
+
+
+def _setting(
+    default: Any, text: str, *, group: str = "", choices: Sequence[str] = (), within: str | None = None, **options: Any
+) -> Any:
+    """A dataclass field that carries what ``--help`` and the checks need to know about it."""
+    metadata = {"help": text, "choices": tuple(choices) or None, "within": within, "group": group}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata, **options)
+    return field(default=default, metadata=metadata, **options)
+
+
+@dataclass
+class DataArguments:
+    """Which examples are used (group ``data``), and how an image becomes model input (group ``pixels``)."""
+
+    dataset_name: str | None = _setting(
+        None, "A dataset on the Hub, a local folder in Hub layout, or 'digits', the built-in sample."
+    )
+    dataset_config_name: str | None = _setting(None, "The dataset's configuration (with --dataset_name).")
+    dataset_revision: str | None = _setting(None, "Branch, tag or commit of the dataset (with --dataset_name).")
+    train_dir: str | None = _setting(None, "Folder of training images, one sub-folder per class.")
+    validation_dir: str | None = _setting(None, "Folder of validation images, one sub-folder per class.")
+    test_dir: str | None = _setting(None, "Folder of test images, one sub-folder per class.")
+    train_file: str | None = _setting(
+        None, "CSV or JSON lines of file name and label for training; paths are relative to the file's folder."
+    )
+    validation_file: str | None = _setting(None, "The same for validation.")
+    test_file: str | None = _setting(None, "The same for testing.")
+    train_split_name: str | None = _setting(None, "The dataset's split to train on; found by name if not given.")
+    validation_split_name: str | None = _setting(
+        None, "The dataset's split to validate on; if not given: validation, valid, val or dev."
+    )
+    test_split_name: str | None = _setting(None, "The dataset's split to test on; if not given: test.")
+    image_column_name: str | None = _setting(None, "The image column; inferred from the column types if not given.")
+    label_column_name: str | None = _setting(None, "The label column; inferred from the column types if not given.")
+    train_val_split: int | float = _setting(
+        0.15,
+        "Cut from train where there is no validation split: a fraction in (0, 1), or a number of examples; 0 for none.",
+        within="[0, inf)",
+    )
+    test_split: int | float = _setting(
+        0.15,
+        "Cut from train where there is no test split: a fraction in (0, 1), or a number of examples; 0 for none.",
+        within="[0, inf)",
+    )
+    split_seed: int = _setting(
+        42, "Seed of the cuts, apart from --seed so that seeds share a test set.", within="[0, inf)"
+    )
+    max_train_samples: int | None = _setting(None, "Train on at most this many examples.", within="[1, inf)")
+    max_eval_samples: int | None = _setting(None, "Validate on at most this many examples.", within="[1, inf)")
+    max_test_samples: int | None = _setting(None, "Test on at most this many examples.", within="[1, inf)")
+    streaming: bool = _setting(False, "Read the dataset while training instead of downloading it first.")
+    shuffle_buffer_size: int = _setting(10_000, "Examples held to shuffle from when streaming.", within="[1, inf)")
+    cache_dir: str | None = _setting(None, "Where downloads are kept (default: the Hugging Face cache).")
+    token: str | bool | None = _setting(
+        None, "Hub token for private data and models; better log in or set HF_TOKEN.", repr=False, compare=False
+    )
+    trust_remote_code: bool = _setting(False, "Run code that a model or dataset repository contains.")
+    image_size: int | None = _setting(
+        None,
+        "Side of the model's input in pixels; if not given, the image processor's.",
+        group="pixels",
+        within="[1, inf)",
+    )
+    image_mean: list[float] | None = _setting(
+        None,
+        "Mean of red, green and blue in [0, 1]; if not given, the image processor's.",
+        group="pixels",
+        within="[0, 1]",
+    )
+    image_std: list[float] | None = _setting(
+        None,
+        "Deviation of red, green and blue; if not given, the image processor's.",
+        group="pixels",
+        within="(0, inf)",
+    )
+    random_crop_scale: list[float] = _setting(
+        [0.35, 1.0],
+        "Smallest and largest share of the image's area that training crops.",
+        group="pixels",
+        within="(0, 1]",
+    )
+    random_crop_ratio: list[float] = _setting(
+        [0.75, 1.3333], "Smallest and largest width / height of a training crop.", group="pixels", within="(0, inf)"
+    )
+    horizontal_flip_probability: float = _setting(
+        0.5, "Probability that a training image is mirrored.", group="pixels", within="[0, 1]"
+    )
+    alpha_background: str = _setting("white", "Colour behind transparent pixels: a name or '#rrggbb'.", group="pixels")
+    cache_decoded_images: str = _setting(
+        "auto",
+        "Keep decoded images in memory; auto: when all are small.",
+        group="pixels",
+        choices=["auto", "true", "false"],
+    )
+    decoder: str = _setting(
+        "pillow",
+        "What decodes JPEG files; simplejpeg is faster on large ones.",
+        group="pixels",
+        choices=["pillow", "simplejpeg"],
+    )
+    max_image_pixels: int = _setting(
+        178_956_970, "Images with more pixels than this are refused.", group="pixels", within="[1, inf)"
+    )
+
+
+@dataclass
+class FitArguments:
+    """The model, where it comes from and which part of it learns (group ``fit``)."""
+
+    overwrite_output_dir: bool = _setting(False, "Replace the run in --output_dir, if there is one.", group="run")
+    num_processes: int | None = _setting(
+        None,
+        "Stop unless the run has this many processes (start them with `accelerate launch`).",
+        group="run",
+        within="[1, inf)",
+    )
+    model_name_or_path: str | None = _setting(None, f"Pretrained model: Hub id or folder (default: {DEFAULT_MODEL}).")
+    model_type: str | None = _setting(
+        None, "Train this architecture from scratch instead, for example vit or convnext."
+    )
+    model_config: dict[str, Any] | None = _setting(
+        None, "With --model_type: configuration values as a mapping, for example '{hidden_size: 192}'."
+    )
+    config_name: str | None = _setting(
+        None, "Configuration to use instead of the pretrained model's: Hub id or folder."
+    )
+    model_revision: str = _setting("main", "Branch, tag or commit of the model.")
+    image_processor_name: str | None = _setting(
+        None, "Image processor to use instead of the model's: Hub id or folder."
+    )
+    ignore_mismatched_sizes: bool = _setting(
+        False, "Initialise anew every weight whose shape differs; a new head needs no flag."
+    )
+    adaptation: str = _setting(
+        "full", "Train all weights, the head only, or low-rank adapters.", choices=["full", "head", "lora"]
+    )
+    freeze_layers: int = _setting(
+        0, "Keep the embeddings and the first N layers or stages as they are.", within="[0, inf)"
+    )
+    lora_rank: int = _setting(8, "Rank of the adapters.", within="[1, inf)")
+    lora_alpha: float = _setting(
+        16.0, "Scale of the adapters: their output is multiplied by alpha / rank.", within="(0, inf)"
+    )
+    lora_dropout: float = _setting(0.0, "Dropout before the adapters.", within="[0, 1)")
+    lora_target_modules: list[str] | None = _setting(
+        None, "Name endings of the layers that get adapters; if not given, chosen for the architecture."
+    )
+    merge_lora: bool = _setting(True, "Save the model with its adapters merged into the weights.")
+    early_stopping_patience: int | None = _setting(
+        None, "Stop after this many evaluations without a better --metric_for_best_model.", within="[1, inf)"
+    )
+    early_stopping_threshold: float = _setting(0.0, "What counts as better, in the metric's unit.", within="[0, inf)")
+
+
+@dataclass
+class MeasureArguments:
+    """How the saved model is checked (group ``measure``)."""
+
+    max_parity_samples: int = _setting(
+        1000, "Test images on which pipeline() must predict as the Trainer did.", within="[1, inf)"
+    )
+
+
+@dataclass
+class Arguments:
+    """Everything a run was asked to do.
+
+    Attributes:
+        data: Which examples, and how they become model input.
+        fit: The model and its adaptation.
+        measure: How the result is checked.
+        training: Keyword arguments for ``TrainingArguments``: what the user gave, and our defaults (see
+            ``training_defaults``). Two keys are not fields on transformers 5: ``warmup_ratio`` and ``logging_dir``;
+            ``lr_scheduler_type`` may be ``"step"``, which is ours.
+        hub_token: Kept apart from ``training``, which ends up in files.
+        explicit: Names the user gave, in today's spelling.
+        notes: What was changed about the user's words, one sentence each.
+    """
+
+    data: DataArguments
+    fit: FitArguments
+    measure: MeasureArguments
+    training: dict[str, Any]
+    hub_token: str | None = field(default=None, repr=False, compare=False)
+    explicit: set[str] = field(default_factory=set, compare=False)
+    notes: list[str] = field(default_factory=list, compare=False)
+
+    def to_recipe(self) -> dict[str, Any]:
+        """The arguments as one flat mapping, grouped by stage: what was given, or differs from the default.
+
+        Secrets, and the rank that a launcher gave to this process, are left out.
+        """
+        values = self.training | {
+            item.name: getattr(part, item.name)
+            for part in (self.data, self.fit, self.measure)
+            for item in dataclasses.fields(part)
+            if item.name in self.explicit or getattr(part, item.name) != _default(item)
+        }
+        known = known_arguments()
+        order = {name: number for number, name in enumerate(known)}
+        names = sorted(values, key=lambda name: (list(GROUPS).index(known[name].group), order[name]))
+        return {name: values[name] for name in names if name not in SECRETS | {"local_rank"}}
+
+    def save_recipe(self, path: str | os.PathLike[str]) -> None:
+        """Write ``to_recipe()`` as YAML, one comment per stage; ``--config PATH`` gives equal arguments again."""
+        recipe, known = self.to_recipe(), known_arguments()
+        lines = ["# The arguments of a run of hf_imgcls. Repeat it with: --config THIS_FILE\n"]
+        for group, title in GROUPS.items():
+            part = {name: value for name, value in recipe.items() if known[name].group == group}
+            lines += [f"\n# --- {group}: {title} ---\n", dump_yaml(part)] if part else []
+        Path(path).write_text("".join(lines), encoding="utf-8")
+
+
+def parse_arguments(
+    argv: Sequence[str] | None = None, *, description: str = "", groups: Sequence[str] = tuple(GROUPS)
+) -> Arguments:
+    """Read and check the command line and the file it names.
+
+    Args:
+        argv: The command line without the program's name; by default ``sys.argv[1:]``.
+        description: What the command does, for ``--help``.
+        groups: The groups of flags that this command has. Keys of other groups in a file are passed over, so that one
+            recipe serves all commands; as flags they are unknown.
+
+    Returns:
+        The arguments, with defaults filled in.
+
+    Raises:
+        ArgumentError: Anything that is wrong with them: all of it, in one error.
+        SystemExit: With status 0, after ``--help``.
+    """
+    known = {name: argument for name, argument in known_arguments().items() if argument.group in groups}
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if len(argv) == 1 and argv[0].endswith((".json", ".yaml", ".yml")):
+        argv = ["--config", argv[0]]
+    problems: list[ArgumentError] = []
+    flags = _read_flags(argv, known, description, problems)
+    config = flags.pop("config", None)
+    given: dict[str, Any] = {}
+    if config is not None:
+        content = {name: value for name, value in _read_file(config).items() if name in known or not _is_argument(name)}
+        given = _settle(content, config, known, problems)
+    on_command_line = _settle(flags, None, known, problems)
+    # Two ways to say one thing: the flag replaces both ways of the file.
+    if on_command_line.keys() & {"warmup_steps", "warmup_ratio"}:
+        given = {name: value for name, value in given.items() if name not in ("warmup_steps", "warmup_ratio")}
+    given |= on_command_line
+    arguments = _build(given, known, problems)
+    problems += check_arguments(arguments, complete=not problems)
+    if problems:
+        raise join_errors(list(problems))
+    return arguments
+
+
+@cache
+def known_arguments() -> dict[str, Argument]:
+    """All arguments by name: ours, the installed ``TrainingArguments``, and old names (hidden from ``--help``)."""
+    known: dict[str, Argument] = {}
+    for cls, stage in ((DataArguments, "data"), (FitArguments, "fit"), (MeasureArguments, "measure")):
+        for item in dataclasses.fields(cls):
+            value_type = dataclasses.replace(read_annotation(str(item.type)), choices=item.metadata["choices"])
+            known[item.name] = Argument(
+                item.name,
+                value_type,
+                _default(item),
+                item.metadata["help"],
+                item.metadata["group"] or stage,
+                item.metadata["within"],
+            )
+    for name, argument in (read_training_fields() | kept_fields()).items():
+        if argument.type.kinds:  # the rest cannot be written as text
+            known.setdefault(name, argument)
+    for row in TRAINING_DEFAULTS:
+        known[row.name] = dataclasses.replace(known[row.name], default=row.shown)
+    for old, new in (OLD_NAMES | {new: old for new, old in NEW_NAMES.items()}).items():
+        source = known.get(new)
+        if source is not None and (old in OLD_NAMES or old not in known):
+            known[old] = dataclasses.replace(source, name=old, help=f"Old name of --{new}.", hidden=True)
+    return known
+
+
+def _default(item: dataclasses.Field[Any]) -> Any:
+    return item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+
+
+def _is_argument(name: str) -> bool:
+    return name in known_arguments()
+
+
+def _current_name(name: str) -> str:
+    """Today's name of an argument, as the installed transformers spells it."""
+    name = OLD_NAMES.get(name, name)
+    installed = read_training_fields()
+    for newer, older in NEW_NAMES.items():
+        if name in (newer, older):
+            return newer if newer in installed else older
+    return name
+
+
+class _Parser(argparse.ArgumentParser):
+    """Splits the command line and prints ``--help``; values are judged later, all together."""
+
+    def error(self, message: str) -> Any:
+        raise ArgumentError(message, "flags and values as in --help", "run with --help")
+
+
+def _read_flags(
+    argv: list[str], known: dict[str, Argument], description: str, problems: list[ArgumentError]
+) -> dict[str, Any]:
+    """Split the command line into flag -> text, list of texts, or ``True`` for a bare boolean flag."""
+    parser = _Parser(
+        description=description,
+        allow_abbrev=False,
+        usage="%(prog)s [--config FILE] [--NAME VALUE ...]",
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=38, width=110),
+        epilog="A boolean is switched on by its bare flag and off by --no_NAME or `--NAME false`; `null` unsets what a "
+        "file has set; mappings are inline YAML or JSON; dashes may stand for underscores.",
+    )
+    sections = {group: parser.add_argument_group(f"{group} ({title})") for group, title in GROUPS.items()}
+    sections["run"].add_argument(
+        "--config", nargs="*", metavar="FILE", help="YAML or JSON file with the same names; flags win."
+    )
+    for name, argument in known.items():
+        shown = f"{argument.help} (default: {_show(argument.default)})"
+        shown = argparse.SUPPRESS if argument.hidden else shown.replace("%", "%%")
+        sections[argument.group].add_argument(f"--{name}", nargs="*", metavar=_metavar(argument), help=shown)
+        if "bool" in argument.type.kinds and f"no_{name}" not in known:
+            sections[argument.group].add_argument(
+                f"--no_{name}", dest=name, action="store_const", const=["false"], help=argparse.SUPPRESS
+            )
+    # --learning-rate is --learning_rate: flags may be spelled with dashes, values stay as they are.
+    argv = [_with_underscores(word) for word in argv]
+    namespace, rest = parser.parse_known_args(argv)
+    unknown = [word.partition("=")[0] for word in rest if word.startswith("--")]
+    problems += [_unknown(name[2:], "--", known) for name in unknown]
+    if not unknown and rest:
+        problems.append(ArgumentError(f"{' '.join(rest)!r} follows no flag", "--NAME VALUE", "put a flag before it"))
+    flags: dict[str, Any] = {}
+    for name, words in vars(namespace).items():
+        if words is None:
+            continue
+        argument = known.get(name)
+        kinds = argument.type.kinds if argument else frozenset({"str"})
+        if not words and "bool" in kinds:
+            flags[name] = True
+        elif not words or (len(words) > 1 and "list" not in kinds):
+            found = "has no value" if not words else f"has {len(words)} values: {' '.join(words)}"
+            expected = str(argument.type) if argument else "a file name"
+            problems.append(ArgumentError(f"--{name} {found}", expected, f"write --{name} VALUE"))
+        else:
+            flags[name] = words[0] if len(words) == 1 else words
+            if argument and argument.type.optional and words == ["null"]:
+                flags[name] = None
+    return flags
+
+
+def _with_underscores(word: str) -> str:
+    flag, equals, value = word.partition("=")
+    return flag[:2] + flag[2:].replace("-", "_") + equals + value if word.startswith("--") else word
+
+
+def _show(default: Any) -> str:
+    if default is None or default == "":
+        return "none"
+    return str(default).lower() if isinstance(default, bool) else str(default)
+
+
+def _metavar(argument: Argument) -> str:
+    if argument.type.choices and len(argument.type.choices) <= 4:
+        return "{" + ",".join(argument.type.choices) + "}"
+    return "|".join(
+        kind.upper() for kind in ("dict", "list", "bool", "int", "float", "str") if kind in argument.type.kinds
+    )
+
+
+def _read_file(path: str) -> dict[str, Any]:
+    """Read the mapping in a YAML or JSON file.
+
+    Raises:
+        ArgumentError: The file cannot be read, is empty, is no mapping, or repeats a key.
+    """
+    expected = "a YAML or JSON file with one mapping of argument names to values"
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        content = json.loads(text, object_pairs_hook=_unique) if path.endswith(".json") else load_yaml(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
+        raise ArgumentError(f"{path} cannot be read: {reason}", expected, "correct the file or its name") from error
+    if not content or not isinstance(content, dict):
+        found = "is empty" if not content else f"holds a {type(content).__name__}"
+        raise ArgumentError(
+            f"{path} {found}", expected, "write `name: value` lines, for example `dataset_name: digits`"
+        )
+    return {str(name): value for name, value in content.items()}
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"the key {name!r} appears twice")
+    return dict(pairs)
+
+
+def _settle(
+    content: dict[str, Any], file: str | None, known: dict[str, Argument], problems: list[ArgumentError]
+) -> dict[str, Any]:
+    """Give each value its type and each name its current spelling; mistakes are added to ``problems``.
+
+    Args:
+        content: Name as written -> value as written.
+        file: The file it comes from; ``None`` for the command line.
+    """
+    settled: dict[str, Any] = {}
+    written: dict[str, str] = {}
+    prefix = f"{file}: " if file else "--"
+    for name, raw in content.items():
+        argument = known.get(name)
+        if argument is None:
+            problems.append(_unknown(name, prefix, known))
+            continue
+        shown = "a hidden value" if _current_name(name) in SECRETS else repr(raw)
+        try:
+            value = coerce(raw, argument.type)
+        except CoercionError as expected:
+            found = f"{prefix}{name} is {shown}" + (f" ({type(raw).__name__})" if file else "")
+            quote = "put it in quotes" if "str" in argument.type.kinds else "correct the value"
+            problems.append(ArgumentError(found, str(expected), quote if file else "correct the value"))
+            continue
+        problem = check_value(argument, value, prefix)
+        if problem:
+            problems.append(problem)
+            continue
+        current = _current_name(name)
+        if current in settled:
+            problems.append(
+                ArgumentError(
+                    f"{prefix}{name} and {written[current]} are both given", "one of them", f"keep {current} only"
+                )
+            )
+        settled[current], written[current] = value, name
+    return settled
+
+
+def _unknown(name: str, prefix: str, known: dict[str, Argument]) -> ArgumentError:
+    """The error for a name that this command does not have: what is close to it, or where it went."""
+    release = version("transformers")
+    line, hint = ("4", ONLY_IN_4[name]) if name in ONLY_IN_4 else ("5", ONLY_IN_5.get(name))
+    if hint is not None:
+        return ArgumentError(
+            f"{prefix}{name} exists only on transformers {line}", f"an argument of transformers {release}", hint
+        )
+    if _is_argument(name):
+        return ArgumentError(
+            f"{prefix}{name} is not an argument of this command", "a name that --help lists", "leave it out"
+        )
+    close = difflib.get_close_matches(name, known, n=3)
+    fix = f"did you mean {' or '.join(close)}?" if close else "run with --help to see all names"
+    return ArgumentError(f"{prefix}{name} is not a known argument", "a name that --help lists", fix)
+
+
+def _build(given: dict[str, Any], known: dict[str, Argument], problems: list[ArgumentError]) -> Arguments:
+    """Sort the values into their dataclasses and fill in what was not given."""
+    explicit, hub_token = set(given), given.pop("hub_token", None)
+    parts = []
+    for cls in (DataArguments, FitArguments, MeasureArguments):
+        names = [item.name for item in dataclasses.fields(cls) if item.name in given]
+        parts.append(cls(**{name: given.pop(name) for name in names}))
+    data, fit, measure = parts
+    if fit.model_name_or_path is None and fit.model_type is None:
+        fit.model_name_or_path = DEFAULT_MODEL
+    arguments = Arguments(data, fit, measure, given, hub_token, explicit)
+    problems += fill_training(arguments, known)
+    return arguments
