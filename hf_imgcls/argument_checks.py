@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from hf_imgcls.argument_types import Argument, is_within
@@ -41,16 +42,17 @@ def check_value(argument: Argument, value: Any, prefix: str) -> ArgumentError | 
     return None
 
 
-def check_arguments(arguments: Arguments, *, complete: bool = True) -> list[ArgumentError]:
+def check_arguments(arguments: Arguments, known: Collection[str], *, complete: bool = True) -> list[ArgumentError]:
     """Find contradictions between arguments, and files and folders that are not there.
 
     Args:
         arguments: With all defaults filled in.
+        known: The names this command has; what it does not have is not missing.
         complete: Whether everything the user wrote was understood; if not, nothing is said to be missing.
     """
-    problems = _check_sources(arguments.data, complete) + _check_pixels(arguments.data)
+    problems = _check_sources(arguments.data, complete and "dataset_name" in known) + _check_pixels(arguments.data)
     problems += _check_model(arguments.fit, arguments.explicit)
-    if "do_train" in arguments.training:
+    if {"do_train", "eval_strategy"} <= arguments.training.keys():
         problems += _check_training(arguments, complete)
     for name in ("deepspeed", "fsdp_config", "accelerator_config"):
         value = arguments.training.get(name)
@@ -217,13 +219,24 @@ def _check_training(arguments: Arguments, complete: bool) -> list[ArgumentError]
         )
     if training.get("bf16") and training.get("fp16"):
         problems.append(_error("bf16 and fp16 are both true", "one of them", "keep bf16 where the hardware has it"))
-    scheduler = training.get("lr_scheduler_kwargs") or {}
-    if training.get("lr_scheduler_type") == "step" and not {"step_epochs", "milestones"} & scheduler.keys():
-        problems.append(
-            _error(
-                f"lr_scheduler_type step with lr_scheduler_kwargs {scheduler}",
-                "when the learning rate falls: step_epochs or milestones, in epochs",
-                "add --lr_scheduler_kwargs '{step_epochs: 30, gamma: 0.1}'",
-            )
-        )
+    if training.get("lr_scheduler_type") == "step":
+        problems += _check_step_schedule(training.get("lr_scheduler_kwargs") or {})
     return problems
+
+
+def _check_step_schedule(settings: dict[str, Any]) -> list[ArgumentError]:
+    ranges = {"step_epochs": "(0, inf)", "gamma": "(0, 1]"}
+    wrong = [
+        f"{name}: {value!r}"
+        for name, value in settings.items()
+        if name not in ranges or not isinstance(value, (int, float)) or not is_within(value, ranges[name])
+    ]
+    if not wrong:
+        return []
+    return [
+        _error(
+            f"lr_scheduler_kwargs {{{', '.join(wrong)}}} with lr_scheduler_type step",
+            "step_epochs, epochs between two drops, above 0; and gamma, the factor of a drop, in (0, 1]",
+            "for example --lr_scheduler_kwargs '{step_epochs: 30, gamma: 0.1}'",
+        )
+    ]

@@ -17,11 +17,12 @@ import math
 import re
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
 TRUE_WORDS = ("true", "yes", "t", "y", "1")
+SECRETS = frozenset({"token", "hub_token"})  # never shown, never saved
 FALSE_WORDS = ("false", "no", "f", "n", "0")
 _SCALARS = ("bool", "int", "float", "str")
 
@@ -93,7 +94,8 @@ def read_annotation(
     """
     node = ast.parse(annotation, mode="eval").body if isinstance(annotation, str) else annotation
     kinds: set[str] = set()
-    item, optional, choices = "str", False, None
+    item, optional = "str", False
+    choices: tuple[str, ...] | None = None
     for part in _alternatives(node):
         name = _last_name(part.value if isinstance(part, ast.Subscript) else part)
         inner = part.slice if isinstance(part, ast.Subscript) else None
@@ -107,10 +109,10 @@ def read_annotation(
             kinds.add("list")
             item = _last_name(inner) if inner is not None and _last_name(inner) in _SCALARS else "str"
         elif name == "Literal" and inner is not None:
-            values = [node.value for node in ast.walk(inner) if isinstance(node, ast.Constant)]
-            kinds |= {type(value).__name__ for value in values}
-            if all(isinstance(value, str) for value in values):
-                choices = tuple(values)
+            literals = [node.value for node in ast.walk(inner) if isinstance(node, ast.Constant)]
+            kinds |= {type(literal).__name__ for literal in literals}
+            words = tuple(literal for literal in literals if isinstance(literal, str))
+            choices = words if len(words) == len(literals) else choices
         elif enumeration := enum_values(name):
             kinds.add("str")
             choices = enumeration
@@ -240,12 +242,12 @@ _INTEGER = re.compile(r"^(?:0|-?[1-9][0-9]*)$")
 class _Loader(yaml.SafeLoader):
     """YAML without PyYAML's traps: ``1e-4`` is a number, ``no`` and dates are text, a repeated key is an error."""
 
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
-            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
+            if str(key.value) in seen and key.tag != "tag:yaml.org,2002:merge":
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key.value!r} appears twice", key.start_mark
                 )
@@ -256,7 +258,9 @@ class _Loader(yaml.SafeLoader):
 class _Dumper(yaml.SafeDumper):
     """Quotes what either PyYAML or our loader would read as something other than text."""
 
-    yaml_implicit_resolvers = {key: list(rules) for key, rules in yaml.SafeDumper.yaml_implicit_resolvers.items()}
+    yaml_implicit_resolvers: ClassVar = {
+        key: list(rules) for key, rules in yaml.SafeDumper.yaml_implicit_resolvers.items()
+    }
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:merge", re.compile("^<<$"), ["<"])
@@ -273,7 +277,7 @@ def load_yaml(text: str) -> Any:
     Raises:
         yaml.YAMLError: The text is not YAML, or a mapping repeats a key.
     """
-    return yaml.load(text, Loader=_Loader)  # noqa: S506 (a subclass of SafeLoader)
+    return yaml.load(text, Loader=_Loader)
 
 
 def dump_yaml(content: dict[str, Any]) -> str:

@@ -9,12 +9,11 @@ Only the standard library and PyYAML are imported here: see ``training_fields`` 
 Source: transformers' ``examples/pytorch/image-classification/run_image_classification.py`` for names and meanings.
 """
 
+# ruff: noqa: RUF009 (_setting is dataclasses.field with metadata: it shares no mutable default)
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import difflib
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -24,10 +23,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from hf_imgcls.argument_checks import check_arguments, check_value
-from hf_imgcls.argument_types import Argument, CoercionError, coerce, dump_yaml, load_yaml, read_annotation
+from hf_imgcls.argument_reading import read_file, read_flags
+from hf_imgcls.argument_types import SECRETS, Argument, CoercionError, coerce, dump_yaml, read_annotation
 from hf_imgcls.errors import ArgumentError, join_errors
 from hf_imgcls.training_defaults import DEFAULT_MODEL, TRAINING_DEFAULTS, fill_training
 from hf_imgcls.training_fields import NEW_NAMES, OLD_NAMES, ONLY_IN_4, ONLY_IN_5, kept_fields, read_training_fields
@@ -41,7 +39,10 @@ GROUPS = {
     "publish": "upload to the Hub",
     "training": "TrainingArguments of the installed transformers",
 }
-SECRETS = frozenset({"token", "hub_token"})
+_PATHS = frozenset(f"{split}_{kind}" for split in ("train", "validation", "test") for kind in ("dir", "file")) | {
+    "output_dir",
+    "cache_dir",
+}
 
 
 def _setting(
@@ -280,19 +281,20 @@ def parse_arguments(
     if len(argv) == 1 and argv[0].endswith((".json", ".yaml", ".yml")):
         argv = ["--config", argv[0]]
     problems: list[ArgumentError] = []
-    flags = _read_flags(argv, known, description, problems)
+    titles = {group: title for group, title in GROUPS.items() if group in groups}
+    flags, unknown = read_flags(argv, known, titles, description, problems)
+    problems += [_unknown(name, "--", known) for name in unknown]
     config = flags.pop("config", None)
-    given: dict[str, Any] = {}
-    if config is not None:
-        content = {name: value for name, value in _read_file(config).items() if name in known or not _is_argument(name)}
-        given = _settle(content, config, known, problems)
+    content = read_file(config, problems) if config is not None else {}
+    content = {name: value for name, value in content.items() if name in known or name not in known_arguments()}
+    given = _settle(content, config, known, problems)
     on_command_line = _settle(flags, None, known, problems)
     # Two ways to say one thing: the flag replaces both ways of the file.
     if on_command_line.keys() & {"warmup_steps", "warmup_ratio"}:
         given = {name: value for name, value in given.items() if name not in ("warmup_steps", "warmup_ratio")}
     given |= on_command_line
     arguments = _build(given, known, problems)
-    problems += check_arguments(arguments, complete=not problems)
+    problems += check_arguments(arguments, known, complete=not problems)
     if problems:
         raise join_errors(list(problems))
     return arguments
@@ -318,7 +320,7 @@ def known_arguments() -> dict[str, Argument]:
             known.setdefault(name, argument)
     for row in TRAINING_DEFAULTS:
         known[row.name] = dataclasses.replace(known[row.name], default=row.shown)
-    for old, new in (OLD_NAMES | {new: old for new, old in NEW_NAMES.items()}).items():
+    for old, new in (*OLD_NAMES.items(), *NEW_NAMES.items()):
         source = known.get(new)
         if source is not None and (old in OLD_NAMES or old not in known):
             known[old] = dataclasses.replace(source, name=old, help=f"Old name of --{new}.", hidden=True)
@@ -329,10 +331,6 @@ def _default(item: dataclasses.Field[Any]) -> Any:
     return item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
 
 
-def _is_argument(name: str) -> bool:
-    return name in known_arguments()
-
-
 def _current_name(name: str) -> str:
     """Today's name of an argument, as the installed transformers spells it."""
     name = OLD_NAMES.get(name, name)
@@ -341,111 +339,6 @@ def _current_name(name: str) -> str:
         if name in (newer, older):
             return newer if newer in installed else older
     return name
-
-
-class _Parser(argparse.ArgumentParser):
-    """Splits the command line and prints ``--help``; values are judged later, all together."""
-
-    def error(self, message: str) -> Any:
-        raise ArgumentError(message, "flags and values as in --help", "run with --help")
-
-
-def _read_flags(
-    argv: list[str], known: dict[str, Argument], description: str, problems: list[ArgumentError]
-) -> dict[str, Any]:
-    """Split the command line into flag -> text, list of texts, or ``True`` for a bare boolean flag."""
-    parser = _Parser(
-        description=description,
-        allow_abbrev=False,
-        usage="%(prog)s [--config FILE] [--NAME VALUE ...]",
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=38, width=110),
-        epilog="A boolean is switched on by its bare flag and off by --no_NAME or `--NAME false`; `null` unsets what a "
-        "file has set; mappings are inline YAML or JSON; dashes may stand for underscores.",
-    )
-    sections = {group: parser.add_argument_group(f"{group} ({title})") for group, title in GROUPS.items()}
-    sections["run"].add_argument(
-        "--config", nargs="*", metavar="FILE", help="YAML or JSON file with the same names; flags win."
-    )
-    for name, argument in known.items():
-        shown = f"{argument.help} (default: {_show(argument.default)})"
-        shown = argparse.SUPPRESS if argument.hidden else shown.replace("%", "%%")
-        sections[argument.group].add_argument(f"--{name}", nargs="*", metavar=_metavar(argument), help=shown)
-        if "bool" in argument.type.kinds and f"no_{name}" not in known:
-            sections[argument.group].add_argument(
-                f"--no_{name}", dest=name, action="store_const", const=["false"], help=argparse.SUPPRESS
-            )
-    # --learning-rate is --learning_rate: flags may be spelled with dashes, values stay as they are.
-    argv = [_with_underscores(word) for word in argv]
-    namespace, rest = parser.parse_known_args(argv)
-    unknown = [word.partition("=")[0] for word in rest if word.startswith("--")]
-    problems += [_unknown(name[2:], "--", known) for name in unknown]
-    if not unknown and rest:
-        problems.append(ArgumentError(f"{' '.join(rest)!r} follows no flag", "--NAME VALUE", "put a flag before it"))
-    flags: dict[str, Any] = {}
-    for name, words in vars(namespace).items():
-        if words is None:
-            continue
-        argument = known.get(name)
-        kinds = argument.type.kinds if argument else frozenset({"str"})
-        if not words and "bool" in kinds:
-            flags[name] = True
-        elif not words or (len(words) > 1 and "list" not in kinds):
-            found = "has no value" if not words else f"has {len(words)} values: {' '.join(words)}"
-            expected = str(argument.type) if argument else "a file name"
-            problems.append(ArgumentError(f"--{name} {found}", expected, f"write --{name} VALUE"))
-        else:
-            flags[name] = words[0] if len(words) == 1 else words
-            if argument and argument.type.optional and words == ["null"]:
-                flags[name] = None
-    return flags
-
-
-def _with_underscores(word: str) -> str:
-    flag, equals, value = word.partition("=")
-    return flag[:2] + flag[2:].replace("-", "_") + equals + value if word.startswith("--") else word
-
-
-def _show(default: Any) -> str:
-    if default is None or default == "":
-        return "none"
-    return str(default).lower() if isinstance(default, bool) else str(default)
-
-
-def _metavar(argument: Argument) -> str:
-    if argument.type.choices and len(argument.type.choices) <= 4:
-        return "{" + ",".join(argument.type.choices) + "}"
-    return "|".join(
-        kind.upper() for kind in ("dict", "list", "bool", "int", "float", "str") if kind in argument.type.kinds
-    )
-
-
-def _read_file(path: str) -> dict[str, Any]:
-    """Read the mapping in a YAML or JSON file.
-
-    Raises:
-        ArgumentError: The file cannot be read, is empty, is no mapping, or repeats a key.
-    """
-    expected = "a YAML or JSON file with one mapping of argument names to values"
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        content = json.loads(text, object_pairs_hook=_unique) if path.endswith(".json") else load_yaml(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
-        raise ArgumentError(f"{path} cannot be read: {reason}", expected, "correct the file or its name") from error
-    if not content or not isinstance(content, dict):
-        found = "is empty" if not content else f"holds a {type(content).__name__}"
-        raise ArgumentError(
-            f"{path} {found}", expected, "write `name: value` lines, for example `dataset_name: digits`"
-        )
-    return {str(name): value for name, value in content.items()}
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"the key {name!r} appears twice")
-    return dict(pairs)
 
 
 def _settle(
@@ -490,29 +383,38 @@ def _settle(
 
 def _unknown(name: str, prefix: str, known: dict[str, Argument]) -> ArgumentError:
     """The error for a name that this command does not have: what is close to it, or where it went."""
-    release = version("transformers")
     line, hint = ("4", ONLY_IN_4[name]) if name in ONLY_IN_4 else ("5", ONLY_IN_5.get(name))
     if hint is not None:
         return ArgumentError(
-            f"{prefix}{name} exists only on transformers {line}", f"an argument of transformers {release}", hint
+            f"{prefix}{name} exists only on transformers {line}",
+            f"an argument of transformers {version('transformers')}",
+            hint,
         )
-    if _is_argument(name):
+    if name in known_arguments():
         return ArgumentError(
             f"{prefix}{name} is not an argument of this command", "a name that --help lists", "leave it out"
         )
     close = difflib.get_close_matches(name, known, n=3)
-    fix = f"did you mean {' or '.join(close)}?" if close else "run with --help to see all names"
+    dashes = "--" if prefix == "--" else ""
+    fix = (
+        f"did you mean {' or '.join(dashes + other for other in close)}?"
+        if close
+        else "run with --help to see all names"
+    )
     return ArgumentError(f"{prefix}{name} is not a known argument", "a name that --help lists", fix)
 
 
 def _build(given: dict[str, Any], known: dict[str, Argument], problems: list[ArgumentError]) -> Arguments:
     """Sort the values into their dataclasses and fill in what was not given."""
     explicit, hub_token = set(given), given.pop("hub_token", None)
-    parts = []
-    for cls in (DataArguments, FitArguments, MeasureArguments):
-        names = [item.name for item in dataclasses.fields(cls) if item.name in given]
-        parts.append(cls(**{name: given.pop(name) for name in names}))
-    data, fit, measure = parts
+    for name in _PATHS & given.keys():
+        given[name] = os.path.expanduser(given[name]) if given[name] else given[name]
+
+    def take(cls: Any) -> dict[str, Any]:
+        return {item.name: given.pop(item.name) for item in dataclasses.fields(cls) if item.name in given}
+
+    data, fit = DataArguments(**take(DataArguments)), FitArguments(**take(FitArguments))
+    measure = MeasureArguments(**take(MeasureArguments))
     if fit.model_name_or_path is None and fit.model_type is None:
         fit.model_name_or_path = DEFAULT_MODEL
     arguments = Arguments(data, fit, measure, given, hub_token, explicit)

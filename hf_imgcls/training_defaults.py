@@ -61,21 +61,20 @@ def _evaluates(arguments: Arguments) -> bool:
     return bool(arguments.training.get("do_train") and arguments.training.get("do_eval"))
 
 
-def _interval(arguments: Arguments) -> str:
-    in_steps = arguments.data.streaming or arguments.training.keys() & {"eval_steps", "save_steps"}
-    return "steps" if in_steps else "epoch"
-
-
 def _eval_strategy(arguments: Arguments) -> str:
-    saved = arguments.training.get("save_strategy")
+    training = arguments.training
     if not _evaluates(arguments):
         return "no"
-    return saved if saved in ("steps", "epoch") else _interval(arguments)
+    if "eval_steps" not in training and training.get("save_strategy") in ("steps", "epoch"):
+        return str(training["save_strategy"])
+    return "steps" if arguments.data.streaming or training.keys() & {"eval_steps", "save_steps"} else "epoch"
 
 
 def _save_strategy(arguments: Arguments) -> str:
-    evaluated = arguments.training["eval_strategy"]
-    return evaluated if evaluated != "no" else _interval(arguments)
+    evaluated = arguments.training.get("eval_strategy", "no")
+    if "save_steps" in arguments.training or (arguments.data.streaming and evaluated == "no"):
+        return "steps"
+    return evaluated if evaluated != "no" else "epoch"
 
 
 def _steps(strategy: str, other: str) -> Callable[[Arguments], Any]:
@@ -164,6 +163,7 @@ def fill_training(arguments: Arguments, known: Collection[str]) -> list[Argument
         )
     if 0 < training.get("warmup_steps", 0) < 1:  # transformers 5 says a ratio this way
         training["warmup_ratio"] = training.pop("warmup_steps")
+        arguments.explicit.add("warmup_ratio")
     if training.get("warmup_ratio") and training.get("warmup_steps"):
         del training["warmup_ratio"]
         arguments.notes.append("warmup_ratio is not used, because warmup_steps is given.")
@@ -177,6 +177,6 @@ def fill_training(arguments: Arguments, known: Collection[str]) -> list[Argument
             if value is not None:
                 training[row.name] = list(value) if isinstance(value, list) else value
     if organization:
-        name = training.get("hub_model_id") or Path(training["output_dir"]).name
+        name = training.get("hub_model_id") or Path(training.get("output_dir", "model")).name
         training["hub_model_id"] = f"{organization}/{name.rpartition('/')[2]}"
     return problems

@@ -80,9 +80,8 @@ ONLY_IN_5 = {
     "trackio_static_space_id": "use --trackio_space_id",
 }
 
-_RUN = (
-    "output_dir do_train do_eval do_predict seed resume_from_checkpoint run_name log_level disable_tqdm use_cpu".split()
-)
+_RUN = {"output_dir", "do_train", "do_eval", "do_predict", "seed", "resume_from_checkpoint"}
+_RUN |= {"run_name", "log_level", "disable_tqdm", "use_cpu"}
 
 _BATCH_SIZES = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
 _RANGES = dict.fromkeys(_BATCH_SIZES, "[1, inf)") | {
@@ -98,7 +97,7 @@ _RANGES = dict.fromkeys(_BATCH_SIZES, "[1, inf)") | {
     "warmup_ratio": "[0, 1]",
     "dataloader_num_workers": "[0, inf)",
     "dataloader_prefetch_factor": "[1, inf)",
-    "save_total_limit": "[1, inf)",
+    "save_total_limit": "[0, inf)",
     "logging_steps": "(0, inf)",
     "eval_steps": "(0, inf)",
     "save_steps": "(0, inf)",
