@@ -1,0 +1,250 @@
+"""From whatever the user has to one shape of thing: train, validation and test with one image and one label column.
+
+Sources differ (``sources``); from here on they do not. Roles are given to the splits and missing ones are cut from
+train (``splits``), labels get the ids of one map, by name (``labels``), and what was done is written down.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from datasets import ClassLabel, Dataset, Image
+
+from hf_imgcls.arguments import DataArguments
+from hf_imgcls.data.labels import (
+    RawLabels,
+    build_label_map,
+    encode_labels,
+    find_image_column,
+    find_label_column,
+    read_raw_labels,
+)
+from hf_imgcls.data.sources import Source, open_source
+from hf_imgcls.data.splits import ROLES, assign_roles, choose_subset, count_held_out, cut_stratified
+from hf_imgcls.errors import DataError, join_errors
+from hf_imgcls.records import DataRecord, SplitRecord
+
+if TYPE_CHECKING:
+    from hf_imgcls.data.streaming import StreamingSplit
+
+COLUMNS = ("image", "label", "sample_index")
+
+
+@dataclass
+class ImageDataset:
+    """A dataset ready for transforms.
+
+    Attributes:
+        splits: Some of ``train``, ``validation``, ``test``. Every split has the columns ``image``
+            (``datasets.Image(decode=False)``: a dict of ``bytes`` and ``path``), ``label`` (``ClassLabel`` of
+            ``labels``) and ``sample_index`` (int64: the row in the source's split before cutting, shuffling and
+            truncation), then the source's other columns.
+        labels: Class names; the position is the id.
+        record: Where all of this came from.
+    """
+
+    splits: dict[str, Dataset | StreamingSplit]
+    labels: list[str]
+    record: DataRecord
+
+
+def load_image_dataset(args: DataArguments) -> ImageDataset:
+    """Load an image classification dataset.
+
+    Args:
+        args: Which one, and how it is split; see ``DataArguments``.
+
+    Returns:
+        Its splits, class names and record. Without a split to train on, only what is there is returned.
+
+    Raises:
+        DataError: Anything about the data that stands in the way of training, before any training.
+    """
+    if args.streaming:
+        from hf_imgcls.data.streaming import load_streaming
+
+        streamed = load_streaming(args)
+        if streamed is not None:
+            return streamed
+    source = open_source(args)
+    if args.streaming:
+        source.notes.append("The images are on this machine already and are read when needed: no streaming.")
+    return _assemble(source, args)
+
+
+def _assemble(source: Source, args: DataArguments) -> ImageDataset:
+    """Bring the splits of a source into our shape."""
+    notes = source.notes
+    if not source.splits:
+        raise DataError(
+            f"{source.name} has no split called train, validation or test, or alike",
+            "a split to train or measure on",
+            "pass --train_split_name (and --validation_split_name, --test_split_name)",
+        )
+    for role, name in source.split_names.items():
+        if not len(source.splits[role]):
+            raise DataError(f"the split {name!r} of {source.name} is empty", "splits with examples", "check its files")
+    image_column = source.image_column or _agree(source, args.image_column_name, None)
+    label_column = source.label_column or _agree(source, args.label_column_name, image_column)
+    raw = {
+        role: read_raw_labels(split, label_column, source.split_names[role]) for role, split in source.splits.items()
+    }
+    roles = assign_roles(
+        source.split_names,
+        {source.split_names[role] for role, labels in raw.items() if labels.is_hidden and role != "train"},
+        source.validation_is_explicit,
+        notes,
+    )
+    role_of = {name: role for role, name in source.split_names.items()}
+    splits = {role: source.splits[role_of[name]] for role, name in roles.items()}
+    used: dict[str, RawLabels] = {role: raw[role_of[name]] for role, name in roles.items()}
+    names = build_label_map(used, notes)
+    ids = {role: encode_labels(labels, names, roles[role], notes) for role, labels in used.items()}
+    splits = {
+        role: _unify_columns(split, image_column, label_column, ids[role], names) for role, split in splits.items()
+    }
+    parts = _cut_missing_splits(roles, ids, source.validation_is_explicit, args, notes)
+    record = DataRecord(
+        source=source.name,
+        labels=names,
+        image_column=image_column,
+        label_column=label_column,
+        config=source.config,
+        revision=source.revision,
+        notes=notes,
+    )
+    dataset = ImageDataset({}, names, record)
+    for role, (origin, rows, text) in parts.items():
+        split_ids = ids[origin] if rows is None else ids[origin][rows]
+        maximum = getattr(args, f"max_{'eval' if role == 'validation' else role}_samples")
+        subset = choose_subset(len(split_ids), maximum, args.split_seed, role)
+        if subset is not None:
+            text += f", {len(subset)} of {len(split_ids)} chosen at random, seed {args.split_seed}"
+            rows = subset if rows is None else rows[subset]
+            split_ids = split_ids[subset]
+        split = splits[origin] if rows is None else splits[origin].select(rows)
+        counts = np.bincount(split_ids, minlength=len(names))
+        dataset.splits[role] = split
+        record.splits[role] = SplitRecord(
+            role,
+            text,
+            len(split),
+            {name: int(count) for name, count in zip(names, counts, strict=True)},
+            split._fingerprint,
+        )
+    check_first_images(dataset, args)
+    return dataset
+
+
+def _agree(source: Source, requested: str | None, image_column: str | None) -> str:
+    """Find the image column (or, given it, the label column), which all splits must have under one name."""
+    found = {
+        source.split_names[role]: find_image_column(split.features, requested)
+        if image_column is None
+        else find_label_column(split.features, requested, image_column)
+        for role, split in source.splits.items()
+    }
+    first = next(iter(found.values()))
+    for name, column in found.items():
+        if column != first:
+            what = "image" if image_column is None else "label"
+            raise DataError(
+                f"the {what} column is {first!r} in {next(iter(found))!r} and {column!r} in {name!r}",
+                "one name in all splits",
+                f"rename the column, or pass --{what}_column_name",
+            )
+    return first
+
+
+def _unify_columns(split: Dataset, image_column: str, label_column: str, ids: np.ndarray, names: list[str]) -> Dataset:
+    """Give a split the columns image, label and sample_index first, without touching the images themselves."""
+    split = split.with_format(None)
+    taken = [name for name in COLUMNS if name in split.column_names and name not in (image_column, label_column)]
+    split = split.rename_columns({name: f"source_{name}" for name in taken})
+    split = split.remove_columns(label_column)
+    if image_column != "image":
+        split = split.rename_column(image_column, "image")
+    if split.features["image"] != Image(decode=False):
+        split = split.cast_column("image", Image(decode=False))
+    rest = [name for name in split.column_names if name not in COLUMNS]
+    label: Any = ClassLabel(names=names)
+    split = split.add_column("label", ids, feature=label)
+    split = split.add_column("sample_index", np.arange(len(ids), dtype=np.int64))
+    return split.select_columns([*COLUMNS, *rest])
+
+
+def _cut_missing_splits(
+    roles: dict[str, str],
+    ids: dict[str, np.ndarray],
+    validation_is_explicit: bool,
+    args: DataArguments,
+    notes: list[str],
+) -> dict[str, tuple[str, np.ndarray | None, str]]:
+    """Decide the rows of each final split.
+
+    Returns:
+        Role -> (the role whose rows it takes, the rows or ``None`` for all, and that in words).
+    """
+    parts: dict[str, tuple[str, np.ndarray | None, str]] = {
+        role: (role, None, name) for role, name in roles.items() if role != "train"
+    }
+    if "train" not in roles:
+        return parts
+    labels, name = ids["train"], roles["train"]
+    counts = {}
+    # Data that the user named as validation, with no test beside it, is left as it is: nothing is cut behind his back.
+    if "test" not in roles and not validation_is_explicit:
+        counts["test"] = count_held_out(args.test_split, len(labels), "--test_split")
+    if "validation" not in roles:
+        counts["validation"] = count_held_out(args.train_val_split, len(labels), "--train_val_split")
+    counts = {role: count for role, count in counts.items() if count}
+    if sum(counts.values()) >= len(labels):
+        raise DataError(
+            f"{' and '.join(counts)} take {sum(counts.values())} of {len(labels)} examples",
+            "a cut that leaves examples to train on",
+            "lower --train_val_split or --test_split",
+        )
+    if not counts:
+        return {"train": ("train", None, name), **parts}
+    rows = cut_stratified(labels, counts, args.split_seed)
+    for role, part in rows.items():
+        text = f"{len(part)} of {len(labels)} examples of {name}, stratified, seed {args.split_seed}"
+        parts[role] = ("train", part, text)
+    for role, count in counts.items():
+        if not len(rows[role]):
+            raise DataError(
+                f"no example can be cut for {role}: every class has one example",
+                "at least two examples in some class",
+                f"pass --{role}_dir or another held-out split",
+            )
+        if len(rows[role]) < count:
+            notes.append(f"{role} has {len(rows[role])} examples, not {count}: every class keeps one for training.")
+    num_single = int((np.bincount(labels) == 1).sum())
+    if num_single:
+        notes.append(f"{num_single} classes have a single example, which stays in train.")
+    return {role: parts[role] for role in ROLES if role in parts}
+
+
+def check_first_images(dataset: ImageDataset, args: DataArguments) -> None:
+    """Decode one image of each class of each split, so that a dataset that cannot be read fails at once.
+
+    Raises:
+        DataError: Images cannot be decoded; each is named.
+    """
+    from hf_imgcls.data.decode import decode_image
+
+    problems = []
+    for role, split in dataset.splits.items():
+        labels = np.asarray(split.with_format("numpy")["label"][:])
+        _, rows = np.unique(labels, return_index=True)
+        for row in rows.tolist():
+            image = split[row]["image"]
+            try:
+                decode_image(image, background=args.alpha_background, max_pixels=args.max_image_pixels)
+            except DataError as error:
+                where = f"{role}, class {dataset.labels[labels[row]]!r}, sample {split[row]['sample_index']}"
+                problems.append(DataError(f"{where}: {error.found}", error.expected, error.fix))
+    if problems:
+        raise join_errors(list(problems[:10]))

@@ -1,0 +1,261 @@
+"""Where images come from: the Hub, a folder in Hub layout, class folders, annotation files, the built-in sample.
+
+Each reader returns a ``Source``: the splits under their own names, as they are. What the splits are used for, which
+columns matter and which ids the classes get is decided afterwards, in one place, for all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+from datasets import Dataset, DatasetDict, load_from_disk
+
+from hf_imgcls.arguments import DataArguments
+from hf_imgcls.data.annotation import read_annotation_file
+from hf_imgcls.data.folders import build_dataset, find_split_folders, holds_plain_images, read_class_folder
+from hf_imgcls.data.repository import (
+    describe_failure,
+    list_splits,
+    open_builder,
+    requested_splits,
+    suggest_path,
+    without_other_splits,
+)
+from hf_imgcls.data.splits import ROLES, match_split_names
+from hf_imgcls.errors import DataError
+
+BUILT_IN_SAMPLE = "digits"
+
+
+@dataclass
+class Source:
+    """A dataset as its source has it.
+
+    Attributes:
+        name: Hub id, or the folder or file as the user named it.
+        splits: Role (``train``, ``validation``, ``test``) -> rows, for the roles that the source has.
+        split_names: Role -> the source's own name of the split.
+        config: The configuration's name.
+        revision: The commit that was read.
+        image_column: The image column, where the source fixes it.
+        label_column: The label column, where the source fixes it.
+        validation_is_explicit: The user said which data is validation.
+        notes: What is worth telling.
+    """
+
+    name: str
+    splits: dict[str, Dataset]
+    split_names: dict[str, str]
+    config: str | None = None
+    revision: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    validation_is_explicit: bool = False
+    notes: list[str] = field(default_factory=list)
+
+
+def open_source(args: DataArguments) -> Source:
+    """Open the dataset that the arguments name.
+
+    Raises:
+        DataError: Nothing or more than one kind of source is named, or the source cannot be read.
+    """
+    folders = {role: getattr(args, f"{role}_dir") for role in ROLES if getattr(args, f"{role}_dir")}
+    files = {role: getattr(args, f"{role}_file") for role in ROLES if getattr(args, f"{role}_file")}
+    given = [
+        text
+        for text, value in (
+            (f"--dataset_name {args.dataset_name}", args.dataset_name),
+            (", ".join(f"--{role}_dir" for role in folders), folders),
+            (", ".join(f"--{role}_file" for role in files), files),
+        )
+        if value
+    ]
+    if len(given) != 1:
+        raise DataError(
+            f"{len(given)} kinds of data source are given" + (f": {'; '.join(given)}" if given else ""),
+            "one of --dataset_name, --train_dir or --train_file",
+            "pass one of them, for example --dataset_name digits for the built-in sample",
+        )
+    if folders:
+        return read_class_folders({role: _check_folder(path, f"--{role}_dir") for role, path in folders.items()})
+    if files:
+        return _read_annotation_files(args, files)
+    if args.dataset_name == BUILT_IN_SAMPLE:
+        return read_digits()
+    name = str(args.dataset_name)
+    path = Path(name).expanduser()
+    if path.is_file():
+        raise DataError(
+            f"--dataset_name {name} is a file",
+            "a Hub id or a folder",
+            "pass the folder that holds the file, or an annotation file (CSV, JSON lines) as --train_file",
+        )
+    if path.is_dir():
+        if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+            return _read_saved(args, path, name)
+        if holds_plain_images(path):
+            return read_class_folders({"train": path}, name)
+    return read_prepared(args)
+
+
+def _check_folder(value: str, flag: str) -> Path:
+    path = Path(value).expanduser()
+    if path.is_file():
+        raise DataError(
+            f"{flag} {value} is a file", "a folder that holds one folder per class", f"pass it as {flag[:-4]}_file"
+        )
+    if not path.is_dir():
+        raise DataError(
+            f"{flag} {value} does not exist", "a folder that holds one folder per class", suggest_path(path, flag)
+        )
+    return path
+
+
+def _check_file(value: str, flag: str) -> Path:
+    path = Path(value).expanduser()
+    if path.is_dir():
+        raise DataError(
+            f"{flag} {value} is a folder", "a CSV or JSON-lines file", f"pass a folder of classes as {flag[:-5]}_dir"
+        )
+    if not path.is_file():
+        raise DataError(f"{flag} {value} does not exist", "a CSV or JSON-lines file", suggest_path(path, flag))
+    return path
+
+
+def read_digits() -> Source:
+    """Read scikit-learn's 1,797 real handwritten digits, 8x8 pixels, as grayscale PNG images.
+
+    Values 0..16 become 0..255. Works offline.
+    """
+    import numpy as np
+    import PIL.Image
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    encoded = []
+    for image in pixels:
+        buffer = io.BytesIO()
+        PIL.Image.fromarray(image).save(buffer, format="PNG")
+        encoded.append(buffer.getvalue())
+    names = [str(name) for name in digits.target_names]
+    images = pa.StructArray.from_arrays(
+        [pa.array(encoded, pa.binary()), pa.nulls(len(encoded), pa.string())], names=["bytes", "path"]
+    )
+    # The encoder's bytes may differ between zlib builds, the pixels do not: the fingerprint is theirs.
+    fingerprint = hashlib.sha256(pixels.tobytes() + digits.target.astype("<i8").tobytes()).hexdigest()[:16]
+    dataset = build_dataset(images, pa.array(digits.target, pa.int64()), names, fingerprint)
+    source = Source(BUILT_IN_SAMPLE, {"train": dataset}, {"train": "train"}, image_column="image", label_column="label")
+    if Path(BUILT_IN_SAMPLE).is_dir():
+        source.notes.append("The built-in sample 'digits' is used; pass ./digits for the folder of that name.")
+    return source
+
+
+def _read_annotation_files(args: DataArguments, files: dict[str, str]) -> Source:
+    source = Source(
+        files.get("train") or next(iter(files.values())), {}, dict(files), validation_is_explicit="validation" in files
+    )
+    for role, value in files.items():
+        flag = f"--{role}_file"
+        path = _check_file(value, flag)
+        dataset, image_column, label_column = read_annotation_file(
+            path, args.image_column_name, args.label_column_name, flag
+        )
+        source.splits[role] = dataset
+        source.split_names[role] = path.name
+        if source.image_column not in (None, image_column) or source.label_column not in (None, label_column):
+            renames = {image_column: source.image_column, label_column: source.label_column}
+            source.splits[role] = dataset.rename_columns(
+                {old: new for old, new in renames.items() if old != new and new}
+            )
+            source.notes.append(
+                f"{path.name} names its columns {image_column!r} and {label_column!r}; they were renamed."
+            )
+            continue
+        source.image_column, source.label_column = image_column, label_column
+    return source
+
+
+def read_class_folders(folders: dict[str, Path], name: str | None = None) -> Source:
+    """Read folders that hold one folder per class.
+
+    Only image files count; hidden files and folders, ``__MACOSX`` and the like are passed over. Images deeper inside a
+    class's folder belong to that class. A training folder whose own subfolders are ``train``, ``val``, ``test`` is
+    read as these splits.
+
+    Args:
+        folders: Role -> folder.
+        name: What to call the dataset; by default the training folder as given.
+
+    Raises:
+        DataError: A folder has no class folders or no images.
+    """
+    notes: list[str] = []
+    name = name or str(folders.get("train") or next(iter(folders.values())))
+    explicit = "validation" in folders
+    nested = find_split_folders(folders["train"]) if "train" in folders else {}
+    if nested:
+        found = ", ".join(path.name for path in nested.values())
+        notes.append(f"{folders['train']} is not a folder of classes but of splits; these were read: {found}.")
+        folders = {**nested, **{role: path for role, path in folders.items() if role != "train"}}
+    splits = {role: read_class_folder(path, notes) for role, path in folders.items()}
+    return Source(
+        name,
+        splits,
+        {role: path.name or str(path) for role, path in folders.items()},
+        image_column="image",
+        label_column="label",
+        validation_is_explicit=explicit,
+        notes=notes,
+    )
+
+
+def _read_saved(args: DataArguments, path: Path, name: str) -> Source:
+    """Read a folder that ``save_to_disk`` wrote."""
+    try:
+        saved = load_from_disk(str(path))
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise DataError(
+            f"{path} cannot be read: {error}", "a folder written by save_to_disk", "write it again, whole"
+        ) from error
+    available = dict(saved) if isinstance(saved, DatasetDict) else {"train": saved}
+    names = match_split_names(list(available), requested_splits(args))
+    return Source(
+        name,
+        {role: available[split] for role, split in names.items()},
+        names,
+        validation_is_explicit=args.validation_split_name is not None,
+    )
+
+
+def read_prepared(args: DataArguments) -> Source:
+    """Read a Hub dataset, or a folder in Hub layout, through the ``datasets`` library and its cache.
+
+    Only the splits that are needed are downloaded.
+
+    Raises:
+        DataError: As ``open_builder``; or a file of the dataset is broken.
+    """
+    name = str(args.dataset_name)
+    builder = open_builder(args)
+    names = match_split_names(list_splits(builder), requested_splits(args))
+    source = Source(
+        name,
+        {},
+        names,
+        config=builder.config.name if builder.repo_id else None,
+        revision=builder.hash if builder.repo_id else None,
+        validation_is_explicit=args.validation_split_name is not None,
+    )
+    builder = without_other_splits(builder, set(names.values()), args)
+    try:
+        builder.download_and_prepare()
+        source.splits = {role: builder.as_dataset(split) for role, split in names.items()}
+    except Exception as error:  # A broken file, a full disk and a lost connection each have types of their own.
+        raise describe_failure(name, error) from error
+    return source
