@@ -6,6 +6,7 @@ asks this module and never looks at a version number.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,6 @@ import transformers
 from packaging.version import Version
 
 from hf_imgcls.errors import ModelError
-from hf_imgcls.training_fields import training_fields
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainingArguments
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 TRANSFORMERS_MAJOR = Version(transformers.__version__).major
 
 
-def build_training_arguments(training: dict[str, Any]) -> TrainingArguments:
+def build_training_arguments(training: dict[str, Any], hub_token: str | None = None) -> TrainingArguments:
     """Build ``TrainingArguments`` from names of either line.
 
     Bridges, upstream notes in https://github.com/huggingface/transformers/blob/main/MIGRATION_GUIDE_V5.md:
@@ -39,6 +39,7 @@ def build_training_arguments(training: dict[str, Any]) -> TrainingArguments:
 
     Args:
         training: Keyword arguments as ``hf_imgcls.arguments`` resolved them.
+        hub_token: A token given as a flag.
 
     Returns:
         The installed line's ``TrainingArguments``.
@@ -46,16 +47,10 @@ def build_training_arguments(training: dict[str, Any]) -> TrainingArguments:
     from transformers import TrainingArguments
 
     values = dict(training)
-    known = {field.name for field in training_fields()}
+    known = {field.name for field in dataclasses.fields(TrainingArguments)}
 
-    warmup_ratio = values.pop("warmup_ratio", None)
-    if warmup_ratio and not values.get("warmup_steps"):
-        values["warmup_steps"] = warmup_ratio
-    warmup_steps = values.get("warmup_steps", 0)
-    if 0 < warmup_steps < 1 and "warmup_ratio" in known:
-        values["warmup_ratio"] = values.pop("warmup_steps")
-    elif "warmup_ratio" in known and warmup_steps:
-        values["warmup_steps"] = int(warmup_steps)
+    if "warmup_ratio" in values and "warmup_ratio" not in known:
+        values["warmup_steps"] = values.pop("warmup_ratio")
 
     logging_dir = values.pop("logging_dir", None)
     if logging_dir and "logging_dir" in known:
@@ -65,8 +60,8 @@ def build_training_arguments(training: dict[str, Any]) -> TrainingArguments:
 
     if TRANSFORMERS_MAJOR < 5:
         values.setdefault("trackio_space_id", None)
-    if token := values.pop("hub_token", None):
-        os.environ["HF_TOKEN"] = token
+    if hub_token:
+        os.environ["HF_TOKEN"] = hub_token
     if values.get("lr_scheduler_type") == "step":
         # Built by ImageClassificationTrainer.create_scheduler; TrainingArguments only knows transformers' own names.
         values.update(lr_scheduler_type="constant", lr_scheduler_kwargs=None)

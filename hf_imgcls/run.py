@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from hf_imgcls.arguments import Arguments
 
 RECIPE_FILE = "recipe.yaml"
+DATA_FILE = "data.json"
 RESULTS_FILE = "all_results.json"
-_OWN_FILES = (RECIPE_FILE, "trainer_state.json", "data.json")
+_OWN_FILES = (RECIPE_FILE, DATA_FILE, "trainer_state.json")
 _OWN_RESULTS = (RESULTS_FILE, "train_results.json", "eval_results.json", "test_results.json", "parity.json")
 
 
@@ -39,10 +40,17 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def set_up_logging() -> None:
-    """Log to stderr: everything from the main process, warnings from the others."""
+def set_up_logging(notes: list[str]) -> None:
+    """Log to stderr, from the main process; the other processes only log errors.
+
+    Args:
+        notes: What was changed about the user's arguments; logged at once.
+    """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("hf_imgcls").setLevel(logging.INFO if is_main_process() else logging.ERROR)
+    logger = logging.getLogger("hf_imgcls")
+    logger.setLevel(logging.INFO if is_main_process() else logging.ERROR)
+    for note in notes:
+        logger.warning(note)
 
 
 def check_launch(num_processes: int | None) -> int:
@@ -146,13 +154,13 @@ def check_disk_space(folder: Path, model_bytes: int, num_checkpoints: int) -> No
     Args:
         folder: The run's folder.
         model_bytes: Size of the weights.
-        num_checkpoints: Checkpoints that exist at the same time at most.
+        num_checkpoints: Checkpoints that exist at the same time at most; 0 when none are saved.
 
     Raises:
         OutputError: Less is free than the weights at the end and the checkpoints need.
     """
     # A checkpoint holds the weights and two moments of the same size (AdamW); one more while it is written.
-    needed = model_bytes * (3 * (num_checkpoints + 1) + 1)
+    needed = model_bytes * (1 + 3 * (num_checkpoints + 1 if num_checkpoints else 0))
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OutputError(

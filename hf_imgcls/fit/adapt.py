@@ -53,17 +53,19 @@ def adapt_model(model: PreTrainedModel, fit: FitArguments) -> nn.Module:
     return adapted
 
 
-def merge_adapter(model: Any, output_dir: Path) -> PreTrainedModel:
+def merge_adapter(model: Any, output_dir: Path, should_save: bool) -> PreTrainedModel:
     """Save the LoRA adapter beside the run and fold it into the weights.
 
     Args:
         model: The ``PeftModel`` after training.
         output_dir: The run's folder; the adapter goes to ``adapter/`` in it.
+        should_save: Whether this process writes files.
 
     Returns:
         The plain model with merged weights, as ``pipeline()`` loads it.
     """
-    model.save_pretrained(output_dir / ADAPTER_FOLDER)
+    if should_save:
+        model.save_pretrained(output_dir / ADAPTER_FOLDER)
     return model.merge_and_unload(safe_merge=True)
 
 

@@ -55,7 +55,7 @@ def build_model(
         logger.info("%s from scratch: %.2f M parameters", fit.model_type, model.num_parameters() / 1e6)
     else:
         model = _load_pretrained(fit, data, labels)
-        processor = _pretrained_processor(fit, data)
+        processor = _pretrained_processor(fit, data, model.config)
     _check_image_size(model.config)
     _check_forward(model, processor)
     return model.train(), processor
@@ -126,20 +126,24 @@ def _scratch_config(fit: FitArguments, data: DataArguments, labels: list[str]) -
             )
     image_size = values.get("image_size")
     if fit.model_type == "timm_wrapper":
-        values = _timm_scratch_values(values, data)
+        values = _timm_scratch_values(values)
     elif not hasattr(default, "image_size"):
         values.pop("image_size", None)
     try:
         config = AutoConfig.for_model(fit.model_type, **values)
     except (TypeError, ValueError) as error:
         raise ModelError(f"model_config {values}: {error}", f"a valid {type(default).__name__}", "correct it") from error
+    if fit.model_type == "timm_wrapper":
+        _set_config_pixels(config, data)
     _set_labels(config, labels)
+    # A model type with two classification classes (DeiT) is looked up by this list, which a new config lacks.
+    config.architectures = config.architectures or []
     # Convolutional networks take any size, and several of their configs have no field for it; the processor has.
     config._scratch_image_size = image_size
     return config
 
 
-def _timm_scratch_values(values: dict[str, Any], data: DataArguments) -> dict[str, Any]:
+def _timm_scratch_values(values: dict[str, Any]) -> dict[str, Any]:
     timm = require("timm")
     values = dict(values)
     architecture = values.get("architecture")
@@ -150,14 +154,8 @@ def _timm_scratch_values(values: dict[str, Any], data: DataArguments) -> dict[st
             "model_config: {architecture: <a timm model name>}",
             f"did you mean {', '.join(near)}?" if near else "list them with timm.list_models()",
         )
-    pretrained_cfg = timm.get_pretrained_cfg(architecture).to_dict()
-    if image_size := values.pop("image_size", None):
-        pretrained_cfg.update(input_size=(3, image_size, image_size), test_input_size=None, crop_pct=1.0)
-        if _timm_takes_img_size(timm, architecture):
-            values["model_args"] = {**(values.get("model_args") or {}), "img_size": image_size}
-    pretrained_cfg["mean"] = data.image_mean or pretrained_cfg["mean"]
-    pretrained_cfg["std"] = data.image_std or pretrained_cfg["std"]
-    return {**values, "pretrained_cfg": pretrained_cfg}
+    values.pop("image_size", None)
+    return {**values, "pretrained_cfg": timm.get_pretrained_cfg(architecture).to_dict()}
 
 
 def _timm_takes_img_size(timm: Any, architecture: str) -> bool:
@@ -171,9 +169,7 @@ def _timm_takes_img_size(timm: Any, architecture: str) -> bool:
 
 def _scratch_processor(config: PretrainedConfig, data: DataArguments) -> BaseImageProcessor:
     if config.model_type == "timm_wrapper":
-        from transformers import TimmWrapperImageProcessor
-
-        return TimmWrapperImageProcessor(pretrained_cfg=config.pretrained_cfg, architecture=config.architecture)
+        return _timm_processor(config)
     size = config.__dict__.pop("_scratch_image_size", None) or getattr(config, "image_size", 224)
     height, width = (size, size) if isinstance(size, int) else size
     return plain_image_processor_class()(
@@ -183,6 +179,13 @@ def _scratch_processor(config: PretrainedConfig, data: DataArguments) -> BaseIma
         image_std=data.image_std or _DEFAULT_MEAN_STD,
         do_convert_rgb=True,
     )
+
+
+def _timm_processor(config: PretrainedConfig) -> BaseImageProcessor:
+    """timm keeps its preprocessing in the model's config, and has no preprocessor_config.json."""
+    from transformers import TimmWrapperImageProcessor
+
+    return TimmWrapperImageProcessor(pretrained_cfg=config.pretrained_cfg, architecture=config.architecture)
 
 
 # --------------------------------------------------------------------------------------------- pretrained
@@ -221,8 +224,7 @@ def _load_pretrained(fit: FitArguments, data: DataArguments, labels: list[str]) 
 
     old_labels = [str(old_config.id2label[index]) for index in range(old_config.num_labels)]
     _set_labels(config, labels)
-    if data.image_size is not None:
-        _set_config_image_size(config, data.image_size)
+    _set_config_pixels(config, data)
     head = head_parameter_names(old_config)
     missing = {str(key) for key in info["missing_keys"]} - head
     if missing and not fit.ignore_mismatched_sizes:
@@ -301,25 +303,25 @@ def _interpolate_position_embeddings(embeddings: torch.Tensor, num_positions: in
     return torch.cat([embeddings[:, :prefix], grid.permute(0, 2, 3, 1).reshape(1, new * new, -1)], dim=1)
 
 
-def _set_config_image_size(config: PretrainedConfig, image_size: int) -> None:
+def _set_config_pixels(config: PretrainedConfig, data: DataArguments) -> None:
+    """Write another image size into the config; for timm also mean and deviation, which live there too."""
+    if config.model_type != "timm_wrapper":
+        if data.image_size is not None and hasattr(config, "image_size"):
+            config.image_size = data.image_size
+        return
+    changes: dict[str, Any] = {key: value for key, value in (("mean", data.image_mean), ("std", data.image_std)) if value}
+    if data.image_size is not None:
+        changes.update(input_size=(3, data.image_size, data.image_size), test_input_size=None)
+        if _timm_takes_img_size(require("timm"), config.architecture):
+            config.model_args = {**(config.model_args or {}), "img_size": data.image_size}
+    config.pretrained_cfg = {**config.pretrained_cfg, **changes}
+
+
+def _pretrained_processor(fit: FitArguments, data: DataArguments, config: PretrainedConfig) -> BaseImageProcessor:
     if config.model_type == "timm_wrapper":
-        timm = require("timm")
-        config.pretrained_cfg = {
-            **config.pretrained_cfg,
-            "input_size": (3, image_size, image_size),
-            "test_input_size": None,
-        }
-        if _timm_takes_img_size(timm, config.architecture):
-            config.model_args = {**(config.model_args or {}), "img_size": image_size}
-    elif hasattr(config, "image_size"):
-        config.image_size = image_size
-
-
-def _pretrained_processor(fit: FitArguments, data: DataArguments) -> BaseImageProcessor:
+        return _timm_processor(config)
     name = fit.image_processor_name or str(fit.model_name_or_path)
     processor = load_image_processor(name, **_hub_arguments(fit, data))
-    if hasattr(processor, "pretrained_cfg"):  # timm keeps its preprocessing in the model's config
-        return _timm_processor(processor, data)
     if data.image_size is not None:
         processor.size, processor.crop_size = _resized(processor, data.image_size)
     if data.image_mean is not None:
@@ -327,18 +329,6 @@ def _pretrained_processor(fit: FitArguments, data: DataArguments) -> BaseImagePr
     if data.image_std is not None:
         processor.image_std = data.image_std
     return processor
-
-
-def _timm_processor(processor: Any, data: DataArguments) -> BaseImageProcessor:
-    if data.image_size is None and data.image_mean is None and data.image_std is None:
-        return processor
-    changes: dict[str, Any] = {}
-    if data.image_size is not None:
-        changes.update(input_size=(3, data.image_size, data.image_size), test_input_size=None)
-    changes.update({key: value for key, value in (("mean", data.image_mean), ("std", data.image_std)) if value})
-    return type(processor)(
-        pretrained_cfg={**processor.pretrained_cfg, **changes}, architecture=getattr(processor, "architecture", None)
-    )
 
 
 def _resized(processor: Any, image_size: int) -> tuple[Any, Any]:

@@ -6,13 +6,13 @@ import functools
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import PartialState
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
-from transformers import PrinterCallback, ProgressCallback, Trainer
+from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer
 from transformers.trainer_utils import speed_metrics
 
 from hf_imgcls.compat import restore_weights
@@ -20,6 +20,13 @@ from hf_imgcls.data.collate import collate_batch
 from hf_imgcls.fit.callbacks import SetEpochCallback, ThroughputProgress
 from hf_imgcls.fit.evaluation import Accumulator, BatchTransform, build_eval_dataloader, evaluate_batches
 from hf_imgcls.fit.schedule import build_step_schedule
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+    from transformers.image_processing_utils import BaseImageProcessor
+
+    from hf_imgcls.arguments import Arguments
+    from hf_imgcls.data.transforms import BatchPlan
 
 
 def compute_classification_loss(
@@ -197,3 +204,40 @@ class ImageClassificationTrainer(Trainer):
 
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         return isinstance(self.model, PreTrainedModel) and not sharded
+
+
+def build_trainer(
+    model: nn.Module,
+    processor: BaseImageProcessor,
+    batches: BatchPlan,
+    new_accumulator: Callable[[], Accumulator],
+    args: Arguments,
+    training_args: TrainingArguments,
+) -> ImageClassificationTrainer:
+    """Put the parts of a run together.
+
+    Args:
+        model: From ``hf_imgcls.fit.adapt.adapt_model``.
+        processor: Saved with every checkpoint.
+        batches: The splits with their transforms attached.
+        new_accumulator: Makes an empty accumulator for the validation metrics.
+        args: What the user asked for; early stopping and the schedule "step" are read from it.
+        training_args: From ``hf_imgcls.compat.build_training_arguments``.
+    """
+    callbacks = []
+    if args.fit.early_stopping_patience is not None:
+        callbacks.append(EarlyStoppingCallback(args.fit.early_stopping_patience, args.fit.early_stopping_threshold))
+    is_step = args.training.get("lr_scheduler_type") == "step"
+    return ImageClassificationTrainer(
+        model=model,
+        args=training_args,
+        train_dataset=batches.train,
+        eval_dataset=batches.validation,
+        processing_class=processor,
+        callbacks=callbacks,
+        train_device_transform=batches.train_device_transform,
+        eval_device_transform=batches.eval_device_transform,
+        new_accumulator=new_accumulator,
+        set_epoch=batches.set_epoch,
+        step_schedule=dict(args.training.get("lr_scheduler_kwargs") or {}) if is_step else None,
+    )

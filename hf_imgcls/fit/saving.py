@@ -1,0 +1,56 @@
+"""From a trained model to the run's folder that ``pipeline("image-classification")`` loads."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hf_imgcls.fit.adapt import merge_adapter
+from hf_imgcls.run import DATA_FILE, RECIPE_FILE
+
+if TYPE_CHECKING:
+    from transformers.image_processing_utils import BaseImageProcessor
+
+    from hf_imgcls.arguments import Arguments
+    from hf_imgcls.fit.trainer import ImageClassificationTrainer
+    from hf_imgcls.records import DataRecord
+
+logger = logging.getLogger(__name__)
+
+
+def save_run(
+    trainer: ImageClassificationTrainer,
+    processor: BaseImageProcessor,
+    record: DataRecord,
+    args: Arguments,
+    output_dir: Path,
+) -> None:
+    """Write the trained model, its processor and the run's records.
+
+    With LoRA the adapter goes to ``adapter/`` and the top level holds the merged model. Called on every process: a
+    sharded model is gathered by all of them.
+
+    Args:
+        trainer: After training.
+        processor: What fed the model.
+        record: The dataset's record, saved as ``data.json``.
+        args: Saved as ``recipe.yaml``.
+        output_dir: The run's folder.
+    """
+    if args.fit.adaptation == "lora":
+        merged = merge_adapter(trainer.accelerator.unwrap_model(trainer.model), output_dir, trainer.args.should_save)
+        if trainer.args.should_save:
+            merged.save_pretrained(output_dir)
+        trainer.model = trainer.model_wrapped = merged
+    else:
+        trainer.save_model(str(output_dir))
+    if trainer.args.should_save:
+        processor.save_pretrained(output_dir)
+        # A pickle: nothing in the folder that is published needs it.
+        (output_dir / "training_args.bin").unlink(missing_ok=True)
+        record.save(output_dir / DATA_FILE)
+        args.save_recipe(output_dir / RECIPE_FILE)
+        trainer.state.save_to_json(str(output_dir / "trainer_state.json"))
+    trainer.accelerator.wait_for_everyone()
+    logger.info("The model is in %s", output_dir)

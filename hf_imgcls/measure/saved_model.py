@@ -1,0 +1,80 @@
+"""The last step of a run: score the saved model on a split, write it down, and hold it against ``pipeline()``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from accelerate import PartialState
+
+from hf_imgcls.measure.parity import PARITY_FILE, check_parity
+from hf_imgcls.measure.results import write_results
+from hf_imgcls.measure.score import Score, score_folder
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+    from hf_imgcls.arguments import Arguments
+    from hf_imgcls.data.load import ImageDataset
+
+
+def measure_saved_model(
+    model: str | Path, dataset: ImageDataset, split: str, args: Arguments, training_args: TrainingArguments
+) -> Score | None:
+    """Score a split through the saved model, write the results, and check that a consumer gets the same answers.
+
+    Args:
+        model: The run's folder, any saved folder, or a Hub id.
+        dataset: Has the split, or the numbers are "not measured".
+        split: ``validation`` or ``test``.
+        args: ``max_parity_samples``, and how images are decoded.
+        training_args: Where the results go (``output_dir``), batch size and loader processes.
+
+    Returns:
+        The score, or ``None`` when the dataset has no such split.
+
+    Raises:
+        ParityError: The served model answers differently; the results are written nevertheless.
+    """
+    state = PartialState()
+    if split not in dataset.splits:
+        state.print(f"\n{split}: not measured, the dataset has no {split} split (see --test_split, --{split}_dir)")
+        return None
+    score = score_folder(
+        model,
+        dataset,
+        args.data,
+        split=split,
+        model_revision=args.fit.model_revision,
+        batch_size=training_args.per_device_eval_batch_size,
+        num_workers=training_args.dataloader_num_workers,
+    )
+    if not state.is_main_process:
+        return score
+    folder = Path(training_args.output_dir)
+    write_results(folder, score)
+    print_score(score)
+    if not score.serves_same_classes:
+        print("  served = scored       not measured: the model answers with classes that the dataset does not have")
+        return score
+    parity = check_parity(
+        model,
+        dataset.splits[split],
+        score.examples,
+        score.labels,
+        max_samples=args.measure.max_parity_samples,
+        seed=args.data.split_seed,
+        background=args.data.alpha_background,
+    )
+    parity.save(folder / PARITY_FILE)
+    print(f"  served = scored       {parity.top1_agreement:.2%} of {parity.num_examples} images, {parity.consumer}")
+    return score
+
+
+def print_score(score: Score) -> None:
+    """Print the numbers a person looks at first, and why others are missing."""
+    print(f"\n{score.split} split, {score.metrics['num_examples']} examples")
+    for name, value in score.metrics.items():
+        if name in ("num_examples", "loss", "runtime", "samples_per_second"):
+            continue
+        print(f"  {name:<21} " + (f"{value:.4f}" if value is not None else f"not measured: {score.reasons[name]}"))

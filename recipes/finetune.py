@@ -1,0 +1,76 @@
+#!/usr/bin/env python
+"""Fine-tune an image classifier and leave a folder that pipeline("image-classification") loads.
+
+    accelerate launch recipes/finetune.py --config recipes/configs/digits_vit_tiny.yaml
+    accelerate launch recipes/finetune.py --config recipes/configs/cifar10_vit_base.yaml --learning_rate 1e-4
+    accelerate launch recipes/finetune.py --train_dir my_photos --model_name_or_path facebook/convnext-tiny-224
+
+Every command line of transformers' run_image_classification.py works here unchanged.
+"""
+
+from functools import partial
+
+from hf_imgcls.arguments import parse_arguments
+from hf_imgcls.run import (
+    check_disk_space,
+    check_launch,
+    find_last_checkpoint,
+    open_output_folder,
+    run_recipe,
+    set_up_logging,
+)
+
+
+def main() -> None:
+    # Whatever is wrong with the arguments, the processes or the output folder is said before torch is imported.
+    args = parse_arguments(description=__doc__)
+    check_launch(args.fit.num_processes)
+    output_dir = open_output_folder(args)
+    set_up_logging(args.notes)
+
+    from transformers import set_seed
+
+    from hf_imgcls.compat import build_training_arguments
+    from hf_imgcls.data.load import load_image_dataset
+    from hf_imgcls.data.transforms import attach_transforms
+    from hf_imgcls.fit.adapt import adapt_model
+    from hf_imgcls.fit.model import build_model
+    from hf_imgcls.fit.saving import save_run
+    from hf_imgcls.fit.trainer import build_trainer
+    from hf_imgcls.measure.metrics import ClassificationAccumulator
+    from hf_imgcls.measure.saved_model import measure_saved_model
+
+    training_args = build_training_arguments(args.training, args.hub_token)
+    set_seed(training_args.seed)
+
+    # Data
+    with training_args.main_process_first(desc="loading the dataset"):
+        dataset = load_image_dataset(args.data)
+
+    if training_args.do_train:
+        # Model and transforms
+        model, processor = build_model(args.fit, args.data, dataset.labels)
+        check_disk_space(output_dir, model.num_parameters() * 4, training_args.save_total_limit or 1)
+        batches = attach_transforms(dataset, processor, args.data, training_args.seed)
+
+        # Training, the best weights saved, the validation split measured once more
+        metric = partial(ClassificationAccumulator, len(dataset.labels))
+        trainer = build_trainer(adapt_model(model, args.fit), processor, batches, metric, args, training_args)
+        result = trainer.train(resume_from_checkpoint=find_last_checkpoint(args))
+        save_run(trainer, processor, dataset.record, args, output_dir)
+        trainer.save_metrics("train", result.metrics)
+        if training_args.do_eval:
+            trainer.save_metrics("eval", trainer.evaluate())
+
+    # Measuring, through the saved folder as a consumer would load it; the test split is touched here, and only here
+    saved = output_dir if training_args.do_train else args.fit.model_name_or_path
+    if training_args.do_eval and not training_args.do_train:
+        measure_saved_model(saved, dataset, "validation", args, training_args)
+    if training_args.do_predict:
+        measure_saved_model(saved, dataset, "test", args, training_args)
+    if training_args.push_to_hub and training_args.do_train:
+        trainer.push_to_hub()
+
+
+if __name__ == "__main__":
+    run_recipe(main)
