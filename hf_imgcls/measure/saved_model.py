@@ -54,17 +54,15 @@ def measure_saved_model(
     folder = Path(training_args.output_dir)
     write_results(folder, score)
     print_score(score)
-    if not score.serves_same_classes:
-        print("  served = scored       not measured: the model answers with classes that the dataset does not have")
-        return score
     parity = check_parity(
         model,
         dataset.splits[split],
         score.examples,
         score.labels,
+        args.data,
         max_samples=args.measure.max_parity_samples,
         seed=args.data.split_seed,
-        background=args.data.alpha_background,
+        batch_size=training_args.per_device_eval_batch_size,
     )
     parity.save(folder / PARITY_FILE)
     print(f"  served = scored       {parity.top1_agreement:.2%} of {parity.num_examples} images, {parity.consumer}")

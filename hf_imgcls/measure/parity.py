@@ -1,0 +1,169 @@
+"""Served = scored: a plain ``pipeline()`` on the saved folder must predict what was scored.
+
+The consumer's side is exactly ``pipeline("image-classification", model=FOLDER)`` with nothing of ours in it. What it is
+given are the split's own images, decoded and upright.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from hf_imgcls.data.decode import decode_image
+from hf_imgcls.errors import DataError, ParityError
+from hf_imgcls.measure.metrics import ExampleTable
+from hf_imgcls.records import ParityRecord
+
+if TYPE_CHECKING:
+    from hf_imgcls.arguments import DataArguments
+
+logger = logging.getLogger(__name__)
+
+PARITY_FILE = "parity.json"
+# Two classes whose scores are closer than this may change places through float noise alone: the same weights in
+# batches of another size differ by about 1e-6 in float32, and by up to 1e-3 where a GPU convolves in TF32 (10 bits).
+TIE_TOLERANCE = {"cpu": 1e-4, "cuda": 1e-3}
+# A larger change of the top-1 probability is no float noise even when the top-1 class stays the same.
+_NOTABLE_PROBABILITY_DIFFERENCE = 0.01
+_NUM_NAMED = 5
+
+
+class Disagreement(NamedTuple):
+    """One image that the served model answers differently.
+
+    Attributes:
+        sample_index: The image's position in its source split.
+        scored: Class name and probability of the scored prediction.
+        served: Class name and score of the consumer's first answer.
+        served_score: What the consumer gives the scored class.
+    """
+
+    sample_index: int
+    scored: tuple[str, float]
+    served: tuple[str, float]
+    served_score: float
+
+    def __str__(self) -> str:
+        return (
+            f"sample_index {self.sample_index}: scored {self.scored[0]!r} ({self.scored[1]:.4f}), "
+            f"served {self.served[0]!r} ({self.served[1]:.4f}; {self.scored[0]!r} has {self.served_score:.4f})"
+        )
+
+
+def check_parity(
+    folder: str | Path,
+    dataset: Any,
+    examples: ExampleTable,
+    labels: list[str],
+    data: DataArguments,
+    *,
+    max_samples: int | None = 1000,
+    seed: int = 0,
+    batch_size: int = 32,
+    tie_tolerance: float | None = None,
+) -> ParityRecord:
+    """Compare scored predictions with the consumer's, by class name.
+
+    Args:
+        folder: The saved model: a folder, or a Hub id.
+        dataset: The split that was scored, without any transform: rows with ``image`` (bytes or path) and
+            ``sample_index`` (int).
+        examples: The scored predictions, one per row of the split; matched by ``sample_index``.
+        labels: Class names; the position is the class id of ``examples``.
+        data: How images are decoded, as in scoring.
+        max_samples: Compare at most so many images, drawn at random; ``None`` compares all.
+        seed: Seed of that draw.
+        batch_size: Images per forward pass of the consumer.
+        tie_tolerance: Two classes whose scores differ by at most this count as tied; by default `TIE_TOLERANCE` of
+            the consumer's device.
+
+    Returns:
+        The record, with an agreement of 1.
+
+    Raises:
+        ParityError: An image that is no tie has another top-1 class; the first ones are named.
+        DataError: An image of the split was not scored.
+    """
+    import transformers
+
+    rows = _draw_rows(len(dataset), max_samples, seed)
+    # sample_index first: a look-up that decodes nothing, and that fails before the model is loaded.
+    scored = _find_scored(np.asarray(dataset.with_format(None).select(rows)["sample_index"]), examples)
+
+    # Nothing but what a consumer writes; device and dtype are what such a consumer gets.
+    classifier = transformers.pipeline("image-classification", model=str(folder))
+    if tie_tolerance is None:
+        tie_tolerance = TIE_TOLERANCE.get(classifier.device.type, TIE_TOLERANCE["cuda"])
+
+    def read_images() -> Iterator[Any]:
+        for row in rows:
+            image = dataset[int(row)]["image"]
+            yield decode_image(image, background=data.alpha_background, max_pixels=data.max_image_pixels)
+
+    disagreements, num_ties, differences = [], 0, []
+    answers = classifier(read_images(), batch_size=batch_size, top_k=classifier.model.config.num_labels)
+    for position, answer in zip(scored, answers, strict=True):
+        name, probability = labels[examples.prediction[position]], float(examples.probability[position])
+        # Two classes may share a name (imagenet-1k has "crane" twice): the better one is what a reader would see.
+        own = max((item["score"] for item in answer if item["label"] == name), default=0.0)
+        differences.append(abs(own - probability))
+        if answer[0]["label"] == name:
+            continue
+        if answer[0]["score"] - own <= tie_tolerance:
+            num_ties += 1
+            continue
+        served = (answer[0]["label"], answer[0]["score"])
+        disagreements.append(Disagreement(int(examples.sample_index[position]), (name, probability), served, own))
+
+    record = ParityRecord(
+        num_examples=len(rows),
+        num_agreeing=len(rows) - len(disagreements),
+        num_ties=num_ties,
+        top1_agreement=(len(rows) - len(disagreements)) / len(rows),
+        max_probability_difference=max(differences),
+        tie_tolerance=tie_tolerance,
+        consumer=f"pipeline of transformers {transformers.__version__} on {classifier.device.type}",
+    )
+    if disagreements:
+        raise _parity_error(folder, record, disagreements)
+    if record.max_probability_difference > _NOTABLE_PROBABILITY_DIFFERENCE:
+        logger.warning(
+            "Served and scored agree on every top-1 class, but their probabilities differ by up to %.3f.",
+            record.max_probability_difference,
+        )
+    return record
+
+
+def _draw_rows(num_rows: int, max_samples: int | None, seed: int) -> np.ndarray:
+    if num_rows == 0:
+        raise DataError("a split without images", "at least one image to compare", "check the split")
+    if max_samples is None or max_samples >= num_rows:
+        return np.arange(num_rows)
+    return np.sort(np.random.default_rng(seed).choice(num_rows, size=max_samples, replace=False))
+
+
+def _find_scored(sample_indices: np.ndarray, examples: ExampleTable) -> np.ndarray:
+    """Rows of ``examples``, which are ordered by sample_index, that belong to ``sample_indices``."""
+    positions = np.searchsorted(examples.sample_index, sample_indices).clip(max=len(examples) - 1)
+    missing = sample_indices[examples.sample_index[positions] != sample_indices]
+    if len(missing):
+        raise DataError(
+            f"{len(missing)} images were not scored (sample_index {missing[:_NUM_NAMED].tolist()})",
+            "the split that was scored",
+            "compare on the same split, revision and max_test_samples",
+        )
+    return positions
+
+
+def _parity_error(folder: str | Path, record: ParityRecord, disagreements: list[Disagreement]) -> ParityError:
+    listed = "\n".join(f"    {item}" for item in disagreements[:_NUM_NAMED])
+    return ParityError(
+        f"the served model disagrees with the scored one on {len(disagreements)} of {record.num_examples} images, "
+        f"{record.num_ties} ties not counted:\n{listed}",
+        f"the same top-1 class for every image (scores within {record.tie_tolerance:g} are ties)",
+        f"compare config.json (id2label) and preprocessor_config.json in {folder} with those of the training run",
+    )

@@ -1,0 +1,271 @@
+"""Score a saved model on a split, through the folder that a consumer would load.
+
+Model and preprocessing come from the folder (or Hub repository) alone, labels are matched by name, and every example is
+counted exactly once on any number of processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hf_imgcls.compat import load_image_processor
+from hf_imgcls.errors import DataError, ModelError
+from hf_imgcls.measure.metrics import ClassificationAccumulator, ExampleTable
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from transformers.image_processing_utils import BaseImageProcessor
+
+    from hf_imgcls.arguments import DataArguments
+    from hf_imgcls.data.load import ImageDataset
+    from hf_imgcls.measure.formulas import IntArray
+
+logger = logging.getLogger(__name__)
+
+# ROC-AUC needs every softmax score: 50,000 examples of 1,000 classes take 0.4 GB.
+_MAX_SCORE_BYTES = 2**30
+
+
+@dataclass
+class Score:
+    """What a model scored on a split.
+
+    Attributes:
+        split: ``train``, ``validation`` or ``test``.
+        labels: The dataset's class names, then those that only the model knows; the position is the class id below.
+        metrics: `METRIC_NAMES`, ``loss``, ``num_examples``, ``runtime`` (seconds) and ``samples_per_second`` -> value;
+            ``None`` where not defined.
+        reasons: Metric -> why it is ``None``.
+        remarks: Metric -> what its value leaves out.
+        notes: How model and data were brought together, one sentence each.
+        confusion_matrix: (K, K) int64, rows are references and columns are predictions.
+        examples: Label, prediction and probability of each example, ordered by sample_index.
+    """
+
+    split: str
+    labels: list[str]
+    metrics: dict[str, float | None]
+    reasons: dict[str, str]
+    remarks: dict[str, str]
+    notes: list[str]
+    confusion_matrix: IntArray
+    examples: ExampleTable
+
+
+def score_folder(
+    model_name_or_path: str | Path,
+    dataset: ImageDataset,
+    data: DataArguments,
+    *,
+    split: str = "test",
+    model_revision: str = "main",
+    batch_size: int = 64,
+    num_workers: int = 0,
+    autocast_dtype: torch.dtype | None = None,
+    on_batch: Callable[[], None] | None = None,
+) -> Score:
+    """Score a saved model on one split, with all processes that run.
+
+    Args:
+        model_name_or_path: A folder that ``pipeline("image-classification")`` can load, or a Hub id.
+        dataset: From `load_image_dataset`.
+        data: How images are decoded, and how the Hub is reached.
+        split: The split to score.
+        model_revision: Branch, tag or commit of a Hub model.
+        batch_size: Images per forward pass and process.
+        num_workers: Loader processes per process.
+        autocast_dtype: Compute in this dtype (weights stay float32); ``None`` is float32 throughout.
+        on_batch: Called after every batch, for a progress bar.
+
+    Returns:
+        The score, the same on every process.
+
+    Raises:
+        DataError: The dataset has no such split, or it is empty.
+        ModelError: The model cannot be loaded, or lacks one of the dataset's classes.
+    """
+    from accelerate import PartialState
+
+    from hf_imgcls.data.transforms import attach_transforms
+    from hf_imgcls.fit.evaluation import build_eval_dataloader, evaluate_batches
+
+    if split not in dataset.splits:
+        raise DataError(
+            f"the dataset has no {split} split",
+            f"one of {', '.join(dataset.splits)}",
+            "name another split, or say which split it is with --test_split_name or --test_dir",
+        )
+    model, processor = load_classifier(model_name_or_path, data, revision=model_revision)
+    model_labels = [str(model.config.id2label[index]) for index in range(model.config.num_labels)]
+    columns, labels, note = align_labels(model_labels, dataset.labels)
+    notes = [note] if note else []
+    for text in notes:
+        logger.warning("%s", text)
+
+    state = PartialState()
+    # As the test split, because a training split gets the training augmentation.
+    rows = dataclasses.replace(dataset, splits={"test": dataset.splits[split]})
+    plan = attach_transforms(rows, processor, data, seed=0)
+    num_examples = len(plan.test) if hasattr(plan.test, "__len__") else None
+    keep_scores = num_examples is not None and num_examples * len(labels) * 8 <= _MAX_SCORE_BYTES
+    accumulator = ClassificationAccumulator(len(labels), keep_scores=keep_scores)
+
+    device_type = state.device.type
+    autocast: Callable[[], Any] = contextlib.nullcontext
+    if autocast_dtype is not None:
+        autocast = lambda: torch.autocast(device_type, autocast_dtype)  # noqa: E731
+    start = time.perf_counter()
+    evaluate_batches(
+        _NamedLogits(model, columns).to(state.device),
+        build_eval_dataloader(plan.test, batch_size, state, num_workers=num_workers, pin_memory=device_type == "cuda"),
+        accumulator,
+        state,
+        device_transform=plan.eval_device_transform,
+        autocast=autocast,
+        on_batch=on_batch,
+    )
+    seconds = time.perf_counter() - start
+
+    metrics = accumulator.compute()
+    examples = accumulator.collect_examples()
+    if num_examples is not None and len(examples) != num_examples:
+        raise RuntimeError(f"{len(examples)} of {num_examples} examples were counted")
+    metrics = {"loss": metrics["log_loss"], **metrics}
+    metrics |= {"runtime": round(seconds, 4), "samples_per_second": round(len(examples) / seconds, 3)}
+    return Score(
+        split=split,
+        labels=labels,
+        metrics=metrics,
+        reasons=accumulator.reasons,
+        remarks=accumulator.remarks,
+        notes=notes,
+        confusion_matrix=accumulator.confusion_matrix,
+        examples=examples,
+    )
+
+
+def load_classifier(
+    name_or_path: str | Path, data: DataArguments, *, revision: str = "main"
+) -> tuple[PreTrainedModel, BaseImageProcessor]:
+    """Load a saved classifier and its image processor: safetensors only, float32.
+
+    Args:
+        name_or_path: A folder or Hub id.
+        data: ``cache_dir``, ``token`` and ``trust_remote_code``.
+        revision: Branch, tag or commit on the Hub.
+
+    Returns:
+        The model (on the CPU, in evaluation mode) and the processor.
+
+    Raises:
+        ModelError: Either is missing, or a tensor of the model is.
+    """
+    from transformers import AutoModelForImageClassification
+
+    source = {
+        "revision": revision,
+        "cache_dir": data.cache_dir,
+        "token": data.token,
+        "trust_remote_code": data.trust_remote_code,
+    }
+    try:
+        # The dtype is said because transformers 4 and 5 have different defaults.
+        model, info = AutoModelForImageClassification.from_pretrained(
+            str(name_or_path), dtype=torch.float32, use_safetensors=True, output_loading_info=True, **source
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(
+            f"no image classifier could be loaded from {str(name_or_path)!r}: {error}",
+            "a folder or Hub repository with config.json and model.safetensors",
+            "check the name, --model_revision, and that you are logged in if the model is private",
+        ) from error
+    if missing := sorted(str(key) for key in info["missing_keys"]):
+        raise ModelError(
+            f"{str(name_or_path)!r} lacks {len(missing)} tensors of {type(model).__name__}: {', '.join(missing[:5])}",
+            "a fine-tuned classifier: a fresh head would only guess",
+            "fine-tune it first: recipes/finetune.py --model_name_or_path ...",
+        )
+    return model.eval(), load_image_processor(str(name_or_path), **source)
+
+
+def align_labels(model_labels: list[str], dataset_labels: list[str]) -> tuple[list[int] | None, list[str], str | None]:
+    """Which logit belongs to which class, by name.
+
+    Classes that only the model knows stay in the game: a consumer of the model can get them as an answer, so scoring
+    without them would flatter it.
+
+    Args:
+        model_labels: The model's class names by logit.
+        dataset_labels: The dataset's class names by class id.
+
+    Returns:
+        The logits in the order of the names that come second, or ``None`` when they are in it already; the dataset's
+        names followed by those that only the model knows; and a sentence on what was done, if anything was.
+
+    Raises:
+        ModelError: A class of the dataset is unknown to the model, or its name is ambiguous.
+    """
+    if model_labels == dataset_labels:
+        return None, dataset_labels, None
+    index_of = {name: index for index, name in enumerate(model_labels)}
+    if missing := [name for name in dataset_labels if name not in index_of]:
+        raise ModelError(
+            f"the model does not know {len(missing)} of the dataset's {len(dataset_labels)} classes: "
+            f"{_shorten(missing)}",
+            f"the model's own classes: {_shorten(model_labels)}",
+            "score a model that was trained on these classes, or correct id2label in its config.json",
+        )
+    in_model, in_dataset = Counter(model_labels), Counter(dataset_labels)
+    if repeated := [name for name in in_dataset if max(in_model[name], in_dataset[name]) > 1]:
+        raise ModelError(
+            "two classes have the same name, and model and dataset order their classes differently: "
+            f"{_shorten(repeated)}",
+            "unique class names, or the same names in the same order",
+            "make the names unique in the model's config.json and in the dataset",
+        )
+    columns = [index_of[name] for name in dataset_labels]
+    if len(columns) == len(model_labels):
+        note = "The model has the dataset's classes in another order: its logits were matched by name."
+        return columns, dataset_labels, note
+    others = [index for index, name in enumerate(model_labels) if name not in in_dataset]
+    names = [model_labels[index] for index in others]
+    note = (
+        f"The model knows {len(others)} classes that the dataset lacks ({_shorten(names, 3)}): it can answer with "
+        "them, and is then wrong."
+    )
+    return columns + others, dataset_labels + names, note
+
+
+def _shorten(names: list[str], limit: int = 10) -> str:
+    shown = ", ".join(repr(name) for name in names[:limit])
+    return f"{shown} and {len(names) - limit} more" if len(names) > limit else shown
+
+
+class _NamedLogits(torch.nn.Module):
+    """A classifier whose logits are in the dataset's order.
+
+    Args:
+        model: Answers with ``logits`` (B, K).
+        columns: The logits in the order wanted; ``None`` leaves them as they are.
+    """
+
+    def __init__(self, model: torch.nn.Module, columns: list[int] | None) -> None:
+        super().__init__()
+        self.model = model
+        self.columns = columns
+
+    def forward(self, pixel_values: torch.Tensor) -> SimpleNamespace:
+        """``logits`` (B, K) for ``pixel_values`` (B, 3, H, W)."""
+        logits = self.model(pixel_values=pixel_values).logits
+        return SimpleNamespace(logits=logits if self.columns is None else logits[:, self.columns])
