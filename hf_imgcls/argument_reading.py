@@ -25,7 +25,7 @@ class _Parser(argparse.ArgumentParser):
         raise ArgumentError(message, "flags and values as in --help", "run with --help")
 
 
-class _Formatter(argparse.HelpFormatter):
+class _Formatter(argparse.RawDescriptionHelpFormatter):
     """Shows ``--seed INT`` for a flag that, to argparse, takes any number of words."""
 
     def __init__(self, prog: str) -> None:
@@ -63,8 +63,8 @@ def read_flags(
         allow_abbrev=False,
         usage="%(prog)s [--config FILE] [--NAME VALUE ...]",
         formatter_class=_Formatter,
-        epilog="A boolean is switched on by its bare flag and off by --no_NAME or `--NAME false`; `null` unsets what a "
-        "file has set; a mapping is inline YAML or JSON; dashes may stand for underscores.",
+        epilog="A boolean is switched on by its bare flag and off by --no_NAME or `--NAME false`; `null` unsets\n"
+        "what a file has set; a mapping is inline YAML or JSON; dashes may stand for underscores.",
     )
     parser.add_argument("--config", nargs="*", metavar="FILE", help="YAML or JSON file with the same names; flags win")
     sections = {group: parser.add_argument_group(f"{group} ({title})") for group, title in titles.items()}

@@ -17,7 +17,7 @@ import math
 import re
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -235,14 +235,15 @@ def is_within(number: float, interval: str) -> bool:
     return above and (number <= high if interval[-1] == "]" else number < high)
 
 
-_FLOAT = re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$")
+# As in YAML 1.2, but with a point or an exponent: 0123 is a name, not a number.
+_FLOAT = re.compile(r"^[-+]?(?:(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)$")
 _INTEGER = re.compile(r"^(?:0|-?[1-9][0-9]*)$")
 
 
 class _Loader(yaml.SafeLoader):
     """YAML without PyYAML's traps: ``1e-4`` is a number, ``no`` and dates are text, a repeated key is an error."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (PyYAML's own way)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
@@ -258,9 +259,12 @@ class _Loader(yaml.SafeLoader):
 class _Dumper(yaml.SafeDumper):
     """Quotes what either PyYAML or our loader would read as something other than text."""
 
-    yaml_implicit_resolvers: ClassVar = {
+    yaml_implicit_resolvers = {  # noqa: RUF012 (as above)
         key: list(rules) for key, rules in yaml.SafeDumper.yaml_implicit_resolvers.items()
     }
+
+    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
+        return super().represent_sequence(tag, sequence, flow_style=True)
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:merge", re.compile("^<<$"), ["<"])
@@ -283,5 +287,5 @@ def load_yaml(text: str) -> Any:
 def dump_yaml(content: dict[str, Any]) -> str:
     """Write a mapping so that both ``load_yaml`` and other YAML readers get the same values back."""
     return yaml.dump(
-        content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=10_000
+        content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=10_000
     )

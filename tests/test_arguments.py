@@ -1,0 +1,641 @@
+"""Arguments: the official script's command lines, files, types, defaults and what is said about mistakes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+import shlex
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hf_imgcls import training_fields
+from hf_imgcls.argument_checks import SELECTION_METRICS
+from hf_imgcls.argument_types import ValueType, coerce, dump_yaml, is_within, load_yaml, read_annotation
+from hf_imgcls.arguments import (
+    Arguments,
+    DataArguments,
+    FitArguments,
+    MeasureArguments,
+    known_arguments,
+    parse_arguments,
+)
+from hf_imgcls.errors import ArgumentError
+from hf_imgcls.training_defaults import TRAINING_DEFAULTS
+
+ON_5 = int(version("transformers").partition(".")[0]) >= 5
+LORA_ONLY = {
+    "lora_rank": "4",
+    "lora_alpha": "8",
+    "lora_dropout": "0.1",
+    "lora_target_modules": "a b",
+    "merge_lora": "false",
+}
+
+
+def parse(line: str, **options: Any) -> Arguments:
+    return parse_arguments(shlex.split(line), **options)
+
+
+def digits(line: str = "") -> Arguments:
+    return parse(f"--dataset_name digits {line}")
+
+
+def message(line: str, **options: Any) -> str:
+    with pytest.raises(ArgumentError) as caught:
+        parse(line, **options)
+    return str(caught.value)
+
+
+# --- the official script's command lines ---
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("train", "val", "test"):
+        (tmp_path / name).mkdir()
+        (tmp_path / f"{name}.csv").write_text("file_name,label\n")
+    return tmp_path
+
+
+# From the README beside run_image_classification.py, from 2021 to today, and what people make of it.
+OFFICIAL = {
+    "beans, 2021": (
+        "--dataset_name beans --output_dir ./beans_outputs/ --remove_unused_columns False --do_train --do_eval "
+        "--push_to_hub --push_to_hub_model_id vit-base-beans --learning_rate 2e-5 --num_train_epochs 5 "
+        "--per_device_train_batch_size 8 --per_device_eval_batch_size 8 --logging_strategy steps --logging_steps 10 "
+        "--evaluation_strategy epoch --save_strategy epoch --load_best_model_at_end True --save_total_limit 3 "
+        "--seed 1337",
+        {"hub_model_id": "vit-base-beans", "learning_rate": 2e-5, "eval_strategy": "epoch", "save_total_limit": 3},
+    ),
+    "beans, today": (
+        "--dataset_name beans --output_dir ./beans_outputs/ --remove_unused_columns False --label_column_name labels "
+        "--do_train --do_eval --push_to_hub --hub_model_id vit-base-beans --learning_rate 2e-5 --num_train_epochs 5 "
+        "--per_device_train_batch_size 8 --per_device_eval_batch_size 8 --logging_strategy steps --logging_steps 10 "
+        "--eval_strategy epoch --save_strategy epoch --load_best_model_at_end True --save_total_limit 3 "
+        "--seed 1337",
+        {"label_column_name": "labels", "push_to_hub": True, "num_train_epochs": 5.0, "seed": 1337},
+    ),
+    "own folders": (
+        "--train_dir train --output_dir ./outputs/ --remove_unused_columns False --do_train --do_eval",
+        {"train_dir": "train", "do_train": True, "do_eval": True, "remove_unused_columns": False},
+    ),
+    "two folders": (
+        "--train_dir train --validation_dir val --output_dir out --do_train --do_eval --train_val_split 0.2",
+        {"validation_dir": "val", "train_val_split": 0.2},
+    ),
+    "every model and data flag": (
+        "--dataset_name cifar10 --dataset_config_name plain_text --image_column_name img --label_column_name label "
+        "--model_name_or_path microsoft/resnet-50 --config_name microsoft/resnet-50 --cache_dir cache "
+        "--model_revision v1 "
+        "--image_processor_name microsoft/resnet-50 --token hf_secret --trust_remote_code --ignore_mismatched_sizes "
+        "--max_train_samples 100 --max_eval_samples 50 --overwrite_output_dir --output_dir out --do_train",
+        {"image_column_name": "img", "ignore_mismatched_sizes": True, "max_train_samples": 100, "do_eval": False},
+    ),
+    "names of 2021": (
+        "--dataset_name beans --feature_extractor_name google/vit-base-patch16-224 --use_auth_token --no_cuda "
+        "--per_gpu_train_batch_size 4 --per_gpu_eval_batch_size 5 --warmup_ratio 0.1 --logging_dir logs "
+        "--save_safetensors True --push_to_hub_token hf_x --push_to_hub_organization us --output_dir out",
+        {
+            "image_processor_name": "google/vit-base-patch16-224", "use_cpu": True, "per_device_train_batch_size": 4,
+            "per_device_eval_batch_size": 5, "warmup_ratio": 0.1, "logging_dir": "logs", "hub_model_id": "us/out",
+        },
+    ),
+    "evaluation only": (
+        "--dataset_name beans --model_name_or_path ./train --do_eval --output_dir out --report_to tensorboard",
+        {"do_train": False, "do_eval": True, "eval_strategy": "no", "report_to": "tensorboard"},
+    ),
+    "dashes, equals signs, trackers": (
+        "--dataset-name beans --output-dir=out --learning-rate=3e-4 --report-to tensorboard wandb --fp16 "
+        "--no-do-predict "
+        "--lr-scheduler-type cosine --weight-decay 0.05 --gradient-accumulation-steps 2 --max-steps -1 "
+        "--dataloader-num-workers 4",
+        {"learning_rate": 3e-4, "report_to": ["tensorboard", "wandb"], "fp16": True, "do_predict": False},
+    ),
+    "steps": (
+        "--dataset_name beans --output_dir out --do_train --do_eval --evaluation_strategy steps --eval_steps 100 "
+        "--save_steps 100 --metric_for_best_model eval_loss --greater_is_better False --load_best_model_at_end",
+        {"eval_steps": 100, "save_strategy": "steps", "save_steps": 100, "greater_is_better": False},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_command_lines_of_the_official_script_are_understood(name: str, folders: Path) -> None:
+    line, expected = OFFICIAL[name]
+    arguments = parse(line)
+    values = vars(arguments.data) | vars(arguments.fit) | arguments.training
+    assert {key: values[key] for key in expected} == expected
+    # Values are of the types that TrainingArguments declares.
+    assert type(arguments.training["per_device_train_batch_size"]) is int
+
+
+def test_tokens_are_taken_and_never_shown(folders: Path) -> None:
+    arguments = digits("--token hf_secret --push_to_hub_token hf_hidden")
+    assert (arguments.data.token, arguments.hub_token) == ("hf_secret", "hf_hidden")
+    arguments.save_recipe("recipe.yaml")
+    for text in (repr(arguments), str(arguments.to_recipe()), Path("recipe.yaml").read_text()):
+        assert "hf_secret" not in text
+        assert "hf_hidden" not in text
+    assert digits("--use_auth_token").data.token is True
+    assert "hf_secret" not in message("--dataset_name digits --token hf_secret hf_secret --hub_token 1.5 hf_secret")
+    Path("config.yaml").write_text("hub_token: [hf_secret]\n")
+    assert "hf_secret" not in message("--config config.yaml --dataset_name digits")
+
+
+# --- TrainingArguments without importing transformers ---
+
+
+def test_training_fields_are_those_of_the_imported_class() -> None:
+    from transformers import TrainingArguments
+
+    read = training_fields.read_training_fields()
+    fields = {item.name: item for item in dataclasses.fields(TrainingArguments) if item.init}
+    assert list(read) == list(fields)
+    unreadable = {name for name, argument in read.items() if not argument.type.kinds}
+    assert unreadable == {"parallelism_config"}  # an object of accelerate's
+    computed = {name for name, argument in read.items() if isinstance(argument.default, training_fields.NotLiteral)}
+    assert computed == {"optim"}
+    for name, item in fields.items():
+        if name not in computed:
+            default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+            assert read[name].default == default, name
+    assert sum(bool(argument.help) for argument in read.values()) > 0.9 * len(read)
+
+
+def test_choices_are_the_enumerations_of_transformers() -> None:
+    from transformers.trainer_utils import SaveStrategy, SchedulerType
+    from transformers.training_args import OptimizerNames
+
+    read = training_fields.read_training_fields()
+    for name, enumeration in (("save_strategy", SaveStrategy), ("optim", OptimizerNames)):
+        assert read[name].type.choices == tuple(item.value for item in enumeration)
+    assert read["lr_scheduler_type"].type.choices == (*(item.value for item in SchedulerType), "step")
+
+
+def test_every_training_argument_can_be_built_by_the_installed_class() -> None:
+    from hf_imgcls.compat import build_training_arguments
+
+    arguments = digits(
+        "--warmup_steps 0.1 --logging_dir logs --gradient_checkpointing --lr_scheduler_type cosine --use_cpu"
+    )
+    built = build_training_arguments(arguments.training)
+    assert built.gradient_checkpointing is True
+    assert built.eval_strategy == "epoch"
+
+
+def test_names_of_one_line_are_refused_with_what_replaces_them() -> None:
+    installed = training_fields.read_training_fields()
+    here, gone = (training_fields.ONLY_IN_5, training_fields.ONLY_IN_4)[:: 1 if ON_5 else -1]
+    assert set(here) <= set(installed)
+    assert not set(gone) & set(installed)
+    for name, hint in gone.items():
+        text = message(f"--dataset_name digits --{name} 1")
+        assert f"exists only on transformers {4 if ON_5 else 5}" in text
+        assert hint in text
+
+
+def test_an_absent_or_changed_transformers_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = training_fields.read_training_fields.__wrapped__
+    monkeypatch.setattr(training_fields, "find_transformers", lambda: tmp_path)
+    with pytest.raises(Exception, match="no fields of TrainingArguments were found"):
+        read()
+    (tmp_path / "training_args.py").write_text("class TrainingArguments:\n    pass\n")
+    training_fields._parse.cache_clear()
+    with pytest.raises(Exception, match="no fields of TrainingArguments were found"):
+        read()
+    monkeypatch.undo()
+    monkeypatch.setattr(training_fields.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(Exception, match="transformers is not installed"):
+        training_fields.find_transformers()
+
+
+HEAVY = ("transformers", "torch", "datasets", "accelerate", "numpy", "PIL", "huggingface_hub")
+PROBE = f"""
+import sys
+from hf_imgcls.arguments import parse_arguments
+try:
+    parse_arguments(sys.argv[1:], description="About 100 % of it.")
+except SystemExit as end:
+    assert end.code == 0
+print("heavy", [name for name in {HEAVY!r} if name in sys.modules])
+"""
+
+
+@pytest.mark.parametrize("line", ["--help", "--dataset_name digits"])
+def test_nothing_heavy_is_imported(line: str) -> None:
+    done = subprocess.run([sys.executable, "-c", PROBE, *line.split()], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "heavy []"
+
+
+def test_help_shows_every_flag_with_its_default_by_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse("--help", description="Fine-tune.")
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    words = set(text.split())
+    assert all((f"--{name}" in words) is not argument.hidden for name, argument in known_arguments().items())
+    stages = [
+        text.index(f"\n{group} (") for group in ("run", "data", "pixels", "fit", "measure", "publish", "training")
+    ]
+    assert stages == sorted(stages)
+    assert "--learning_rate FLOAT" in text
+    assert "(default: 5e-05)" in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+# --- types ---
+
+
+@pytest.mark.parametrize(
+    ("annotation", "kinds", "optional", "item"),
+    [
+        ("int", {"int"}, False, "str"),
+        ("Optional[list[float]]", {"list"}, True, "float"),
+        ("typing.Union[None, str, list[str]]", {"str", "list"}, True, "str"),
+        ("dict[str, Any] | str | None", {"dict", "str"}, True, "str"),
+        ("'str | bool'", {"str", "bool"}, False, "str"),
+        ("str | None | Literal[False]", {"str", "bool"}, True, "str"),
+        ("SomeObject | None", set(), True, "str"),
+    ],
+)
+def test_annotations(annotation: str, kinds: set[str], optional: bool, item: str) -> None:
+    assert read_annotation(annotation) == ValueType(frozenset(kinds), item, optional)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "value", "expected"),
+    [
+        ("float", "1e-4", 1e-4), ("float", 3, 3.0), ("float", "yes", None), ("float", True, None),
+        ("float", "nan", None), ("float", float("inf"), None), ("float", None, None),
+        ("int", "3", 3), ("int", 3.0, 3), ("int", "1e3", 1000), ("int", "3.5", None), ("int", True, None),
+        ("int float", "0.15", 0.15), ("int float", "100", 100), ("int float", "1.0", 1.0),
+        ("bool", "True", True), ("bool", "0", False), ("bool", 1, True), ("bool", "maybe", None), ("bool", 1.0, None),
+        ("str", "x", "x"), ("str", 7, "7"), ("str", 1.1, None), ("str", True, None), ("str", ["x"], None),
+        ("list", "[a, 'b']", ["a", "b"]), ("list", "a", ["a"]), ("list", [1.5], None), ("list str", "a", "a"),
+        ("dict", '{"a": 1e-5}', {"a": 1e-5}), ("dict", "{a: [1, no]}", {"a": [1, "no"]}), ("dict", "a", None),
+        ("dict str", "file.json", "file.json"), ("dict str", "{a: ", None),
+    ],
+)  # fmt: skip
+def test_coercion(kinds: str, value: Any, expected: Any) -> None:
+    accepted = ValueType(frozenset(kinds.split()))
+    if expected is None:
+        with pytest.raises(ValueError, match=r"\w"):
+            coerce(value, accepted)
+    else:
+        result = coerce(value, accepted)
+        assert result == expected
+        assert type(result) is type(expected)
+
+
+def test_intervals() -> None:
+    assert [is_within(value, "[0, 1)") for value in (-1e-9, 0, 0.999, 1)] == [False, True, True, False]
+    assert [is_within(value, "(0, inf)") for value in (0, 1e300)] == [False, True]
+
+
+def test_yaml_traps(folders: Path) -> None:
+    Path("run.yaml").write_text(
+        "dataset_name: digits\nlearning_rate: 1e-4\neval_strategy: no\nrun_name: 2026-11-21\nseed: '7'\nbf16: yes\n"
+        "model_revision: 0123\nreport_to: none\ncache_decoded_images: true\nlr_scheduler_kwargs: {min_lr: 1e-6}\n"
+        "max_train_samples: null\nimage_mean: [0.5, 0.5, 1]\n"
+    )
+    arguments = parse("--config run.yaml")
+    training = arguments.training
+    assert training["learning_rate"] == 1e-4
+    assert (training["eval_strategy"], training["run_name"], training["seed"]) == ("no", "2026-11-21", 7)
+    assert (training["bf16"], training["report_to"]) == (True, "none")
+    assert training["lr_scheduler_kwargs"] == {"min_lr": 1e-6}
+    assert arguments.fit.model_revision == "0123"
+    assert arguments.data.cache_decoded_images == "true"
+    assert arguments.data.max_train_samples is None
+    assert arguments.data.image_mean == [0.5, 0.5, 1.0]
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["no", "1e-4", "null", "2026-11-21", "0123", "- x", "a: b", "", "#", "1_000", "0x1F", "true", "é\n", "1:30"],
+)
+def test_text_survives_yaml(value: str) -> None:
+    text = dump_yaml({"name": value})
+    assert load_yaml(text) == {"name": value}
+    assert yaml.safe_load(text) == {"name": value}
+
+
+@pytest.mark.parametrize("value", [1e-5, 1e22, 0.1, -3, 0, True, None, [1.0, 2], {"a": {"b": [1e-8]}}, [], {}])
+def test_values_survive_yaml(value: Any) -> None:
+    assert load_yaml(dump_yaml({"name": value})) == {"name": value}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("run.yaml", "seed: 1\ndataset_name: digits\nseed: 2\n", "'seed' appears twice"),
+        ("run.json", '{"seed": 1, "seed": 2}', "'seed' appears twice"),
+        ("run.yaml", "model_config: {a: 1, a: 2}\n", "'a' appears twice"),
+        ("run.yaml", "", "is empty"),
+        ("run.yaml", "- seed\n", "holds a list"),
+        ("run.yaml", "seed: [1\n", "cannot be read"),
+        ("run.json", "{", "cannot be read"),
+        ("run.yaml", None, "No such file"),
+        ("run.yaml", "learning_rate: yes\n", "run.yaml: learning_rate is 'yes' (str)"),
+        ("run.yaml", "seed: 3.5\n", "run.yaml: seed is 3.5 (float)\n  expected: an integer"),
+        ("run.yaml", "dataset_revision: 1.10\n", "put it in quotes"),
+        ("run.yaml", "learning_rat: 1\n", "run.yaml: learning_rat is not a known argument"),
+        ("run.yaml", "eval_strategy: epoch\nevaluation_strategy: steps\n", "both given"),
+    ],
+)
+def test_bad_files(name: str, text: str | None, expected: str, folders: Path) -> None:
+    if text is not None:
+        Path(name).write_text(text)
+    assert expected in message(f"--config {name}")
+
+
+# --- files and flags ---
+
+
+def test_flags_win_over_the_file_under_any_name(folders: Path) -> None:
+    Path("run.yaml").write_text(
+        "dataset_name: digits\nevaluation_strategy: steps\nwarmup_steps: 100\nseed: 1\nbf16: true\n"
+    )
+    arguments = parse(
+        "--config run.yaml --eval_strategy epoch --warmup_ratio 0.1 --no_bf16 --dataset_name null --train_dir train"
+    )
+    training = arguments.training
+    assert (training["eval_strategy"], training["seed"], training["bf16"]) == ("epoch", 1, False)
+    assert (training["warmup_ratio"], training.get("warmup_steps")) == (0.1, None)
+    assert (arguments.data.dataset_name, arguments.data.train_dir) == (None, "train")
+    assert arguments.explicit >= {"eval_strategy", "warmup_ratio", "seed", "train_dir"}
+
+
+def test_a_lone_json_file_is_the_configuration(folders: Path) -> None:
+    Path("run.json").write_text(json.dumps({"dataset_name": "digits", "learning_rate": 1e-3, "model_type": "vit"}))
+    arguments = parse("run.json")
+    assert arguments.training["learning_rate"] == 1e-3
+    assert (arguments.fit.model_type, arguments.fit.model_name_or_path) == ("vit", None)
+
+
+def test_mappings_and_lists(folders: Path) -> None:
+    arguments = digits(
+        "--model_type vit --model_config '{hidden_size: 192, \"qkv_bias\": false}' --image_mean 0.5 0.5 0.5 "
+        "--image_std '[0.2, 0.2, 0.2]' --lr_scheduler_kwargs '{\"num_cycles\": 2}' --include_for_metrics loss inputs"
+    )
+    assert arguments.fit.model_config == {"hidden_size": 192, "qkv_bias": False}
+    assert (arguments.data.image_mean, arguments.data.image_std) == ([0.5] * 3, [0.2] * 3)
+    assert arguments.training["lr_scheduler_kwargs"] == {"num_cycles": 2}
+    assert arguments.training["include_for_metrics"] == ["loss", "inputs"]
+
+
+def test_a_command_with_fewer_groups(folders: Path) -> None:
+    groups = ("data", "pixels", "measure")
+    digits("--learning_rate 1e-3").save_recipe("recipe.yaml")
+    arguments = parse("--config recipe.yaml --max_parity_samples 5", groups=groups)
+    assert (arguments.data.dataset_name, arguments.measure.max_parity_samples, arguments.training) == ("digits", 5, {})
+    assert "is not an argument of this command" in message("--dataset_name digits --learning_rate 1", groups=groups)
+
+
+@pytest.mark.parametrize("left_out", ["run", "data", "pixels", "fit", "measure", "publish", "training"])
+def test_any_group_may_be_left_out(left_out: str) -> None:
+    groups = [
+        group for group in ("run", "data", "pixels", "fit", "measure", "publish", "training") if group != left_out
+    ]
+    line = "" if left_out == "data" else "--dataset_name digits"
+    arguments = parse(line, groups=groups)
+    assert all(known_arguments()[name].group != left_out for name in arguments.training)
+
+
+# --- mistakes ---
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("--datset_name x", "did you mean --dataset_name"),
+        ("--learning-rat 1", "did you mean --learning_rate"),
+        ("--qqqq 1", "run with --help"),
+        ("--learn 1", "--learn is not a known argument"),  # no abbreviations
+        ("stray --dataset_name digits", "'stray' follows no flag"),
+        ("--seed", "--seed has no value"),
+        ("--seed 1 2", "--seed has 2 values: 1 2"),
+        ("--config", "--config has no value"),
+        ("--dataset_name digits --train_dir train", "comes from dataset_name and from train_dir"),
+        ("--train_dir train --validation_file val.csv", "comes from train_dir and from validation_file"),
+        ("", "no dataset is named"),
+        ("--train_dir nowhere", "no such folder"),
+        ("--train_file train", "no such file"),
+        ("--train_dir train --dataset_revision main", "dataset_revision without dataset_name"),
+        ("--train_dir train --train_val_split 1.5", "a fraction below 1"),
+        ("--train_dir train --test_split -0.1", "in [0, inf)"),
+        ("--validation_dir val --do_train", "do_train without training data"),
+        ("--image_mean 0.5 0.5", "image_mean has 2 values"),
+        ("--image_std 0.5 0.5 0", "in (0, inf)"),
+        ("--image_size 0", "in [1, inf)"),
+        ("--random_crop_scale 0.9 0.1", "smallest, largest"),
+        ("--alpha_background '#12'", "a colour's name"),
+        ("--streaming --cache_decoded_images true", "with streaming true"),
+        ("--decoder opencv", "one of pillow, simplejpeg"),
+        ("--model_type vit --model_name_or_path x", "model_type vit and model_name_or_path x"),
+        ("--model_type vit --config_name x", "model_type vit and config_name x"),
+        ("--model_config '{a: 1}'", "model_config without model_type"),
+        ("--model_config vit.json", "a mapping"),
+        ("--adaptation head --freeze_layers 2", "freeze_layers 2 with adaptation head"),
+        ("--horizontal_flip_probability 1.5", "in [0, 1]"),
+        ("--early_stopping_threshold 0.1", "without early_stopping_patience"),
+        ("--early_stopping_patience 2 --do_train", "early_stopping_patience without evaluation"),
+        ("--do_train false --do_eval false --do_predict false", "all false"),
+        ("--do_eval false --eval_strategy epoch", "with do_eval false"),
+        ("--load_best_model_at_end --eval_strategy epoch --save_strategy steps", "the same strategy for both"),
+        ("--load_best_model_at_end --eval_steps 100 --save_steps 150", "a multiple of eval_steps"),
+        ("--load_best_model_at_end --do_train", "load_best_model_at_end without evaluation"),
+        ("--metric_for_best_model acc", "metric_for_best_model is 'acc'"),
+        ("--bf16 --fp16", "both true"),
+        ("--save_safetensors false", "only safetensors files"),
+        ("--lr_scheduler_type step --lr_scheduler_kwargs '{milestones: [1], gamma: 2}'", "milestones: [1], gamma: 2"),
+        ("--lr_scheduler_type sine", "one of linear, cosine"),
+        ("--deepspeed nowhere.json", "no file"),
+        ("--per_device_train_batch_size 0", "in [1, inf)"),
+        *((f"--{name} {value}", "with adaptation full") for name, value in LORA_ONLY.items()),
+    ],
+)  # fmt: skip
+def test_mistakes(line: str, expected: str, folders: Path) -> None:
+    known = ("--dataset", "--train_", "--validation_", "--test_split")
+    prefix = "" if not line or any(word in line for word in known) else "--dataset_name digits "
+    text = message(prefix + line)
+    assert expected in text
+    assert "problems were found" not in text, "one mistake, one message"
+
+
+def test_all_mistakes_are_told_at_once(folders: Path) -> None:
+    Path("run.yaml").write_text("learning_rate: fast\nimage_sise: 3\ndecoder: x\n")
+    text = message("--config run.yaml --seed x --epochs 3 --image_mean 1 1 --streaming --cache_decoded_images true")
+    assert text.startswith("7 problems were found:")
+    for part in (
+        "learning_rate is 'fast'",
+        "image_sise",
+        "decoder is 'x'",
+        "--seed",
+        "--epochs",
+        "image_mean",
+        "streaming",
+    ):
+        assert part in text
+
+
+def test_lora_flags_belong_to_lora() -> None:
+    fit = digits("--adaptation lora " + " ".join(f"--{name} {value}" for name, value in LORA_ONLY.items())).fit
+    assert (fit.lora_rank, fit.lora_alpha, fit.lora_dropout) == (4, 8.0, 0.1)
+    assert (fit.lora_target_modules, fit.merge_lora) == (["a", "b"], False)
+
+
+def test_selection_metrics_are_those_that_are_measured() -> None:
+    from hf_imgcls.measure.metrics import METRIC_NAMES
+
+    assert {"loss", *METRIC_NAMES} == set(SELECTION_METRICS)
+
+
+# --- defaults ---
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("", {
+            "output_dir": "outputs/digits_vit-base-patch16-224-in21k", "do_train": True, "do_eval": True,
+            "do_predict": True, "eval_strategy": "epoch", "save_strategy": "epoch", "eval_steps": None,
+            "load_best_model_at_end": True, "metric_for_best_model": "accuracy", "greater_is_better": True,
+            "save_total_limit": 2, "logging_steps": 50, "report_to": "none", "per_device_train_batch_size": 32,
+            "per_device_eval_batch_size": 64, "label_names": ["labels"], "remove_unused_columns": False,
+        }),
+        ("--model_type convnext", {"output_dir": "outputs/digits_convnext"}),
+        ("--do_train", {"do_train": True, "do_eval": False, "eval_strategy": "no", "load_best_model_at_end": False}),
+        ("--do_train --eval_strategy epoch", {"do_eval": True, "load_best_model_at_end": True}),
+        ("--do_eval", {"do_train": False, "do_eval": True, "eval_strategy": "no"}),
+        ("--no_do_eval", {"do_train": True, "do_eval": False, "eval_strategy": "no", "save_strategy": "epoch"}),
+        ("--do_train false", {"do_train": False, "do_eval": True, "do_predict": True}),
+        ("--no_do_predict", {"do_train": True, "do_eval": True, "do_predict": False}),
+        ("--save_strategy steps", {"eval_strategy": "steps", "eval_steps": 500, "save_steps": 500}),
+        ("--eval_strategy steps", {"save_strategy": "steps", "eval_steps": 500, "load_best_model_at_end": True}),
+        ("--eval_steps 20", {"eval_strategy": "steps", "save_strategy": "steps", "save_steps": 20}),
+        ("--save_steps 0.25", {"eval_strategy": "steps", "eval_steps": 0.25, "load_best_model_at_end": True}),
+        ("--eval_strategy epoch --save_steps 20", {"save_strategy": "steps", "load_best_model_at_end": False}),
+        ("--save_strategy no", {"eval_strategy": "epoch", "load_best_model_at_end": False}),
+        ("--save_strategy best", {"eval_strategy": "epoch", "load_best_model_at_end": True}),
+        ("--eval_strategy no", {"save_strategy": "epoch", "load_best_model_at_end": False, "do_eval": True}),
+        ("--streaming", {"eval_strategy": "steps", "save_strategy": "steps"}),
+        ("--streaming --no_do_eval", {"eval_strategy": "no", "save_strategy": "steps"}),
+        ("--metric_for_best_model ece", {"greater_is_better": False}),
+        ("--metric_for_best_model eval_log_loss", {"greater_is_better": False}),
+        ("--warmup_steps 0.1", {"warmup_ratio": 0.1, "warmup_steps": None}),
+        ("--warmup_steps 100", {"warmup_ratio": None, "warmup_steps": 100}),
+        ("--hub_model_id me/x --push_to_hub_organization us", {"hub_model_id": "us/x"}),
+    ],
+)  # fmt: skip
+def test_defaults(line: str, expected: dict[str, Any]) -> None:
+    training = digits(line).training
+    assert {name: training.get(name) for name in expected} == expected
+
+
+def test_defaults_depend_on_the_data_there_is(folders: Path) -> None:
+    only_validation = parse("--validation_dir val").training
+    assert (only_validation["do_train"], only_validation["do_eval"]) == (False, True)
+    only_test = parse("--test_dir test").training
+    assert (only_test["do_train"], only_test["do_eval"], only_test["do_predict"]) == (False, False, True)
+    assert parse("--train_file train.csv").training["output_dir"].startswith("outputs/train_vit")
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(1, 0), (2, 0), (4, 2), (64, 4)])
+def test_workers_follow_the_cores(cores: int, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
+    assert digits().training["dataloader_num_workers"] == workers
+
+
+def test_every_default_has_a_reason_and_can_be_overruled() -> None:
+    assert all(row.reason for row in TRAINING_DEFAULTS)
+    values = {
+        "output_dir": "x", "do_train": False, "do_eval": False, "do_predict": False, "eval_strategy": "no",
+        "save_strategy": "no", "eval_steps": 7, "save_steps": 7, "load_best_model_at_end": False,
+        "metric_for_best_model": "loss", "greater_is_better": False, "save_total_limit": 9, "logging_steps": 3,
+        "report_to": "tensorboard", "per_device_train_batch_size": 3, "per_device_eval_batch_size": 5,
+        "dataloader_num_workers": 1, "label_names": ["label"],
+    }  # fmt: skip
+    rows = {row.name for row in TRAINING_DEFAULTS}
+    assert set(values) == rows - {"remove_unused_columns"}
+    for name, value in values.items():
+        text = json.dumps(value) if isinstance(value, list) else value
+        assert digits(f"--{name} {shlex.quote(str(text))}").training[name] == value
+
+
+def test_what_is_changed_about_the_users_words_is_noted() -> None:
+    arguments = digits("--remove_unused_columns --warmup_ratio 0.1 --warmup_steps 10")
+    assert arguments.training["remove_unused_columns"] is False
+    assert "warmup_ratio" not in arguments.training
+    assert len(arguments.notes) == 2
+    assert digits().notes == []
+
+
+def test_dataclass_defaults_are_the_parsers() -> None:
+    arguments = digits()
+    assert arguments.data == DataArguments(dataset_name="digits")
+    assert arguments.fit == FitArguments(model_name_or_path="google/vit-base-patch16-224-in21k")
+    assert arguments.measure == MeasureArguments()
+    assert DataArguments().random_crop_scale is not DataArguments().random_crop_scale
+
+
+def test_every_argument_of_ours_is_documented_and_typed() -> None:
+    for cls in (DataArguments, FitArguments, MeasureArguments):
+        for item in dataclasses.fields(cls):
+            argument = known_arguments()[item.name]
+            assert argument.type.kinds, item.name
+            assert argument.help.endswith("."), item.name
+            numeric = argument.type.kinds & {"int", "float"}
+            assert bool(argument.within) or not numeric, f"{item.name} has a range"
+
+
+# --- recipes ---
+
+FRAGMENTS = [
+    "--learning_rate 1e-4", "--num_train_epochs 2.5", "--seed 0", "--bf16", "--no_do_predict", "--eval_steps 50",
+    "--model_type vit --model_config '{hidden_size: 192, layer_norm_eps: 1e-12, id: \"no\"}'", "--run_name 1e-4",
+    "--adaptation lora --lora_target_modules query value", "--train_val_split 100", "--test_split 0", "--image_size 64",
+    "--image_mean 0.5 0.5 0.5 --image_std 0.5 0.5 0.5", "--warmup_ratio 0.05", "--warmup_steps 10",
+    "--lr_scheduler_type step --lr_scheduler_kwargs '{step_epochs: 30, gamma: 0.1}'", "--report_to tensorboard mlflow",
+    "--streaming", "--max_train_samples 10", "--alpha_background '#808080'", "--run_name 'a: #b'",
+    "--optim_args a=1,b=2",
+    "--early_stopping_patience 3", "--push_to_hub --hub_model_id me/x", "--gradient_checkpointing", "--use_cpu",
+    "--save_strategy best", "--cache_decoded_images false", "--output_dir ~/runs/x", "--resume_from_checkpoint auto",
+    "--max_parity_samples 10", "--logging_dir logs", "--accelerator_config '{\"split_batches\": true}'",
+    "--fp16_full_eval",
+]  # fmt: skip
+
+
+def test_a_saved_recipe_gives_equal_arguments(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    for number in range(150):
+        line = " ".join(draw.sample(FRAGMENTS, draw.randint(0, 8)))
+        arguments = digits(line)
+        path = tmp_path / f"{number}.yaml"
+        arguments.save_recipe(path)
+        again = parse_arguments(["--config", str(path)])
+        assert again == arguments, line
+        again.save_recipe(tmp_path / "again.yaml")
+        assert (tmp_path / "again.yaml").read_text() == path.read_text()
+
+
+def test_a_recipe_is_grouped_and_short(tmp_path: Path) -> None:
+    arguments = digits("--learning_rate 1e-4 --image_size 64 --local_rank 0 --max_parity_samples 1000")
+    recipe = arguments.to_recipe()
+    assert recipe["max_parity_samples"] == 1000  # given, though it is the default
+    assert "lora_rank" not in recipe
+    assert "local_rank" not in recipe
+    assert list(recipe).index("output_dir") < list(recipe).index("dataset_name") < list(recipe).index("image_size")
+    arguments.save_recipe(tmp_path / "recipe.yaml")
+    lines = (tmp_path / "recipe.yaml").read_text().splitlines()
+    headings = [line.split()[2].rstrip(":") for line in lines if line.startswith("# ---")]
+    assert headings == ["run", "data", "pixels", "fit", "measure", "training"]
+    assert "learning_rate: 0.0001" in lines
