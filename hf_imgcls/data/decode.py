@@ -15,13 +15,14 @@ EXIF (or XMP) orientation     applied: pixels come out upright; an unreadable EX
 32-bit float                  0..1 when no value exceeds 1, else 0..255; NaN and infinity are an error
 palette                       looked up; with transparency composed like alpha
 alpha, colour-key             composed over ``background``
-CMYK, YCbCr, HSV              Pillow's conversion (JPEGs of Adobe's inverted kind included); ICC profiles are not applied
+CMYK, YCbCr, HSV              Pillow's conversion (JPEGs of Adobe's inverted kind included), without ICC profiles
 animation, several pages      the first frame
 ============================  =========================================================================================
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import math
@@ -39,24 +40,20 @@ from PIL import (
     JpegImagePlugin,  # noqa: F401
     PngImagePlugin,  # noqa: F401
     PpmImagePlugin,  # noqa: F401
-    TiffImagePlugin,  # noqa: F401
+    TiffImagePlugin,
     WebPImagePlugin,  # noqa: F401
 )
 
 from hf_imgcls.errors import ArgumentError, DataError
 from hf_imgcls.extras import require
 
-try:
+with contextlib.suppress(ImportError):  # Pillow < 11.3
     from PIL import AvifImagePlugin  # noqa: F401
-except ImportError:  # Pillow < 11.3
-    pass
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FORMATS = tuple(
-    name for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF") if name in Image.OPEN
-)
+FORMATS = tuple(name for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF") if name in Image.OPEN)
 # Pillow warns of a decompression bomb above this size and refuses at twice it; here the warning is an error too.
 MAX_PIXELS = 89_478_485
 
@@ -264,6 +261,11 @@ def decode_image(
 def choose_reduction(size: tuple[int, int], enough: tuple[int, int]) -> int:
     """The largest of 8, 4, 2 and 1 by which ``size`` can be divided and still be ``enough`` in both directions."""
     return next(r for r in (8, 4, 2, 1) if r == 1 or (size[0] >= r * enough[0] and size[1] >= r * enough[1]))
+
+
+def name_sample(error: DataError, sample_index: int) -> DataError:
+    """The same error, saying which sample of its split it is about."""
+    return DataError(f"{error.found} (sample_index {sample_index})", error.expected, error.fix)
 
 
 def _locate(source: ImageSource) -> tuple[str, bytes, Image.Image | None]:

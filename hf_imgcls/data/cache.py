@@ -1,0 +1,170 @@
+"""Small images decoded once: a file of uint8 pixels beside the dataset's own cache, mapped into memory.
+
+Decoding a 32 px PNG costs more than everything that is done with it afterwards, in every epoch again. A file, and not
+an array in memory, because worker processes, the ranks of a machine and later runs then share one copy, and because it
+costs a worker process nothing to receive it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hf_imgcls.data.decode import EncodedImage, decode_image, name_sample
+from hf_imgcls.errors import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from numpy.typing import NDArray
+
+_LAYOUT = "1"  # part of the key: raise it when decoding or the file changes
+_MAX_BYTES = 1 << 30
+_MAX_SIDE_PX = 64
+_CHUNK = 1000
+
+_logger = logging.getLogger(__name__)
+
+
+class DecodedCache:
+    """Decoded images of one split, addressed by sample index.
+
+    Args:
+        path: An array file as `build_decoded_cache` writes it: uint8 ``(N, 3, height, width)``.
+        sample_index: int64 ``(N,)``: whose pixels the rows are; no two are equal.
+    """
+
+    def __init__(self, path: Path, sample_index: NDArray[np.int64]) -> None:
+        self.path = path
+        self.images: NDArray[np.uint8] = np.load(path, mmap_mode="r")
+        self._sample_index = sample_index
+        self._rows = np.argsort(sample_index)
+        self._sorted = sample_index[self._rows]
+
+    def __reduce__(self) -> tuple[type[DecodedCache], tuple[Path, NDArray[np.int64]]]:
+        return DecodedCache, (self.path, self._sample_index)  # a copy maps the same file
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """``(height, width)`` of every image in pixels."""
+        return self.images.shape[2], self.images.shape[3]
+
+    def gather(self, sample_index: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """The pixels of some samples.
+
+        Args:
+            sample_index: int64 ``(B,)``.
+
+        Returns:
+            uint8 ``(B, 3, height, width)``, a copy.
+
+        Raises:
+            KeyError: A sample is not in the cache.
+        """
+        places = np.searchsorted(self._sorted, sample_index).clip(max=len(self._sorted) - 1)
+        if not np.array_equal(self._sorted[places], sample_index):
+            raise KeyError(f"samples {np.setdiff1d(sample_index, self._sorted)[:5].tolist()} are not in {self.path}")
+        return self.images[self._rows[places]]
+
+
+def build_decoded_cache(
+    split: Dataset, mode: str, folder: Path, *, background: str, max_pixels: int
+) -> DecodedCache | None:
+    """Decode a split once, or find that this was done before.
+
+    Args:
+        split: Has the columns ``image`` (not decoded) and ``sample_index``.
+        mode: ``"auto"``: where all images have one size of at most 64 px a side and fit 1 GiB together; ``"true"``:
+            whatever their size and number, as long as it is one size; ``"false"``: never.
+        folder: Where the file is kept; made if missing.
+        background: Colour behind transparent pixels.
+        max_pixels: Most pixels an image may have.
+
+    Returns:
+        The cache; None where the mode says so.
+
+    Raises:
+        DataError: An image cannot be decoded; or, under ``"true"``, sizes differ or the file cannot be written.
+    """
+    if mode == "false" or len(split) == 0:
+        return None
+    options = {"background": background, "max_pixels": max_pixels}
+    width, height = EncodedImage(split[0]["image"], **options).size  # type: ignore[arg-type]
+    num_bytes = len(split) * 3 * height * width
+    if mode == "auto" and (max(height, width) > _MAX_SIDE_PX or num_bytes > _MAX_BYTES):
+        return None
+    sample_index = np.asarray(split.with_format("numpy")["sample_index"][:], dtype=np.int64)
+    path = folder / f"decoded-{_fingerprint(split, options)}.npy"
+    if not path.exists():
+        try:
+            _write(path, split, (len(split), 3, height, width), options)
+        except (OSError, _SizesDiffer) as error:
+            if mode == "auto":
+                _logger.info("Images are decoded in every epoch: %s", error)
+                return None
+            raise DataError(
+                f"the images cannot be kept decoded: {error}",
+                f"images of one size, and {num_bytes / 2**20:,.0f} MiB of room in {folder}",
+                "set --cache_decoded_images false, or another --cache_dir",
+            ) from error
+    return DecodedCache(path, sample_index)
+
+
+class _SizesDiffer(Exception):
+    """Images of several sizes do not fit one array."""
+
+
+def _write(path: Path, split: Dataset, shape: tuple[int, int, int, int], options: dict[str, Any]) -> None:
+    """Write the file whole or not at all; sequentially, because a full disk kills whoever writes through a map."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_2_0(file, header)
+            for pixels in _decode_chunks(split, shape[2:], options):
+                file.write(pixels.tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def _decode_chunks(split: Dataset, size: tuple[int, ...], options: dict[str, Any]) -> Iterator[NDArray[np.uint8]]:
+    rows = split.select_columns(["image", "sample_index"]).with_format(None)
+    for chunk in rows.iter(_CHUNK):
+        pixels = np.empty((len(chunk["image"]), 3, *size), dtype=np.uint8)
+        for out, source, index in zip(pixels, chunk["image"], chunk["sample_index"], strict=True):
+            try:
+                image = decode_image(source, **options)
+            except DataError as error:
+                raise name_sample(error, index) from error
+            if (image.height, image.width) != size:
+                raise _SizesDiffer(f"they have {size[1]} x {size[0]} and {image.width} x {image.height} pixels")
+            out[:] = np.asarray(image).transpose(2, 0, 1)
+        yield pixels
+
+
+def _fingerprint(split: Dataset, options: dict[str, Any]) -> str:
+    """Name of the contents: the dataset's fingerprint, size and time of the files it points to, and how it is decoded.
+
+    A dataset of paths keeps its fingerprint when a file is replaced, hence the files.
+    """
+    digest = hashlib.sha256(f"{_LAYOUT} {split._fingerprint} {sorted(options.items())}".encode())
+    rows = split.select_columns(["image"]).with_format("arrow")
+    for chunk in rows.iter(_CHUNK * 10):
+        column = chunk["image"].combine_chunks()
+        outside = column.field("path").filter(column.field("bytes").is_null())
+        for file in outside.drop_null().to_pylist():
+            with contextlib.suppress(OSError):
+                status = os.stat(file)
+                digest.update(f"{file} {status.st_size} {status.st_mtime_ns}".encode())
+    return digest.hexdigest()[:32]

@@ -1,0 +1,356 @@
+"""Whole batches from rows: uint8 in the workers, the rest on the training device.
+
+A transform gets what `datasets` reads for a batch, a dict of lists, and returns one tensor per key. Workers decode and
+crop, nothing else; the device transforms of a `BatchPlan` then make the model's float input out of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import datasets
+import numpy as np
+import torch
+from datasets import Dataset
+from torchvision.transforms.v2 import functional as tv
+
+from hf_imgcls.data.augment import crop_and_resize, draw_crops_and_flips
+from hf_imgcls.data.cache import DecodedCache, build_decoded_cache
+from hf_imgcls.data.collate import allocate_batch
+from hf_imgcls.data.decode import EncodedImage, choose_reduction, name_sample, parse_background
+from hf_imgcls.data.preprocess import Preprocessor
+from hf_imgcls.errors import DataError
+from hf_imgcls.extras import require
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from hf_imgcls.arguments import DataArguments
+    from hf_imgcls.data.load import ImageDataset
+
+Rows = dict[str, list[Any]]
+Batch = dict[str, torch.Tensor]
+DeviceTransform = Callable[[Batch], Batch]
+
+
+class SharedEpoch:
+    """A number that worker processes see change, those that are alive already included."""
+
+    def __init__(self) -> None:
+        self._value = torch.zeros(1, dtype=torch.int64).share_memory_()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SharedEpoch:
+        return self  # datasets copies its transform with itself; the copies must follow the same clock
+
+    @property
+    def value(self) -> int:
+        return int(self._value.item())
+
+    @value.setter
+    def value(self, epoch: int) -> None:
+        self._value.fill_(epoch)
+
+
+class EvalTransform:
+    """What the processor does, up to normalisation.
+
+    Args:
+        processor: A ready image processor.
+        data_args: ``alpha_background``, ``max_image_pixels`` and ``decoder`` are read.
+        cache: Pixels of the split, decoded before; the rows then need no image.
+    """
+
+    def __init__(self, processor: Any, data_args: DataArguments, cache: DecodedCache | None = None) -> None:
+        self.preprocessor = Preprocessor(processor)
+        self.cache = cache
+        self._files = _FileReader(data_args)
+
+    def __call__(self, rows: Rows) -> Batch:
+        """Preprocess a batch.
+
+        Args:
+            rows: ``image`` (dicts of ``bytes`` and ``path``; not read with a cache), ``label``, ``sample_index``.
+
+        Returns:
+            ``pixel_values`` ``(B, 3, H, W)``: uint8, or float32 already normalised for processors that cannot do
+            without; ``labels`` int64 ``(B,)`` if there are any; ``sample_index`` int64 ``(B,)``.
+
+        Raises:
+            DataError: An image cannot be decoded; the message names file and sample.
+        """
+        if self.cache is not None:
+            pixels = torch.from_numpy(self.cache.gather(np.asarray(rows["sample_index"], dtype=np.int64)))
+            if self.preprocessor.exact:
+                pixels = self.preprocessor.resize(pixels)
+            else:
+                pixels = torch.stack([self.preprocessor.preprocess(p.permute(1, 2, 0).numpy()) for p in pixels])
+            return {"pixel_values": pixels, **_read_labels(rows)}
+        pixel_values: torch.Tensor | None = None
+        for i, (source, index) in enumerate(zip(rows["image"], rows["sample_index"], strict=True)):
+            pixels = self.preprocessor.preprocess(self._files.read(self._files.open(source, index), index))
+            if pixel_values is None:
+                pixel_values = allocate_batch((len(rows["image"]), *pixels.shape), pixels.dtype)
+            pixel_values[i] = pixels
+        assert pixel_values is not None  # datasets asks for no empty batch
+        return {"pixel_values": pixel_values, **_read_labels(rows)}
+
+
+class TrainTransform:
+    """Random resized crop and horizontal flip, as a function of (seed, epoch, sample index) and nothing else.
+
+    The crop is chosen from the file's header; a JPEG much larger than the model's input is then decoded at 1/2, 1/4 or
+    1/8 of its size, with the crop's edges on that coarser grid. A sample that comes twice in an epoch is augmented
+    alike both times.
+
+    Args:
+        processor: A ready image processor: gives size, filter and normalisation.
+        data_args: ``random_crop_scale``, ``random_crop_ratio``, ``horizontal_flip_probability``, and what
+            `EvalTransform` reads.
+        seed: The run's seed.
+        cache: Pixels of the split, decoded before: the batch then carries whole images with ``crop_box`` and ``flip``
+            for `ResampleOnDevice`.
+    """
+
+    def __init__(self, processor: Any, data_args: DataArguments, seed: int, cache: DecodedCache | None = None) -> None:
+        self.preprocessor = Preprocessor(processor)
+        self.cache = cache
+        self.seed = seed
+        self.scale: tuple[float, float] = tuple(data_args.random_crop_scale)  # type: ignore[assignment]
+        self.ratio: tuple[float, float] = tuple(data_args.random_crop_ratio)  # type: ignore[assignment]
+        self.flip_probability = data_args.horizontal_flip_probability
+        self._files = _FileReader(data_args)
+        self._epoch = SharedEpoch()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch's random numbers, in this process and in its workers. Call it between epochs."""
+        self._epoch.value = epoch
+
+    def __call__(self, rows: Rows) -> Batch:
+        """Augment a batch.
+
+        Args:
+            rows: As for `EvalTransform`.
+
+        Returns:
+            As `EvalTransform`; with a cache ``pixel_values`` are uint8 ``(B, 3, h, w)`` as decoded, ``crop_box`` is
+            int64 ``(B, 4)`` (top, left, height, width in pixels) and ``flip`` bool ``(B,)``.
+
+        Raises:
+            DataError: An image cannot be decoded; the message names file and sample.
+        """
+        sample_index = np.asarray(rows["sample_index"], dtype=np.int64)
+        if self.cache is not None:
+            boxes, flips = self._draw(sample_index, np.tile(self.cache.size, (len(sample_index), 1)))
+            pixels = torch.from_numpy(self.cache.gather(sample_index))
+            augmentation = {"crop_box": torch.from_numpy(boxes), "flip": torch.from_numpy(flips)}
+            return {"pixel_values": pixels, **augmentation, **_read_labels(rows)}
+        numbered = list(zip(rows["image"], rows["sample_index"], strict=True))
+        images = [(self._files.open(source, index), index) for source, index in numbered]
+        sizes = np.array([self._files.size(*image) for image in images], dtype=np.int64)[:, ::-1]
+        boxes, flips = self._draw(sample_index, sizes)
+        pixel_values = allocate_batch((len(images), 3, *self.preprocessor.target_size), torch.uint8)
+        for out, image, box, flip in zip(pixel_values, images, boxes.tolist(), flips.tolist(), strict=True):
+            out.copy_(self._augment(*image, box, flip))
+        return {"pixel_values": self.preprocessor.finish(pixel_values), **_read_labels(rows)}
+
+    def _draw(
+        self, sample_index: NDArray[np.int64], sizes: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        return draw_crops_and_flips(
+            self.seed,
+            self._epoch.value,
+            sample_index,
+            sizes,
+            scale=self.scale,
+            ratio=self.ratio,
+            flip_probability=self.flip_probability,
+        )
+
+    def _augment(self, image: EncodedImage, sample_index: int, box: Sequence[int], flip: bool) -> torch.Tensor:
+        top, left, height, width = box
+        target_height, target_width = self.preprocessor.target_size
+        reduce = choose_reduction((width, height), (target_width, target_height)) if image.reducible else 1
+        pixels = self._files.read(image, sample_index, reduce, fast=True)
+        if reduce > 1:
+            top, height = _coarsen(top, height, reduce, pixels.shape[0])
+            left, width = _coarsen(left, width, reduce, pixels.shape[1])
+        crop = pixels[top : top + height, left : left + width]
+        if flip:
+            crop = crop[:, ::-1]
+        # One copy that torch would make anyway; as words of four bytes, mirroring costs nothing on top of it.
+        if crop.shape[2] == 4:
+            crop = np.ascontiguousarray(crop.view(np.uint32)).view(np.uint8)
+        else:
+            crop = np.ascontiguousarray(crop)
+        resized = tv.resize(
+            torch.from_numpy(crop).permute(2, 0, 1)[None],
+            list(self.preprocessor.target_size),
+            interpolation=self.preprocessor.train_filter,
+            antialias=True,
+        )
+        return resized[0, :3]
+
+
+class NormalizeOnDevice:
+    """Device transform: normalise ``pixel_values``; everything else passes through."""
+
+    def __init__(self, preprocessor: Preprocessor) -> None:
+        self.normalizer = preprocessor.normalizer
+
+    def __call__(self, batch: Batch) -> Batch:
+        return {**batch, "pixel_values": self.normalizer(batch["pixel_values"])}
+
+
+class ResampleOnDevice:
+    """Device transform: crop, flip, resize and normalise a batch of whole small images in one go.
+
+    Takes ``crop_box`` and ``flip`` out of the batch.
+    """
+
+    def __init__(self, preprocessor: Preprocessor) -> None:
+        self.preprocessor = preprocessor
+
+    def __call__(self, batch: Batch) -> Batch:
+        batch = dict(batch)
+        levels = crop_and_resize(
+            batch["pixel_values"],
+            batch.pop("crop_box"),
+            batch.pop("flip"),
+            self.preprocessor.target_size,
+            self.preprocessor.train_filter,
+        )
+        return {**batch, "pixel_values": self.preprocessor.normalizer.normalize_(levels)}
+
+
+@dataclass
+class BatchPlan:
+    """Splits that give uint8 batches, and what turns those into the model's input on the training device.
+
+    Attributes:
+        splits: train, validation, test, as far as the dataset has them, with transforms attached.
+        train_device_transform: For training batches, once on the device: dict of tensors to dict of tensors, of which
+            ``pixel_values`` become float32 ``(B, 3, H, W)``, normalised. Run it without gradients.
+        eval_device_transform: The same for evaluation batches.
+        train_transform: The one that `set_epoch` reaches.
+    """
+
+    splits: dict[str, Any]
+    train_device_transform: DeviceTransform
+    eval_device_transform: DeviceTransform
+    train_transform: TrainTransform
+
+    @property
+    def train(self) -> Any:
+        """The training split, or None."""
+        return self.splits.get("train")
+
+    @property
+    def validation(self) -> Any:
+        """The validation split, or None."""
+        return self.splits.get("validation")
+
+    @property
+    def test(self) -> Any:
+        """The test split, or None."""
+        return self.splits.get("test")
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the random numbers of an epoch, before its first batch is asked for."""
+        self.train_transform.set_epoch(epoch)
+
+
+def attach_transforms(dataset: ImageDataset, processor: Any, data_args: DataArguments, seed: int) -> BatchPlan:
+    """Attach the transforms that a model's processor asks for.
+
+    Small images are decoded once, into a cache (``cache_decoded_images``): the transforms then never see a file, and
+    random crops are resampled on the device. Otherwise they are decoded and cropped in the workers.
+
+    Args:
+        dataset: Splits with the columns ``image``, ``label``, ``sample_index``.
+        processor: A ready image processor.
+        data_args: The arguments of the group ``pixels``, and ``cache_dir``.
+        seed: The run's seed.
+
+    Returns:
+        Splits for a Trainer (with ``remove_unused_columns=False`` and `hf_imgcls.data.collate.collate_batch`), and the
+        device transforms.
+
+    Raises:
+        ArgumentError: The background is not a colour.
+        MissingExtraError: The decoder is not installed.
+        ModelError: The processor's images cannot be stacked.
+        DataError: A small image cannot be decoded, or the cache asked for cannot be built.
+    """
+    parse_background(data_args.alpha_background)
+    if data_args.decoder == "simplejpeg":
+        require("decode")
+    caches = {name: _build_cache(split, data_args) for name, split in dataset.splits.items()}
+    train = TrainTransform(processor, data_args, seed, caches.get("train"))
+    splits = {
+        name: _attach(split, train if name == "train" else EvalTransform(processor, data_args, caches[name]))
+        for name, split in dataset.splits.items()
+    }
+    normalize = NormalizeOnDevice(train.preprocessor)
+    resample = train.cache is not None
+    return BatchPlan(splits, ResampleOnDevice(train.preprocessor) if resample else normalize, normalize, train)
+
+
+class _FileReader:
+    """Opens and decodes images as the arguments say, and names the sample where that fails."""
+
+    def __init__(self, data_args: DataArguments) -> None:
+        self.background = data_args.alpha_background
+        self.max_pixels = data_args.max_image_pixels
+        self.decoder = data_args.decoder
+
+    def open(self, source: dict[str, Any], sample_index: int) -> EncodedImage:
+        try:
+            return EncodedImage(source, background=self.background, max_pixels=self.max_pixels)
+        except DataError as error:
+            raise name_sample(error, sample_index) from error
+
+    def size(self, image: EncodedImage, sample_index: int) -> tuple[int, int]:
+        try:
+            return image.size
+        except DataError as error:
+            raise name_sample(error, sample_index) from error
+
+    def read(self, image: EncodedImage, sample_index: int, reduce: int = 1, fast: bool = False) -> NDArray[np.uint8]:
+        try:
+            return image.read_array(reduce, decoder=self.decoder, fast=fast)
+        except DataError as error:
+            raise name_sample(error, sample_index) from error
+
+
+def _read_labels(rows: Rows) -> Batch:
+    columns = {"labels": "label", "sample_index": "sample_index"}
+    return {key: torch.tensor(rows[column], dtype=torch.int64) for key, column in columns.items() if column in rows}
+
+
+def _coarsen(start: int, length: int, reduce: int, available: int) -> tuple[int, int]:
+    """An interval of pixels on the grid of an image decoded at 1/reduce, at least one pixel long and inside it."""
+    end = min(max(round((start + length) / reduce), 1), available)
+    start = min(round(start / reduce), end - 1)
+    return start, end - start
+
+
+def _build_cache(split: Any, data_args: DataArguments) -> DecodedCache | None:
+    if not isinstance(split, Dataset):
+        return None  # a stream
+    return build_decoded_cache(
+        split,
+        data_args.cache_decoded_images,
+        Path(data_args.cache_dir or datasets.config.HF_DATASETS_CACHE) / "hf_imgcls",
+        background=data_args.alpha_background,
+        max_pixels=data_args.max_image_pixels,
+    )
+
+
+def _attach(split: Any, transform: EvalTransform | TrainTransform) -> Any:
+    if isinstance(split, Dataset):
+        columns = ["label", "sample_index"] if transform.cache is not None else ["image", "label", "sample_index"]
+        split = split.select_columns(columns)
+    return split.with_transform(transform)
