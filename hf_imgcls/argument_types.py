@@ -155,7 +155,7 @@ def coerce(value: Any, expected: ValueType) -> Any:
         if kind in expected.kinds:
             try:
                 return _COERCERS[kind](value, expected)
-            except (ValueError, yaml.YAMLError):
+            except (ValueError, OverflowError, yaml.YAMLError):
                 continue
     raise CoercionError(str(expected))
 

@@ -292,7 +292,8 @@ def parse_arguments(
     # Two ways to say one thing: the flag replaces both ways of the file.
     if on_command_line.keys() & {"warmup_steps", "warmup_ratio"}:
         given = {name: value for name, value in given.items() if name not in ("warmup_steps", "warmup_ratio")}
-    given |= on_command_line
+    # `null` means "not given", so that a flag can undo what the file says.
+    given = {name: value for name, value in (given | on_command_line).items() if value is not None}
     arguments = _build(given, known, problems)
     problems += check_arguments(arguments, known, complete=not problems)
     if problems:

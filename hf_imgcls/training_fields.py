@@ -24,7 +24,7 @@ from hf_imgcls.errors import MissingExtraError, UserError
 
 
 class NotLiteral:
-    """A default that transformers computes when it is imported."""
+    """A default that transformers computes when it is imported; it has no text that could be shown."""
 
     def __repr__(self) -> str:
         return "chosen by transformers"
