@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn import metrics as sk
+from transformers import Trainer, TrainingArguments
 
 from hf_imgcls.errors import DataError, ModelError
 from hf_imgcls.measure.evaluate_metrics import (
@@ -245,6 +246,33 @@ def test_trainer_metrics_streams_and_starts_afresh():
     assert values["accuracy"] == 1.0
     assert "roc_auc" not in values
     assert None not in values.values()
+
+
+def test_trainer_metrics_with_a_stock_trainer(tmp_path):
+    logits, labels = make_split("random")
+    features = torch.tensor(logits, dtype=torch.float32)
+    rows = [{"logits": row, "labels": int(label)} for row, label in zip(features, labels, strict=True)]
+    arguments = TrainingArguments(
+        str(tmp_path), batch_eval_metrics=True, per_device_eval_batch_size=64, use_cpu=True, report_to="none"
+    )
+    trainer = Trainer(EchoLogits(), arguments, eval_dataset=rows, compute_metrics=trainer_metrics(12))
+    expected = expected_values(features.double().numpy(), labels)
+    expected.pop("roc_auc")
+    for _ in range(2):
+        values = trainer.evaluate()
+        assert values["eval_num_examples"] == 500
+        assert {name: values[f"eval_{name}"] for name in expected} == pytest.approx(expected, **TOLERANCE)
+
+
+class EchoLogits(torch.nn.Module):
+    """A model that answers with its input."""
+
+    def __init__(self):
+        super().__init__()
+        self.unused = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, logits, labels):
+        return {"loss": torch.nn.functional.cross_entropy(logits, labels), "logits": logits}
 
 
 def make_evaluate_metrics() -> list[evaluate.Metric]:

@@ -1,0 +1,137 @@
+"""Served = scored: planted differences must be found, ties must not be called differences."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from trained_models import digits_arguments, load_digits, save_trained_model
+
+from hf_imgcls.errors import DataError, ParityError
+from hf_imgcls.measure.parity import check_parity
+from hf_imgcls.measure.score import score_folder
+from hf_imgcls.records import ParityRecord
+
+NUM_EXAMPLES = 61
+
+
+@pytest.fixture(scope="module", params=["vit", "convnext"])
+def trained(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    save_trained_model(folder, request.param)
+    return folder, score_folder(folder, load_digits(), digits_arguments())
+
+
+@pytest.fixture
+def scored(trained, tmp_path):
+    """A copy of the folder, to be tampered with, and the score of the original."""
+    folder, score = trained
+    return shutil.copytree(folder, tmp_path / "copy"), score
+
+
+def check(folder, score, **options):
+    rows = load_digits().splits["test"]
+    return check_parity(folder, rows, score.examples, score.labels, digits_arguments(), **options)
+
+
+def edit_json(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_an_untouched_folder_agrees(scored, tmp_path):
+    folder, score = scored
+    record = check(folder, score, max_samples=None)
+    assert (record.num_examples, record.num_agreeing, record.num_ties) == (NUM_EXAMPLES, NUM_EXAMPLES, 0)
+    assert record.top1_agreement == 1.0
+    assert record.max_probability_difference < 1e-5
+    assert record.consumer.startswith("pipeline of transformers")
+    record.save(tmp_path / "parity.json")
+    assert ParityRecord.load(tmp_path / "parity.json") == record
+
+
+def test_another_mean_is_found(scored):
+    folder, score = scored
+    edit_json(folder / "preprocessor_config.json", image_mean=[-0.5, -0.5, -0.5])
+    with pytest.raises(ParityError, match=r"disagrees with the scored one on \d+ of 61 images") as error:
+        check(folder, score)
+    assert "sample_index" in error.value.found
+    assert "preprocessor_config.json" in error.value.fix
+
+
+def test_permuted_labels_are_found_and_the_samples_named(scored):
+    folder, score = scored
+    labels = load_digits().labels
+    swapped = {str(index): name for index, name in enumerate(labels)} | {"3": labels[8], "8": labels[3]}
+    edit_json(folder / "config.json", id2label=swapped, label2id={name: int(i) for i, name in swapped.items()})
+    concerned = np.isin(score.examples.prediction, [3, 8])
+    assert 0 < concerned.sum() < NUM_EXAMPLES
+    with pytest.raises(ParityError, match=f"on {concerned.sum()} of 61 images") as error:
+        check(folder, score)
+    first = score.examples.sample_index[concerned][:5]
+    assert all(f"sample_index {index}: scored '" in error.value.found for index in first)
+    named = error.value.found.count("sample_index")
+    assert named == min(concerned.sum(), 5)
+    # Scored again, through the folder as it is now, the wrong names cost accuracy, and parity holds.
+    again = score_folder(folder, load_digits(), digits_arguments())
+    assert again.metrics["accuracy"] < score.metrics["accuracy"]
+    assert check(folder, again).top1_agreement == 1.0
+
+
+def test_other_weights_are_found(scored):
+    folder, score = scored
+    tensors = load_file(folder / "model.safetensors")
+    tensors["classifier.bias"] = tensors["classifier.bias"] + torch.linspace(0, 20, 10)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ParityError):
+        check(folder, score)
+
+
+def test_ties_are_counted_apart(scored):
+    folder, _ = scored
+    # Two classes with equal weights: float noise decides which one comes first.
+    tensors = load_file(folder / "model.safetensors")
+    for name in ("classifier.weight", "classifier.bias"):
+        tensors[name][8] = tensors[name][3]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    tied = score_folder(folder, load_digits(), digits_arguments())
+    of_three = np.isin(tied.examples.prediction, [3, 8])
+    assert of_three.sum() > 0
+    prediction = np.where(of_three, 8, tied.examples.prediction)
+    other_choice = dataclasses.replace(tied, examples=dataclasses.replace(tied.examples, prediction=prediction))
+    record = check(folder, other_choice)
+    assert record.num_ties == of_three.sum()
+    assert record.top1_agreement == 1.0
+    with pytest.raises(ParityError):
+        check(folder, other_choice, tie_tolerance=-1.0)
+
+
+def test_a_seeded_subset_is_compared(scored):
+    folder, score = scored
+    assert check(folder, score, max_samples=10).num_examples == 10
+    assert check(folder, score, max_samples=1000).num_examples == NUM_EXAMPLES
+    # Exactly one image is answered differently: half of the seeds draw it.
+    prediction = score.examples.prediction.copy()
+    prediction[30] = (prediction[30] + 1) % 10
+    examples = dataclasses.replace(score.examples, prediction=prediction)
+    wrong = dataclasses.replace(score, examples=examples)
+    found = []
+    for seed in range(6):
+        try:
+            check(folder, wrong, max_samples=30, seed=seed)
+        except ParityError as error:
+            found.append(f"sample_index {examples.sample_index[30]}:" in str(error))
+    assert 0 < len(found) < 6
+    assert all(found)
+
+
+def test_images_that_were_not_scored_are_an_error(scored):
+    folder, score = scored
+    table = score.examples
+    part = {item.name: getattr(table, item.name)[:40] for item in dataclasses.fields(table)}
+    with pytest.raises(DataError, match="21 images were not scored"):
+        check(folder, dataclasses.replace(score, examples=dataclasses.replace(table, **part)))
