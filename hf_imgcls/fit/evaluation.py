@@ -66,14 +66,16 @@ def build_eval_dataloader(
     """A loader of this process's share of ``dataset``, in order and without shuffling.
 
     Args:
-        dataset: A split with its transform attached; a stream must already be this process's shard.
+        dataset: A split with its transform attached; a stream (`hf_imgcls.data.streaming`) shares itself out.
         batch_size: Images per batch on this process.
         state: Tells rank and world size.
         num_workers: Loader processes.
         pin_memory: Copy batches into page-locked memory first.
     """
     sampler = None
-    if not isinstance(dataset, IterableDataset):
+    if isinstance(dataset, IterableDataset):
+        dataset.set_batch_size(batch_size)
+    else:
         sampler = ShardSampler(len(dataset), state.process_index, state.num_processes)
     return DataLoader(
         dataset,
@@ -121,10 +123,8 @@ def evaluate_batches(
             with autocast():
                 logits = model(pixel_values=batch["pixel_values"]).logits
             valid = len(logits) if remaining is None else min(len(logits), remaining)
-            # A stream's sample_index is a hash of the image: equal images are equal, which is not "counted twice".
-            index = None if remaining is None else batch["sample_index"][:valid]
             if valid:
-                accumulator.update(logits[:valid].float(), batch["labels"][:valid], index)
+                accumulator.update(logits[:valid].float(), batch["labels"][:valid], batch["sample_index"][:valid])
             remaining = None if remaining is None else remaining - valid
             if on_batch is not None:
                 on_batch()

@@ -6,12 +6,14 @@ given are the split's own images, decoded and upright.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from torch.utils.data import IterableDataset
 
 from hf_imgcls.data.decode import decode_image
 from hf_imgcls.errors import DataError, ParityError
@@ -71,11 +73,12 @@ def check_parity(
     Args:
         folder: The saved model: a folder, or a Hub id.
         dataset: The split that was scored, without any transform: rows with ``image`` (bytes or path) and
-            ``sample_index`` (int).
+            ``sample_index`` (int). Of a stream, only this process's share is compared.
         examples: The scored predictions, one per row of the split; matched by ``sample_index``.
         labels: Class names; the position is the class id of ``examples``.
         data: How images are decoded, as in scoring.
-        max_samples: Compare at most so many images, drawn at random; ``None`` compares all.
+        max_samples: Compare at most so many images, drawn at random (of a stream: the first ones); ``None`` compares
+            all.
         seed: Seed of that draw.
         batch_size: Images per forward pass of the consumer.
         tie_tolerance: Two classes whose scores differ by at most this count as tied; by default `TIE_TOLERANCE` of
@@ -90,23 +93,22 @@ def check_parity(
     """
     import transformers
 
-    rows = _draw_rows(len(dataset), max_samples, seed)
-    # sample_index first: a look-up that decodes nothing, and that fails before the model is loaded.
-    scored = _find_scored(np.asarray(dataset.with_format(None).select(rows)["sample_index"]), examples)
-
     # Nothing but what a consumer writes; device and dtype are what such a consumer gets.
     classifier = transformers.pipeline("image-classification", model=str(folder))
     if tie_tolerance is None:
         tie_tolerance = TIE_TOLERANCE.get(classifier.device.type, TIE_TOLERANCE["cuda"])
 
+    positions: list[int] = []  # in `examples`, of the images read so far
+
     def read_images() -> Iterator[Any]:
-        for row in rows:
-            image = dataset[int(row)]["image"]
-            yield decode_image(image, background=data.alpha_background, max_pixels=data.max_image_pixels)
+        for row in _draw_rows(dataset, max_samples, seed):
+            positions.append(_find_scored(row["sample_index"], examples))
+            yield decode_image(row["image"], background=data.alpha_background, max_pixels=data.max_image_pixels)
 
     disagreements, num_ties, differences = [], 0, []
     answers = classifier(read_images(), batch_size=batch_size, top_k=classifier.model.config.num_labels)
-    for position, answer in zip(scored, answers, strict=True):
+    for number, answer in enumerate(answers):
+        position = positions[number]
         name, probability = labels[examples.prediction[position]], float(examples.probability[position])
         # Two classes may share a name (imagenet-1k has "crane" twice): the better one is what a reader would see.
         own = max((item["score"] for item in answer if item["label"] == name), default=0.0)
@@ -119,11 +121,13 @@ def check_parity(
         served = (answer[0]["label"], answer[0]["score"])
         disagreements.append(Disagreement(int(examples.sample_index[position]), (name, probability), served, own))
 
+    if not positions:
+        raise DataError("a split without images", "at least one image to compare", "check the split")
     record = ParityRecord(
-        num_examples=len(rows),
-        num_agreeing=len(rows) - len(disagreements),
+        num_examples=len(positions),
+        num_agreeing=len(positions) - len(disagreements),
         num_ties=num_ties,
-        top1_agreement=(len(rows) - len(disagreements)) / len(rows),
+        top1_agreement=(len(positions) - len(disagreements)) / len(positions),
         max_probability_difference=max(differences),
         tie_tolerance=tie_tolerance,
         consumer=f"pipeline of transformers {transformers.__version__} on {classifier.device.type}",
@@ -138,25 +142,25 @@ def check_parity(
     return record
 
 
-def _draw_rows(num_rows: int, max_samples: int | None, seed: int) -> np.ndarray:
-    if num_rows == 0:
-        raise DataError("a split without images", "at least one image to compare", "check the split")
-    if max_samples is None or max_samples >= num_rows:
-        return np.arange(num_rows)
-    return np.sort(np.random.default_rng(seed).choice(num_rows, size=max_samples, replace=False))
+def _draw_rows(dataset: Any, max_samples: int | None, seed: int) -> Iterator[dict[str, Any]]:
+    if isinstance(dataset, IterableDataset):
+        return itertools.islice(dataset, max_samples)
+    numbers = np.arange(len(dataset))
+    if max_samples is not None and max_samples < len(dataset):
+        numbers = np.sort(np.random.default_rng(seed).choice(numbers, size=max_samples, replace=False))
+    return (dataset[int(number)] for number in numbers)
 
 
-def _find_scored(sample_indices: np.ndarray, examples: ExampleTable) -> np.ndarray:
-    """Rows of ``examples``, which are ordered by sample_index, that belong to ``sample_indices``."""
-    positions = np.searchsorted(examples.sample_index, sample_indices).clip(max=len(examples) - 1)
-    missing = sample_indices[examples.sample_index[positions] != sample_indices]
-    if len(missing):
+def _find_scored(sample_index: int, examples: ExampleTable) -> int:
+    """Row of ``examples``, which are ordered by sample_index."""
+    position = int(np.searchsorted(examples.sample_index, sample_index))
+    if position == len(examples) or examples.sample_index[position] != sample_index:
         raise DataError(
-            f"{len(missing)} images were not scored (sample_index {missing[:_NUM_NAMED].tolist()})",
+            f"an image was not scored (sample_index {sample_index})",
             "the split that was scored",
             "compare on the same split, revision and max_test_samples",
         )
-    return positions
+    return position
 
 
 def _parity_error(folder: str | Path, record: ParityRecord, disagreements: list[Disagreement]) -> ParityError:

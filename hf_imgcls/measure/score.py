@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils.data import IterableDataset
 
 from hf_imgcls.compat import load_image_processor
 from hf_imgcls.errors import DataError, ModelError
@@ -117,8 +118,9 @@ def score_folder(
     # As the test split, because a training split gets the training augmentation.
     rows = dataclasses.replace(dataset, splits={"test": dataset.splits[split]})
     plan = attach_transforms(rows, processor, data, seed=0)
-    num_examples = len(plan.test) if hasattr(plan.test, "__len__") else None
-    keep_scores = num_examples is not None and num_examples * len(labels) * 8 <= _MAX_SCORE_BYTES
+    # A stream's length is what this process gets of it.
+    num_examples = plan.test.num_examples if isinstance(plan.test, IterableDataset) else len(plan.test)
+    keep_scores = num_examples * len(labels) * 8 <= _MAX_SCORE_BYTES
     accumulator = ClassificationAccumulator(len(labels), keep_scores=keep_scores)
 
     device_type = state.device.type
@@ -139,7 +141,7 @@ def score_folder(
 
     metrics = accumulator.compute()
     examples = accumulator.collect_examples()
-    if num_examples is not None and len(examples) != num_examples:
+    if len(examples) != num_examples:
         raise RuntimeError(f"{len(examples)} of {num_examples} examples were counted")
     metrics = {"loss": metrics["log_loss"], **metrics}
     metrics |= {"runtime": round(seconds, 4), "samples_per_second": round(len(examples) / seconds, 3)}
