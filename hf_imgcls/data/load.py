@@ -63,7 +63,7 @@ def load_image_dataset(args: DataArguments) -> ImageDataset:
         DataError: Anything about the data that stands in the way of training, before any training.
     """
     if args.streaming:
-        from hf_imgcls.data.streaming import load_streaming
+        from hf_imgcls.data.stream_source import load_streaming
 
         streamed = load_streaming(args)
         if streamed is not None:
@@ -77,12 +77,6 @@ def load_image_dataset(args: DataArguments) -> ImageDataset:
 def _assemble(source: Source, args: DataArguments) -> ImageDataset:
     """Bring the splits of a source into our shape."""
     notes = source.notes
-    if not source.splits:
-        raise DataError(
-            f"{source.name} has no split called train, validation or test, or alike",
-            "a split to train or measure on",
-            "pass --train_split_name (and --validation_split_name, --test_split_name)",
-        )
     for role, name in source.split_names.items():
         if not len(source.splits[role]):
             raise DataError(f"the split {name!r} of {source.name} is empty", "splits with examples", "check its files")

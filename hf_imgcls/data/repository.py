@@ -7,6 +7,7 @@ and each becomes one sentence with what to do.
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +30,22 @@ def open_builder(args: DataArguments) -> DatasetBuilder:
         DataError: It does not exist, cannot be reached, has no data files, or needs another configuration name.
     """
     name = str(args.dataset_name)
+    if Path(name).expanduser().is_dir():
+        name = str(Path(name).expanduser())
     common: dict[str, Any] = {"revision": args.dataset_revision, "token": args.token}
     try:
-        return load_dataset_builder(name, args.dataset_config_name, cache_dir=args.cache_dir, **common)
+        builder = load_dataset_builder(name, args.dataset_config_name, cache_dir=args.cache_dir, **common)
     except ConnectionError as error:
         raise DataError(
             f"the dataset {name!r} is not a folder here, and the Hub cannot be asked: {error}",
             "a Hub id that is reachable or in the cache, or a folder",
-            "check the network, HF_HUB_OFFLINE and HF_ENDPOINT, or pass the path of a folder",
+            f"check the network, HF_HUB_OFFLINE and HF_ENDPOINT, or pass the path of a folder{_offer_folders(name)}",
         ) from error
     except FileNotFoundError as error:
         raise DataError(
             f"--dataset_name {name}: {_first_line(error)}",
             "the id of a dataset on the Hub, a folder with images or parquet files, or the built-in 'digits'",
-            suggest_path(Path(name), "--dataset_name")
-            + "; for a private or gated dataset, log in with `hf auth login` or pass --token",
+            f"correct the name{_offer_folders(name)}; for a private or gated dataset log in with `hf auth login`",
         ) from error
     except ValueError as error:
         configs = _list_configs(name, common)
@@ -56,6 +58,15 @@ def open_builder(args: DataArguments) -> DatasetBuilder:
         raise describe_failure(name, error) from error
     except Exception as error:  # The Hub clients of the two lines share no base class for their errors.
         raise describe_failure(name, error) from error
+    # Offline, datasets takes the newest cached version, whatever revision was asked for.
+    pinned = re.fullmatch(r"[0-9a-f]{40}", args.dataset_revision or "")
+    if pinned and is_from_cache(builder) and builder.hash != args.dataset_revision:
+        raise DataError(
+            f"the Hub cannot be asked, and the cache has {name} at {builder.hash}",
+            f"the revision {args.dataset_revision}, as --dataset_revision says",
+            "load it once with the Hub in reach, or pass the cached revision",
+        )
+    return builder
 
 
 def _list_configs(name: str, common: dict[str, Any]) -> list[str]:
@@ -82,13 +93,18 @@ def describe_failure(name: str, error: BaseException) -> DataError:
     )
 
 
+def is_from_cache(builder: DatasetBuilder) -> bool:
+    """Whether the Hub could not be asked and the ``datasets`` cache answered in its place."""
+    return type(builder).__module__.endswith("packaged_modules.cache.cache")
+
+
 def list_splits(builder: DatasetBuilder) -> list[str]:
     """Names of a builder's splits, known before anything is downloaded."""
     return [str(name) for name in (builder.config.data_files or builder.info.splits or {})]
 
 
 def without_other_splits(builder: DatasetBuilder, wanted: set[str], args: DataArguments) -> DatasetBuilder:
-    """Leave out splits that are not used, which ``datasets`` would download too: svhn's "extra" is 5 times its train."""
+    """Leave out splits that are not used; ``datasets`` would download them too (svhn's "extra" is 5 x train)."""
     files = builder.config.data_files
     if not files or not wanted or set(files) <= wanted:
         return builder
@@ -102,10 +118,18 @@ def without_other_splits(builder: DatasetBuilder, wanted: set[str], args: DataAr
 
 
 def suggest_path(path: Path, flag: str) -> str:
-    """Offer the entries of the folder above whose names are near, or say which part of the path is missing."""
-    parent = path.parent
-    if not parent.is_dir():
-        return f"correct {flag}: the folder {parent} does not exist either"
-    names = sorted(entry.name for entry in parent.iterdir() if not entry.name.startswith("."))
-    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(str(parent / name) for name in near)}?" if near else f"correct {flag}"
+    """Say what to do about a path that does not exist: near names beside it, or the part that is missing."""
+    if not path.parent.is_dir():
+        return f"correct {flag}: the folder {path.parent} does not exist either"
+    near = _near_names(path)
+    return f"did you mean {' or '.join(near)}?" if near else f"correct {flag}"
+
+
+def _offer_folders(name: str) -> str:
+    near = _near_names(Path(name)) if Path(name).parent.is_dir() else []
+    return f" (did you mean {' or '.join(near)}?)" if near else ""
+
+
+def _near_names(path: Path) -> list[str]:
+    names = sorted(entry.name for entry in path.parent.iterdir() if not entry.name.startswith("."))
+    return [str(path.parent / name) for name in difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)]

@@ -19,6 +19,7 @@ from hf_imgcls.data.annotation import read_annotation_file
 from hf_imgcls.data.folders import build_dataset, find_split_folders, holds_plain_images, read_class_folder
 from hf_imgcls.data.repository import (
     describe_failure,
+    is_from_cache,
     list_splits,
     open_builder,
     requested_splits,
@@ -96,11 +97,23 @@ def open_source(args: DataArguments) -> Source:
             "pass the folder that holds the file, or an annotation file (CSV, JSON lines) as --train_file",
         )
     if path.is_dir():
-        if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+        if _is_saved(path):
             return _read_saved(args, path, name)
         if holds_plain_images(path):
             return read_class_folders({"train": path}, name)
     return read_prepared(args)
+
+
+def is_hub_layout(args: DataArguments) -> bool:
+    """Whether the arguments name what ``read_prepared`` reads: the Hub, or a folder of data files."""
+    if args.dataset_name in (None, BUILT_IN_SAMPLE):
+        return False
+    path = Path(str(args.dataset_name)).expanduser()
+    return not path.is_file() and not (path.is_dir() and (_is_saved(path) or holds_plain_images(path)))
+
+
+def _is_saved(path: Path) -> bool:
+    return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
 
 
 def _check_folder(value: str, flag: str) -> Path:
@@ -252,6 +265,8 @@ def read_prepared(args: DataArguments) -> Source:
         revision=builder.hash if builder.repo_id else None,
         validation_is_explicit=args.validation_split_name is not None,
     )
+    if is_from_cache(builder):
+        source.notes.append(f"The Hub was not asked: {name} is read from the cache, at revision {builder.hash}.")
     builder = without_other_splits(builder, set(names.values()), args)
     try:
         builder.download_and_prepare()

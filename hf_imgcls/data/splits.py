@@ -32,7 +32,8 @@ def match_split_names(available: Sequence[str], requested: Mapping[str, str | No
         Role -> split name, for the roles that are there.
 
     Raises:
-        DataError: A requested split is missing, one split was asked for in two roles, or two splits fit one role.
+        DataError: A requested split is missing, one split was asked for in two roles, two splits fit one role,
+            or none fits any.
     """
     found: dict[str, str] = {}
     for role in ROLES:
@@ -63,6 +64,12 @@ def match_split_names(available: Sequence[str], requested: Mapping[str, str | No
             )
         if fitting:
             found[role] = fitting[0]
+    if not found:
+        raise DataError(
+            f"no split is recognised; the dataset's splits are: {', '.join(available) or 'none'}",
+            "splits called train, validation or test",
+            "pass --train_split_name, --validation_split_name and --test_split_name as needed",
+        )
     return found
 
 

@@ -1,0 +1,152 @@
+"""Parquet files as numbered rows: counted from their footers, read a row group at a time, near or far (fsspec).
+
+A footer is a few kilobytes at the end of a file. With all footers known, any row of a dataset of any size can be named,
+counted, shared out and skipped without reading it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Features
+
+from hf_imgcls.errors import DataError
+
+_NUM_THREADS = 16
+_ROWS_PER_READ = 256
+
+
+@dataclass
+class ParquetFiles:
+    """The files of one split.
+
+    Attributes:
+        urls: Paths or URLs (``hf://datasets/...``), in the dataset's order.
+        footers: Each file's metadata.
+        token: Hub token for ``hf://`` URLs.
+        groups: int64 array ``(S, 4)``, one row per row group that has rows, in the dataset's order: file, row group in
+            the file, row number of its first row in the split, number of rows.
+    """
+
+    urls: list[str]
+    footers: list[pq.FileMetaData]
+    token: str | bool | None
+    groups: np.ndarray
+
+    @property
+    def features(self) -> Features:
+        """Features of the first file, as its schema (and the ``huggingface`` key in it) tells them."""
+        return Features.from_arrow_schema(self.footers[0].schema.to_arrow_schema())
+
+    def read_group(self, piece: np.ndarray, first: int, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Read a row group, or a part of it, a few hundred rows at a time.
+
+        Args:
+            piece: int64 array ``(4,)``: a row of ``groups``, or a part of it: a later first row, fewer rows.
+            first: Row number (in the split) to begin at; earlier ones are skipped.
+            columns: Columns to read.
+
+        Yields:
+            Row number in the split, and the row.
+        """
+        file, group, begin, size = (int(value) for value in piece)
+        lowest, highest = max(first, begin), begin + size
+        at = int(self.groups[(self.groups[:, 0] == file) & (self.groups[:, 1] == group), 2][0])
+        with _open(self.urls[file], self.token) as handle:
+            reader = pq.ParquetFile(handle, metadata=self.footers[file])
+            for batch in reader.iter_batches(
+                _ROWS_PER_READ, row_groups=[group], columns=list(columns), use_threads=False
+            ):
+                start, stop = max(lowest - at, 0), min(highest - at, batch.num_rows)
+                if start < stop:
+                    yield from enumerate(batch.slice(start, stop - start).to_pylist(), at + start)
+                at += batch.num_rows
+                if at >= highest:
+                    return
+
+
+def _open(url: str, token: str | bool | None) -> Any:
+    options = {"token": token} if url.startswith("hf://") and token is not None else {}
+    return fsspec.open(url, "rb", **options)
+
+
+def open_parquet(urls: Sequence[str], token: str | bool | None) -> ParquetFiles:
+    """Read the footers of files, 16 at a time.
+
+    Raises:
+        DataError: A file cannot be read or is not parquet.
+    """
+
+    def read_footer(url: str) -> pq.FileMetaData:
+        try:
+            with _open(url, token) as handle:
+                return pq.read_metadata(handle)
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise DataError(
+                f"{url} cannot be read: {next(iter(str(error).splitlines()), type(error).__name__)}",
+                "a whole parquet file",
+                "check the file and the connection",
+            ) from error
+
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        footers = list(pool.map(read_footer, urls))
+    groups = [
+        (file, group, 0, footer.row_group(group).num_rows)
+        for file, footer in enumerate(footers)
+        for group in range(footer.num_row_groups)
+        if footer.row_group(group).num_rows
+    ]
+    table = np.array(groups, dtype=np.int64).reshape(-1, 4)
+    table[:, 2] = np.cumsum(table[:, 3]) - table[:, 3]
+    return ParquetFiles(list(urls), footers, token, table)
+
+
+def take_groups(groups: np.ndarray, count: int, seed: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Divide row groups in two at random: ``count`` rows, and the rest. The last group taken is cut where it must be.
+
+    Args:
+        groups: int64 array ``(S, 4)`` as in ``ParquetFiles.groups``.
+        count: Rows to take, at most all.
+        seed: Seed of the choice.
+
+    Returns:
+        The taken groups and the others, both in the order of ``groups``.
+    """
+    order = np.random.RandomState([value % 2**32 for value in seed]).permutation(len(groups))
+    shuffled = groups[order]
+    ends = np.cumsum(shuffled[:, 3])
+    num_whole = int(np.searchsorted(ends, count, side="right"))
+    missing = count - (int(ends[num_whole - 1]) if num_whole else 0)
+    taken, rest = shuffled[:num_whole], shuffled[num_whole:].copy()
+    if missing:
+        part = rest[:1].copy()
+        part[0, 3] = missing
+        rest[0, 2] += missing
+        rest[0, 3] -= missing
+        taken = np.concatenate([taken, part])
+    return taken[np.argsort(taken[:, 2])], rest[np.argsort(rest[:, 2])]
+
+
+def slice_groups(groups: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """Cut rows ``start`` to ``stop``, counted over ``groups``, out of a sequence of row groups.
+
+    Returns:
+        int64 array ``(P, 4)`` of whole row groups and, at both ends, parts of them.
+    """
+    ends = np.cumsum(groups[:, 3])
+    begins = ends - groups[:, 3]
+    pieces = groups[(ends > start) & (begins < stop)].copy()
+    if start >= stop or not len(pieces):
+        return pieces[:0]
+    ahead = start - int(begins[ends > start][0])
+    pieces[0, 2] += ahead
+    pieces[0, 3] -= ahead
+    pieces[-1, 3] -= max(int(ends[begins < stop][-1]) - stop, 0)
+    return pieces

@@ -1,0 +1,158 @@
+"""Opening a dataset as streams: roles, labels and cuts are decided from footers and a few labels; no image is read."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import numpy as np
+from datasets import ClassLabel, Features
+
+from hf_imgcls.arguments import DataArguments
+from hf_imgcls.data.labels import find_image_column, find_label_column
+from hf_imgcls.data.load import ImageDataset
+from hf_imgcls.data.parquet import ParquetFiles, open_parquet, take_groups
+from hf_imgcls.data.repository import is_from_cache, list_splits, open_builder, requested_splits
+from hf_imgcls.data.sources import is_hub_layout
+from hf_imgcls.data.splits import ROLES, assign_roles, count_held_out, match_split_names
+from hf_imgcls.data.streaming import StreamingSplit
+from hf_imgcls.errors import DataError
+from hf_imgcls.records import DataRecord, SplitRecord
+
+_PEEK_ROWS = 1000
+
+
+def load_streaming(args: DataArguments) -> ImageDataset | None:
+    """Open a dataset as streams; only footers and a few labels are read.
+
+    Returns:
+        The dataset, or ``None`` when its images are on this machine already, so that there is nothing to stream.
+
+    Raises:
+        DataError: The data is not parquet, or its labels are not a ``ClassLabel``.
+    """
+    if not is_hub_layout(args):
+        return None
+    builder = open_builder(args)
+    if is_from_cache(builder):
+        return None
+    name, kind = str(args.dataset_name), type(builder).__module__.rsplit(".", 1)[-1]
+    if kind != "parquet":
+        raise DataError(
+            f"{name} consists of {kind} files",
+            "parquet files, for streaming",
+            "pass --dataset_revision refs/convert/parquet, the Hub's own conversion, or leave --streaming out",
+        )
+    notes: list[str] = []
+    found = match_split_names(list_splits(builder), requested_splits(args))
+    files = {role: open_parquet(builder.config.data_files[split], args.token) for role, split in found.items()}
+    for role, split in found.items():
+        if not len(files[role].groups):
+            raise DataError(f"the split {split!r} of {name} is empty", "splits with examples", "check its files")
+    features = {role: builder.info.features or part.features for role, part in files.items()}
+    image_column = find_image_column(next(iter(features.values())), args.image_column_name)
+    label_column = find_label_column(next(iter(features.values())), args.label_column_name, image_column)
+    names = {role: _declared_names(features[role], label_column, split) for role, split in found.items()}
+    labels = names.get("train") or next(iter(names.values()))
+    if len(labels) < 2:
+        raise DataError(
+            f"{name} has the single class {labels[0]!r}", "at least two classes", "check --label_column_name"
+        )
+    hidden = {split for role, split in found.items() if role != "train" and _is_hidden(files[role], label_column)}
+    explicit = args.validation_split_name is not None
+    roles = assign_roles(found, hidden, explicit, notes)
+    role_of = {split: role for role, split in found.items()}
+    parts = _cut_groups(roles, {role: files[role_of[split]] for role, split in roles.items()}, explicit, args, notes)
+    dataset = ImageDataset(
+        {},
+        labels,
+        DataRecord(
+            source=name,
+            labels=labels,
+            image_column=image_column,
+            label_column=label_column,
+            config=builder.config.name if builder.repo_id else None,
+            revision=builder.hash if builder.repo_id else None,
+            notes=notes,
+        ),
+    )
+    for role, (origin, groups, text) in parts.items():
+        source_role = role_of[roles[origin]]
+        maximum = getattr(args, f"max_{'eval' if role == 'validation' else role}_samples")
+        total = int(groups[:, 3].sum())
+        if maximum is not None and maximum < total:
+            groups, _ = take_groups(groups, maximum, (args.split_seed, 2 + ROLES.index(role)))
+            text += f", {maximum} of {total} in row groups chosen at random, seed {args.split_seed}"
+        dataset.splits[role] = StreamingSplit(
+            files[source_role],
+            groups,
+            image_column,
+            label_column,
+            _match_names(names[source_role], labels, roles[origin], notes),
+            labels,
+            shuffle_buffer_size=args.shuffle_buffer_size if role == "train" else 0,
+            seed=args.split_seed,
+        )
+        dataset.record.splits[role] = SplitRecord(role, text, int(groups[:, 3].sum()))
+    return dataset
+
+
+def _declared_names(features: Features, label_column: str, split: str) -> list[str]:
+    feature = features.get(label_column)
+    if not isinstance(feature, ClassLabel):
+        raise DataError(
+            f"the label column {label_column!r} of {split!r} is {feature}, so its classes are not known beforehand",
+            "a ClassLabel, for streaming",
+            "leave --streaming out, or cast the column to a ClassLabel and save the dataset again",
+        )
+    return list(feature.names)
+
+
+def _is_hidden(files: ParquetFiles, label_column: str) -> bool:
+    """Whether the first labels of a split are all missing."""
+    rows = islice(files.read_group(files.groups[0], 0, (label_column,)), _PEEK_ROWS)
+    return all(row[label_column] in (None, -1) for _, row in rows)
+
+
+def _match_names(names: list[str], labels: list[str], split: str, notes: list[str]) -> np.ndarray:
+    unknown = [name for name in names if name not in labels]
+    if unknown:
+        raise DataError(
+            f"split {split!r} declares classes that training does not have: {', '.join(map(repr, unknown[:5]))}",
+            f"only the training split's {len(labels)} classes",
+            "correct the ClassLabel of that split",
+        )
+    if names != labels:
+        notes.append(f"The list of class names of {split!r} differs from training's; its labels were matched by name.")
+    return np.array([labels.index(name) for name in names], dtype=np.int64)
+
+
+def _cut_groups(
+    roles: dict[str, str], files: dict[str, ParquetFiles], explicit: bool, args: DataArguments, notes: list[str]
+) -> dict[str, tuple[str, np.ndarray, str]]:
+    """Cut missing splits from train as whole row groups: role -> (role it is cut from, row groups, in words)."""
+    parts = {role: (role, part.groups, roles[role]) for role, part in files.items()}
+    if "train" not in roles:
+        return parts
+    rest, total = files["train"].groups, int(files["train"].groups[:, 3].sum())
+    counts = {}
+    if "test" not in roles and not explicit:
+        counts["test"] = count_held_out(args.test_split, total, "--test_split")
+    if "validation" not in roles:
+        counts["validation"] = count_held_out(args.train_val_split, total, "--train_val_split")
+    counts = {role: count for role, count in counts.items() if count}
+    if sum(counts.values()) >= total:
+        raise DataError(
+            f"{' and '.join(counts)} take {sum(counts.values())} of {total} examples",
+            "a cut that leaves examples to train on",
+            "lower --train_val_split or --test_split",
+        )
+    for role, count in counts.items():
+        taken, rest = take_groups(rest, count, (args.split_seed, ROLES.index(role)))
+        text = f"{count} of {total} examples of {roles['train']}, whole row groups, seed {args.split_seed}"
+        parts[role] = ("train", taken, text)
+        notes.append(f"{role} was cut from the stream as row groups chosen at random: it is not stratified by class.")
+    if counts:
+        size = int(rest[:, 3].sum())
+        text = f"{size} of {total} examples of {roles['train']}, whole row groups, seed {args.split_seed}"
+        parts["train"] = ("train", rest, text)
+    return {role: parts[role] for role in ROLES if role in parts}
