@@ -45,7 +45,9 @@ class ParquetFiles:
         """Features of the first file, as its schema (and the ``huggingface`` key in it) tells them."""
         return Features.from_arrow_schema(self.footers[0].schema.to_arrow_schema())
 
-    def read_group(self, piece: np.ndarray, first: int, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    def read_group(
+        self, piece: np.ndarray, first: int, columns: Sequence[str]
+    ) -> Generator[tuple[int, dict[str, Any]], None, None]:
         """Read a row group, or a part of it, a few hundred rows at a time.
 
         Args:
