@@ -29,6 +29,7 @@ def main() -> None:
     set_up_logging(args.notes)
 
     from transformers import set_seed
+    from transformers.utils.logging import disable_progress_bar
 
     from hf_imgcls.compat import build_training_arguments
     from hf_imgcls.data.load import load_image_dataset
@@ -42,6 +43,7 @@ def main() -> None:
 
     training_args = build_training_arguments(args.training, args.hub_token)
     set_seed(training_args.seed)
+    disable_progress_bar()  # loading and saving flash by; training has a bar of its own
 
     # Data
     with training_args.main_process_first(desc="loading the dataset"):

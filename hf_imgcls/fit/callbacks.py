@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -51,6 +52,8 @@ class ThroughputProgress(TrainerCallback):
             unit_scale=True,
             dynamic_ncols=True,
             desc="train",
+            # A log file gets a line now and then, a terminal a smooth bar.
+            mininterval=0.1 if sys.stderr.isatty() else 15,
         )
 
     def on_step_end(
