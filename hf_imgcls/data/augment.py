@@ -97,9 +97,9 @@ def draw_crops_and_flips(
         full_height, full_width = sizes[fallback].T
         width[fallback] = np.maximum(1, np.minimum(full_width, np.rint(full_height * ratio[1]))).astype(np.int64)
         height[fallback] = np.maximum(1, np.minimum(full_height, np.rint(full_width / ratio[0]))).astype(np.int64)
-        place[fallback, 2:] = 0.5
-    top = (place[:, 2] * (sizes[:, 0] - height + 1)).astype(np.int64)
-    left = (place[:, 3] * (sizes[:, 1] - width + 1)).astype(np.int64)
+    spare_y, spare_x = sizes[:, 0] - height, sizes[:, 1] - width
+    top = np.where(fallback, spare_y // 2, (place[:, 2] * (spare_y + 1)).astype(np.int64))
+    left = np.where(fallback, spare_x // 2, (place[:, 3] * (spare_x + 1)).astype(np.int64))
     return np.stack([top, left, height, width], axis=1), uniforms[:, -1] < flip_probability
 
 

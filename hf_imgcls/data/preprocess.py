@@ -123,7 +123,7 @@ class Preprocessor:
         probes = [random.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in shapes]
         self._uint8 = self._gives_uint8(probes[0])
         self._finish_options: dict[str, bool] | None = None
-        # ConvNeXt's processor rounds an odd pixel to the even side on transformers 4, down on 5.
+        # ConvNeXt's processor rounds half a pixel to even on transformers 4, down on 5.
         self.exact = False
         for self._crop_after_resize in (_center_crop, tv.center_crop):
             self.exact = self._uint8 and all(self._equals_processor(probe) for probe in probes)
@@ -197,13 +197,15 @@ class Preprocessor:
         return next(iter(shapes))[1:]
 
     def _gives_uint8(self, probe: NDArray[np.uint8]) -> bool:
+        """Whether the processor can stop before normalising, and `normalizer` goes on as it would (to 1e-6)."""
+        image = Image.fromarray(probe)
         try:
-            result = self.processor(
-                images=[Image.fromarray(probe)], do_rescale=False, do_normalize=False, return_tensors="pt"
-            )["pixel_values"]
+            result = self.processor(images=[image], do_rescale=False, do_normalize=False, return_tensors="pt")
         except TypeError:  # TimmWrapperImageProcessor takes no options
             return False
-        return result.dtype == torch.uint8
+        pixels = result["pixel_values"]
+        expected = self.processor(images=[image], return_tensors="pt")["pixel_values"]
+        return pixels.dtype == torch.uint8 and torch.allclose(self.normalizer(pixels), expected, atol=1e-6)
 
     def _equals_processor(self, probe: NDArray[np.uint8]) -> bool:
         """Whether `resize` and the normaliser give the processor's floats, to the last bit."""
@@ -236,7 +238,7 @@ class Preprocessor:
         return options
 
     def _resized_size(self, size: Sequence[int]) -> list[int]:
-        """ConvNeXt's crop_pct: below 384 px resize to size / crop_pct and crop, from 384 px on warp; else as `size` says."""
+        """ConvNeXt's crop_pct: below 384 px resize to size / crop_pct and crop, from 384 px on warp."""
         wanted = self.processor.size
         edge, crop_pct = _read_size(wanted, "shortest_edge"), getattr(self.processor, "crop_pct", None)
         if edge is None:

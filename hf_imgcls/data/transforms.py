@@ -124,6 +124,11 @@ class TrainTransform:
         self._files = _FileReader(data_args)
         self._epoch = SharedEpoch()
 
+    @property
+    def epoch(self) -> int:
+        """The epoch whose random numbers are drawn."""
+        return self._epoch.value
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch's random numbers, in this process and in its workers. Call it between epochs."""
         self._epoch.value = epoch
@@ -161,7 +166,7 @@ class TrainTransform:
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         return draw_crops_and_flips(
             self.seed,
-            self._epoch.value,
+            self.epoch,
             sample_index,
             sizes,
             scale=self.scale,
