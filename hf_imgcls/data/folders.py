@@ -51,7 +51,7 @@ def read_class_folder(root: Path, notes: list[str]) -> Dataset:
     paths: list[str] = []
     ids: list[int] = []
     others: Counter[str] = Counter()
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(os.fsencode(root.name))
     for child in _list_folders(root):
         images = sorted(_walk_images(str(child), others), key=lambda item: natural_key(item[0]))
         if not images:

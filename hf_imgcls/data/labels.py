@@ -37,14 +37,10 @@ _MISSING = -1
 
 def natural_key(name: str) -> tuple[Any, ...]:
     """Sort key under which class ``"2"`` comes before ``"10"``, and ``"-1"`` before ``"0"``."""
-    if re.fullmatch(r"-?[0-9]+", name):
-        return ((0, int(name), ""), name)
-    parts = [
-        (0, int(part), "") if part.isascii() and part.isdigit() else (1, 0, part.casefold())
-        for part in re.split(r"([0-9]+)", name)
-        if part
-    ]
-    return (*parts, name) if parts and parts[0][0] == 0 else ((1, 0, ""), *parts, name)
+    pattern = r"-?[0-9]+" if re.fullmatch(r"-?[0-9]+", name) else r"[0-9]+"
+    parts = [part for part in re.split(f"({pattern})", name) if part]
+    numbers_first = [(0, int(part), "") if re.fullmatch(pattern, part) else (1, 0, part.casefold()) for part in parts]
+    return (numbers_first, name)
 
 
 def find_image_column(features: Features, requested: str | None) -> str:

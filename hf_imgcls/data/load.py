@@ -22,7 +22,7 @@ from hf_imgcls.data.labels import (
     read_raw_labels,
 )
 from hf_imgcls.data.sources import Source, open_source
-from hf_imgcls.data.splits import ROLES, assign_roles, choose_subset, count_held_out, cut_stratified
+from hf_imgcls.data.splits import ROLES, assign_roles, check_not_empty, choose_subset, count_held_out, cut_stratified
 from hf_imgcls.errors import DataError, join_errors
 from hf_imgcls.records import DataRecord, SplitRecord
 
@@ -77,9 +77,7 @@ def load_image_dataset(args: DataArguments) -> ImageDataset:
 def _assemble(source: Source, args: DataArguments) -> ImageDataset:
     """Bring the splits of a source into our shape."""
     notes = source.notes
-    for role, name in source.split_names.items():
-        if not len(source.splits[role]):
-            raise DataError(f"the split {name!r} of {source.name} is empty", "splits with examples", "check its files")
+    check_not_empty(source.name, {source.split_names[role]: len(split) for role, split in source.splits.items()})
     image_column = source.image_column or _agree(source, args.image_column_name, None)
     label_column = source.label_column or _agree(source, args.label_column_name, image_column)
     raw = {

@@ -26,7 +26,7 @@ from hf_imgcls.data.repository import (
     suggest_path,
     without_other_splits,
 )
-from hf_imgcls.data.splits import ROLES, match_split_names
+from hf_imgcls.data.splits import ROLES, check_not_empty, match_split_names
 from hf_imgcls.errors import DataError
 
 BUILT_IN_SAMPLE = "digits"
@@ -270,7 +270,10 @@ def read_prepared(args: DataArguments) -> Source:
     builder = without_other_splits(builder, set(names.values()), args)
     try:
         builder.download_and_prepare()
+        check_not_empty(name, {split: builder.info.splits[split].num_examples for split in names.values()})
         source.splits = {role: builder.as_dataset(split) for role, split in names.items()}
+    except DataError:
+        raise
     except Exception as error:  # A broken file, a full disk and a lost connection each have types of their own.
         raise describe_failure(name, error) from error
     return source

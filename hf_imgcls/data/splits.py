@@ -100,6 +100,21 @@ def assign_roles(
     return roles
 
 
+def check_not_empty(source: str, sizes: Mapping[str, int]) -> None:
+    """Refuse a dataset of which a split has no examples.
+
+    Args:
+        source: The dataset, for the error.
+        sizes: Split name -> number of examples.
+
+    Raises:
+        DataError: A split is empty.
+    """
+    for name, size in sizes.items():
+        if not size:
+            raise DataError(f"the split {name!r} of {source} is empty", "splits with examples", "check its files")
+
+
 def count_held_out(value: float, num_examples: int, flag: str) -> int:
     """Turn a fraction (below 1) or a count into a number of examples.
 

@@ -13,7 +13,7 @@ from hf_imgcls.data.load import ImageDataset
 from hf_imgcls.data.parquet import ParquetFiles, open_parquet, take_groups
 from hf_imgcls.data.repository import is_from_cache, list_splits, open_builder, requested_splits
 from hf_imgcls.data.sources import is_hub_layout
-from hf_imgcls.data.splits import ROLES, assign_roles, count_held_out, match_split_names
+from hf_imgcls.data.splits import ROLES, assign_roles, check_not_empty, count_held_out, match_split_names
 from hf_imgcls.data.streaming import StreamingSplit
 from hf_imgcls.errors import DataError
 from hf_imgcls.records import DataRecord, SplitRecord
@@ -45,9 +45,7 @@ def load_streaming(args: DataArguments) -> ImageDataset | None:
     notes: list[str] = []
     found = match_split_names(list_splits(builder), requested_splits(args))
     files = {role: open_parquet(builder.config.data_files[split], args.token) for role, split in found.items()}
-    for role, split in found.items():
-        if not len(files[role].groups):
-            raise DataError(f"the split {split!r} of {name} is empty", "splits with examples", "check its files")
+    check_not_empty(name, {split: len(files[role].groups) for role, split in found.items()})
     features = {role: builder.info.features or part.features for role, part in files.items()}
     image_column = find_image_column(next(iter(features.values())), args.image_column_name)
     label_column = find_label_column(next(iter(features.values())), args.label_column_name, image_column)
