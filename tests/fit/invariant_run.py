@@ -1,0 +1,90 @@
+"""Train tiny models for ten steps and save their weights: run with one process, with accumulation, or by torchrun.
+
+    python invariant_run.py OUT BATCH_SIZE ACCUMULATION
+
+Not a test by itself; `test_invariants.py` compares what several launches leave.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from conftest import TINY_CONFIGS
+from safetensors.torch import save_file
+
+from hf_imgcls.arguments import DataArguments, FitArguments
+from hf_imgcls.compat import build_training_arguments
+from hf_imgcls.data.load import load_image_dataset
+from hf_imgcls.data.transforms import attach_transforms
+from hf_imgcls.fit.adapt import adapt_model
+from hf_imgcls.fit.model import build_model
+from hf_imgcls.fit.trainer import ImageClassificationTrainer
+from hf_imgcls.measure.metrics import ClassificationAccumulator
+
+FAMILIES = ("vit", "convnext", "resnet", "beit")
+
+
+def main(out: Path, batch_size: int, accumulation: int) -> None:
+    data = DataArguments(dataset_name="digits", image_size=32, max_train_samples=160, max_eval_samples=61)
+    dataset = load_image_dataset(data)
+    metrics = {}
+    for family in FAMILIES:
+        torch.manual_seed(0)
+        fit = FitArguments(model_type=family, model_config=TINY_CONFIGS[family])
+        model, processor = build_model(fit, data, dataset.labels)
+        for module in model.modules():
+            # Statistics of 8 images are not those of 16: a net with BatchNorm can only be equal with it frozen.
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.requires_grad_(False)
+        batches = attach_transforms(dataset, processor, data, seed=0)
+        args = build_training_arguments(
+            {
+                "output_dir": str(out / "trainer"),
+                "max_steps": 10,
+                "per_device_train_batch_size": batch_size,
+                "per_device_eval_batch_size": 8,
+                "gradient_accumulation_steps": accumulation,
+                "learning_rate": 1e-3,
+                "optim": "sgd",  # Adam divides by its own gradient scale, which would hide a factor
+                "label_smoothing_factor": 0.1,
+                "use_cpu": True,
+                "report_to": "none",
+                "save_strategy": "no",
+                "eval_strategy": "no",
+                "logging_strategy": "no",
+                "disable_tqdm": True,
+                "label_names": ["labels"],
+                "remove_unused_columns": False,
+            }
+        )
+        trainer = ImageClassificationTrainer(
+            model=adapt_model(model, fit),
+            args=args,
+            train_dataset=batches.train,
+            eval_dataset=batches.validation,
+            train_device_transform=batches.train_device_transform,
+            eval_device_transform=batches.eval_device_transform,
+            new_accumulator=partial(ClassificationAccumulator, len(dataset.labels)),
+            set_epoch=batches.set_epoch,
+        )
+        trainer.train()
+        metrics[family] = {
+            name: value
+            for name, value in trainer.evaluate().items()
+            if not name.endswith(("runtime", "per_second"))
+        }
+        if trainer.is_world_process_zero():
+            save_file({k: v.contiguous() for k, v in model.state_dict().items()}, out / f"{family}.safetensors")
+    if trainer.is_world_process_zero():
+        metrics["world_size"] = args.world_size
+        (out / "metrics.json").write_text(json.dumps(metrics))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

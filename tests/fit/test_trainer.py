@@ -1,0 +1,210 @@
+"""The Trainer: loss, schedules, and that restoring restores every tensor."""
+
+from __future__ import annotations
+
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import TINY_CONFIGS
+
+from hf_imgcls.arguments import Arguments, DataArguments, FitArguments, MeasureArguments
+from hf_imgcls.compat import build_training_arguments
+from hf_imgcls.data.load import load_image_dataset
+from hf_imgcls.data.transforms import attach_transforms
+from hf_imgcls.errors import ArgumentError, ModelError
+from hf_imgcls.fit.adapt import adapt_model
+from hf_imgcls.fit.model import build_model
+from hf_imgcls.fit.schedule import build_step_schedule
+from hf_imgcls.fit.trainer import build_trainer, compute_classification_loss
+from hf_imgcls.measure.metrics import ClassificationAccumulator
+
+DATA = DataArguments(dataset_name="digits", image_size=32, max_train_samples=64, max_eval_samples=32)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_image_dataset(DATA)
+
+
+def make_trainer(digits, folder, family="vit", fit=None, **training):
+    torch.manual_seed(0)
+    fit = FitArguments(model_type=family, model_config=TINY_CONFIGS[family], **(fit or {}))
+    model, processor = build_model(fit, DATA, digits.labels)
+    training = {
+        "output_dir": str(folder),
+        "max_steps": 2,
+        "per_device_train_batch_size": 16,
+        "learning_rate": 1e-2,
+        "use_cpu": True,
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "label_names": ["labels"],
+        "remove_unused_columns": False,
+        **training,
+    }
+    batches = attach_transforms(digits, processor, DATA, seed=0)
+    metric = partial(ClassificationAccumulator, len(digits.labels))
+    args = Arguments(DATA, fit, MeasureArguments(), training)
+    return build_trainer(adapt_model(model, fit), processor, batches, metric, args, build_training_arguments(training))
+
+
+def test_the_loss_is_divided_once_by_the_whole_batch():
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    labels = torch.tensor([0, 0])
+    outputs = SimpleNamespace(logits=logits)
+    # -log softmax by hand: log(1 + e^-2) and log(1 + e^1)
+    total = torch.log(1 + torch.exp(torch.tensor(-2.0))) + torch.log(1 + torch.exp(torch.tensor(1.0)))
+    torch.testing.assert_close(compute_classification_loss(outputs, labels), total / 2)
+    torch.testing.assert_close(compute_classification_loss(outputs, labels, num_items_in_batch=8), total / 8)
+    smoothed = compute_classification_loss(outputs, labels, label_smoothing=0.2)
+    reference = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.2)
+    torch.testing.assert_close(smoothed, reference)
+    assert not torch.isclose(smoothed, total / 2)
+
+
+@pytest.mark.parametrize("family", sorted(TINY_CONFIGS))
+def test_best_model_and_resume_restore_every_tensor(family, digits, tmp_path):
+    trainer = make_trainer(digits, tmp_path, family, save_strategy="steps", save_steps=1, max_steps=1)
+    trainer.train()
+    checkpoint = tmp_path / "checkpoint-1"
+    expected = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    assert len(expected) > 10
+
+    def spoil():
+        with torch.no_grad():
+            for tensor in trainer.model.state_dict().values():
+                tensor.zero_() if tensor.is_floating_point() else None
+
+    spoil()
+    trainer.state.best_model_checkpoint = str(checkpoint)
+    trainer._load_best_model()
+    for name, tensor in trainer.model.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
+    spoil()
+    trainer._load_from_checkpoint(str(checkpoint))
+    for name, tensor in trainer.model.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+def test_a_checkpoint_that_lacks_a_tensor_is_refused(digits, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    trainer = make_trainer(digits, tmp_path, save_strategy="steps", save_steps=1, max_steps=1)
+    trainer.train()
+    path = tmp_path / "checkpoint-1" / "model.safetensors"
+    tensors = load_file(path)
+    dropped = next(iter(tensors))
+    save_file({name: tensor for name, tensor in tensors.items() if name != dropped}, path, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="does not hold"):
+        trainer._load_from_checkpoint(str(tmp_path / "checkpoint-1"))
+
+
+def test_lora_training_restores_the_best_adapter_and_head(digits, tmp_path):
+    pytest.importorskip("peft")
+    trainer = make_trainer(
+        digits, tmp_path, fit={"adaptation": "lora"}, save_strategy="steps", save_steps=1, max_steps=1
+    )
+    trainer.train()
+    expected = {name: p.clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
+    assert any("lora_" in name for name in expected)
+    assert any("classifier" in name for name in expected)
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:
+                parameter.zero_()
+    trainer.state.best_model_checkpoint = str(tmp_path / "checkpoint-1")
+    trainer._load_best_model()
+    for name, parameter in trainer.model.named_parameters():
+        if name in expected:
+            assert torch.equal(parameter, expected[name]), name
+
+
+def test_evaluation_counts_each_example_once_and_its_loss_is_the_mean(digits, tmp_path):
+    trainer = make_trainer(digits, tmp_path, per_device_eval_batch_size=5)  # ragged: 32 = 6 x 5 + 2
+    metrics = trainer.evaluate()
+    logits, labels = [], []
+    for start in range(0, 32, 8):
+        rows = trainer.eval_dataset[list(range(start, start + 8))]
+        batch = trainer.eval_device_transform(dict(rows))
+        with torch.no_grad():
+            logits.append(trainer.model.eval()(pixel_values=batch["pixel_values"]).logits)
+        labels.append(batch["labels"])
+    logits, labels = torch.cat(logits), torch.cat(labels)
+    assert len(labels) == 32
+    expected = torch.nn.functional.cross_entropy(logits.double(), labels).item()
+    assert metrics["eval_loss"] == pytest.approx(expected, rel=1e-6)
+    assert metrics["eval_accuracy"] == pytest.approx((logits.argmax(1) == labels).double().mean().item())
+    assert trainer.model.training is False  # as it was left
+
+
+def test_the_model_trains_on_normalised_pixels_only(digits, tmp_path):
+    trainer = make_trainer(digits, tmp_path)
+    seen = []
+    trainer.model.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs), with_kwargs=True)
+    trainer.train()
+    assert len(seen) == 2
+    for kwargs in seen:
+        assert set(kwargs) == {"pixel_values"}
+        assert kwargs["pixel_values"].dtype == torch.float32
+        assert kwargs["pixel_values"].shape == (16, 3, 32, 32)
+        assert kwargs["pixel_values"].min() < -0.5
+
+
+def test_the_same_seed_gives_the_same_weights(digits, tmp_path):
+    weights = []
+    for run in range(2):
+        trainer = make_trainer(digits, tmp_path / str(run), max_steps=6, dataloader_num_workers=2 * run)
+        trainer.train()
+        weights.append(trainer.model.state_dict())
+    for name in weights[0]:
+        assert torch.equal(weights[0][name], weights[1][name]), name
+
+
+def test_early_stopping_ends_the_run(digits, tmp_path):
+    trainer = make_trainer(
+        digits,
+        tmp_path,
+        fit={"early_stopping_patience": 1, "early_stopping_threshold": 1.0},  # nothing is ever that much better
+        max_steps=20,
+        eval_strategy="steps",
+        eval_steps=2,
+        save_strategy="steps",
+        save_steps=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="accuracy",
+        greater_is_better=True,
+    )
+    trainer.train()
+    assert 2 <= trainer.state.global_step < 20
+
+
+def learning_rates(schedule, optimizer, steps):
+    rates = []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return rates
+
+
+def test_the_step_schedule_warms_up_and_drops():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = build_step_schedule(optimizer, 2, steps_per_epoch=4, settings={"step_epochs": 2, "gamma": 0.5})
+    assert learning_rates(schedule, optimizer, 18) == [0, 0.5] + [1.0] * 6 + [0.5] * 8 + [0.25] * 2
+    with pytest.raises(ArgumentError, match="step_epoch"):
+        build_step_schedule(optimizer, 0, 1, {"step_epoch": 3})
+
+
+@pytest.mark.parametrize("warmup", [{"warmup_ratio": 0.5}, {"warmup_steps": 2}])
+@pytest.mark.parametrize("kind", ["cosine", "linear", "step"])
+def test_schedules_warm_up_on_this_transformers_line(digits, tmp_path, kind, warmup):
+    settings = {"lr_scheduler_kwargs": {"step_epochs": 1, "gamma": 0.1}} if kind == "step" else {}
+    trainer = make_trainer(digits, tmp_path, lr_scheduler_type=kind, max_steps=4, **warmup, **settings)
+    trainer.create_optimizer_and_scheduler(num_training_steps=4)
+    rates = learning_rates(trainer.lr_scheduler, trainer.optimizer, 3)
+    assert rates == pytest.approx([0.0, 0.005, 0.01 if kind != "step" else rates[2]])
+    if kind == "step":
+        assert trainer._step_schedule == settings["lr_scheduler_kwargs"]
