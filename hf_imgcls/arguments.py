@@ -36,9 +36,11 @@ GROUPS = {
     "pixels": "from an image file to model input",
     "fit": "the model and how it is adapted",
     "measure": "how the result is checked",
+    "score": "what recipes/measure.py scores",
     "publish": "upload to the Hub",
     "training": "TrainingArguments of the installed transformers",
 }
+FINETUNE_GROUPS = tuple(group for group in GROUPS if group != "score")
 _PATHS = frozenset(f"{split}_{kind}" for split in ("train", "validation", "test") for kind in ("dir", "file")) | {
     "output_dir",
     "cache_dir",
@@ -206,6 +208,7 @@ class MeasureArguments:
     max_parity_samples: int = _setting(
         1000, "Test images on which pipeline() must predict as the Trainer did.", within="[1, inf)"
     )
+    split: str = _setting("test", "The split to score.", group="score", choices=["train", "validation", "test"])
 
 
 @dataclass
@@ -259,7 +262,11 @@ class Arguments:
 
 
 def parse_arguments(
-    argv: Sequence[str] | None = None, *, description: str = "", groups: Sequence[str] = tuple(GROUPS)
+    argv: Sequence[str] | None = None,
+    *,
+    description: str = "",
+    groups: Sequence[str] = FINETUNE_GROUPS,
+    also: Sequence[str] = (),
 ) -> Arguments:
     """Read and check the command line and the file it names.
 
@@ -268,6 +275,7 @@ def parse_arguments(
         description: What the command does, for ``--help``.
         groups: The groups of flags that this command has. Keys of other groups in a file are passed over, so that one
             recipe serves all commands; as flags they are unknown.
+        also: Names out of other groups that this command has.
 
     Returns:
         The arguments, with defaults filled in.
@@ -276,12 +284,13 @@ def parse_arguments(
         ArgumentError: Anything that is wrong with them: all of it, in one error.
         SystemExit: With status 0, after ``--help``.
     """
-    known = {name: argument for name, argument in known_arguments().items() if argument.group in groups}
+    known = {name: argument for name, argument in known_arguments().items() if argument.group in groups or name in also}
     argv = list(sys.argv[1:] if argv is None else argv)
     if len(argv) == 1 and argv[0].endswith((".json", ".yaml", ".yml")):
         argv = ["--config", argv[0]]
     problems: list[ArgumentError] = []
-    titles = {group: title for group, title in GROUPS.items() if group in groups}
+    used = {argument.group for argument in known.values()}
+    titles = {group: title for group, title in GROUPS.items() if group in used}
     flags, unknown = read_flags(argv, known, titles, description, problems)
     problems += [_unknown(name, "--", known) for name in unknown]
     config = flags.pop("config", None)

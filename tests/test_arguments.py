@@ -19,6 +19,7 @@ from hf_imgcls import training_fields
 from hf_imgcls.argument_checks import SELECTION_METRICS
 from hf_imgcls.argument_types import ValueType, coerce, dump_yaml, is_within, load_yaml, read_annotation
 from hf_imgcls.arguments import (
+    FINETUNE_GROUPS,
     Arguments,
     DataArguments,
     FitArguments,
@@ -241,7 +242,8 @@ def test_help_shows_every_flag_with_its_default_by_stage(capsys: pytest.CaptureF
     assert caught.value.code == 0
     text = capsys.readouterr().out
     words = set(text.split())
-    assert all((f"--{name}" in words) is not argument.hidden for name, argument in known_arguments().items())
+    for name, argument in known_arguments().items():
+        assert (f"--{name}" in words) is (argument.group in FINETUNE_GROUPS and not argument.hidden)
     stages = [
         text.index(f"\n{group} (") for group in ("run", "data", "pixels", "fit", "measure", "publish", "training")
     ]
@@ -450,6 +452,14 @@ def test_a_command_with_fewer_groups(folders: Path) -> None:
     arguments = parse("--config recipe.yaml --max_parity_samples 5", groups=groups)
     assert (arguments.data.dataset_name, arguments.measure.max_parity_samples, arguments.training) == ("digits", 5, {})
     assert "is not an argument of this command" in message("--dataset_name digits --learning_rate 1", groups=groups)
+
+
+def test_a_command_with_single_names_of_other_groups() -> None:
+    options = {"groups": ("data",), "also": ("model_name_or_path", "split")}
+    arguments = parse("--dataset_name digits --model_name_or_path somewhere --split validation", **options)
+    assert (arguments.fit.model_name_or_path, arguments.measure.split) == ("somewhere", "validation")
+    assert "is not an argument of this command" in message("--dataset_name digits --lora_rank 4", **options)
+    assert "is not an argument of this command" in message("--dataset_name digits --split validation")
 
 
 @pytest.mark.parametrize("left_out", ["run", "data", "pixels", "fit", "measure", "publish", "training"])

@@ -54,6 +54,7 @@ def measure_saved_model(
     folder = Path(training_args.output_dir)
     write_results(folder, score)
     print_score(score)
+    (folder / PARITY_FILE).unlink(missing_ok=True)  # an earlier agreement does not speak for this model
     parity = check_parity(
         model,
         dataset.splits[split],
@@ -70,9 +71,10 @@ def measure_saved_model(
 
 
 def print_score(score: Score) -> None:
-    """Print the numbers a person looks at first, and why others are missing."""
+    """Print the numbers a person looks at first, what they leave out, and why others are missing."""
     print(f"\n{score.split} split, {score.metrics['num_examples']} examples")
     for name, value in score.metrics.items():
         if name in ("num_examples", "loss", "runtime", "samples_per_second"):
             continue
-        print(f"  {name:<21} " + (f"{value:.4f}" if value is not None else f"not measured: {score.reasons[name]}"))
+        number = f"not measured: {score.reasons[name]}" if value is None else f"{value:.4f}"
+        print(f"  {name:<21} {number}" + (f"   ({score.remarks[name]})" if name in score.remarks else ""))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from trained_models import digits_arguments, load_digits, save_trained_model
+from trained_models import digits_arguments, find_trained_model, load_digits
 
 from hf_imgcls.errors import DataError, ParityError
 from hf_imgcls.measure.parity import check_parity
@@ -21,9 +21,8 @@ NUM_EXAMPLES = 61
 
 
 @pytest.fixture(scope="module", params=["vit", "convnext"])
-def trained(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp(request.param)
-    save_trained_model(folder, request.param)
+def trained(request):
+    folder = find_trained_model(request.param)
     return folder, score_folder(folder, load_digits(), digits_arguments())
 
 

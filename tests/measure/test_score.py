@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import accuracy_score, f1_score, log_loss
-from trained_models import digits_arguments, load_digits, save_trained_model
+from trained_models import digits_arguments, find_trained_model, load_digits
 from transformers import AutoConfig, pipeline
 
 from hf_imgcls.data.decode import decode_image
@@ -27,17 +27,13 @@ SPEED = {"runtime", "samples_per_second"}
 
 
 @pytest.fixture(scope="module", params=["vit", "convnext"])
-def folder(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp(request.param)
-    save_trained_model(folder, request.param)
-    return folder
+def folder(request):
+    return find_trained_model(request.param)
 
 
 @pytest.fixture(scope="module")
-def vit_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("vit")
-    save_trained_model(folder, "vit")
-    return folder
+def vit_folder():
+    return find_trained_model("vit")
 
 
 def score(folder, dataset=None, **options):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ CONFIGS = {
     # With the default layer scale of 1e-6 the blocks would do nothing.
     "convnext": {"depths": [1, 1], "hidden_sizes": [16, 32], "num_stages": 2, "layer_scale_init_value": 1.0},
 }  # fmt: skip
+_FOLDERS = tempfile.TemporaryDirectory()  # removed when the process ends
 
 
 def digits_arguments(max_test_samples: int = 61) -> DataArguments:
@@ -38,8 +40,10 @@ def load_digits(max_test_samples: int = 61) -> ImageDataset:
     return load_image_dataset(digits_arguments(max_test_samples))
 
 
-def save_trained_model(folder: Path, model_type: str, steps: int = 60) -> None:
-    """Train a tiny model on the validation digits for a few steps and save it with its processor."""
+@functools.cache
+def find_trained_model(model_type: str, steps: int = 200) -> Path:
+    """A saved tiny model with its processor, trained on the validation digits for a few steps; not to be changed."""
+    folder = Path(_FOLDERS.name, model_type)
     torch.manual_seed(0)
     dataset, data = load_digits(), digits_arguments()
     model, processor = build_model(
@@ -56,6 +60,7 @@ def save_trained_model(folder: Path, model_type: str, steps: int = 60) -> None:
         optimizer.zero_grad()
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+    return folder
 
 
 def main() -> None:
