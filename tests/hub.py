@@ -255,7 +255,8 @@ class HubHandler(BaseHTTPRequestHandler):
         if repository is not None and not is_open and repository.gated:
             raise Refusal(403 if self.token else 401, "GatedRepo", f"Access to {repo} is restricted.")
         if repository is None or not is_open:
-            raise Refusal(404 if self.token else 401, "RepoNotFound" if self.token else "", "Repository not found")
+            # The Hub leaves the code out of its 401; clients then go by the URL, but only if that begins with https.
+            raise Refusal(404 if self.token else 401, "RepoNotFound", "Repository not found")
         return repository
 
     def find_tree(self, kind: str | None, repo: str, rev: str) -> tuple[Repository, str, dict[str, Blob]]:

@@ -7,7 +7,6 @@ and each becomes one sentence with what to do.
 from __future__ import annotations
 
 import difflib
-import re
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +57,13 @@ def open_builder(args: DataArguments) -> DatasetBuilder:
         raise describe_failure(name, error) from error
     except Exception as error:  # The Hub clients of the two lines share no base class for their errors.
         raise describe_failure(name, error) from error
-    # Offline, datasets takes the newest cached version, whatever revision was asked for.
-    pinned = re.fullmatch(r"[0-9a-f]{40}", args.dataset_revision or "")
-    if pinned and is_from_cache(builder) and builder.hash != args.dataset_revision:
+    # When the Hub refuses or cannot be reached, datasets takes what is cached, whatever revision was asked for.
+    asked = args.dataset_revision
+    if is_from_cache(builder) and asked not in (None, "main", builder.hash):
         raise DataError(
-            f"the Hub cannot be asked, and the cache has {name} at {builder.hash}",
-            f"the revision {args.dataset_revision}, as --dataset_revision says",
-            "load it once with the Hub in reach, or pass the cached revision",
+            f"the Hub does not give {name} at revision {asked!r}, and the cache has {builder.hash}",
+            "the revision that --dataset_revision names",
+            f"check the name and the connection, or pass --dataset_revision {builder.hash}",
         )
     return builder
 

@@ -266,7 +266,7 @@ def read_prepared(args: DataArguments) -> Source:
         validation_is_explicit=args.validation_split_name is not None,
     )
     if is_from_cache(builder):
-        source.notes.append(f"The Hub was not asked: {name} is read from the cache, at revision {builder.hash}.")
+        source.notes.append(f"The Hub does not give {name}; it is read from the cache, at revision {builder.hash}.")
     builder = without_other_splits(builder, set(names.values()), args)
     try:
         builder.download_and_prepare()
