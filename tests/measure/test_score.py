@@ -12,13 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from datasets import Image
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import accuracy_score, f1_score, log_loss
+from torch.utils.data import IterableDataset
 from trained_models import digits_arguments, find_trained_model, load_digits
 from transformers import AutoConfig, pipeline
 
+from hf_imgcls.arguments import DataArguments
 from hf_imgcls.data.decode import decode_image
+from hf_imgcls.data.load import load_image_dataset
 from hf_imgcls.errors import DataError, ModelError
+from hf_imgcls.measure.parity import check_parity
 from hf_imgcls.measure.results import write_results
 from hf_imgcls.measure.score import align_labels, score_folder
 
@@ -220,3 +225,21 @@ def test_results_files(vit_folder, tmp_path):
 def test_labels_come_from_the_config_as_strings(vit_folder):
     config = AutoConfig.from_pretrained(vit_folder)
     assert [config.id2label[index] for index in range(10)] == load_digits().labels
+
+
+def test_a_stream_scores_as_the_same_rows_do(vit_folder, tmp_path):
+    dataset = load_digits()
+    for name in ("train", "test"):
+        rows = dataset.splits["test"].remove_columns("sample_index").cast_column("image", Image())
+        rows.to_parquet(tmp_path / f"{name}-00000-of-00001.parquet")
+    scores = []
+    for streaming in (True, False):
+        data = DataArguments(dataset_name=str(tmp_path), streaming=streaming, cache_dir=str(tmp_path / "cache"))
+        loaded = load_image_dataset(data)
+        assert isinstance(loaded.splits["test"], IterableDataset) == streaming
+        scores.append(score_folder(vit_folder, loaded, data, batch_size=8))
+        parity = check_parity(vit_folder, loaded.splits["test"], scores[-1].examples, scores[-1].labels, data)
+        assert (parity.num_examples, parity.top1_agreement) == (NUM_EXAMPLES, 1.0)
+    assert without_speed(scores[0].metrics) == close_to(scores[1].metrics, rel=1e-9)
+    assert without_speed(scores[0].metrics) == close_to(score(vit_folder).metrics, rel=1e-6)
+    np.testing.assert_array_equal(scores[0].examples.sample_index, np.arange(NUM_EXAMPLES))
