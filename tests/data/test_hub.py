@@ -1,10 +1,11 @@
 """Datasets from the Hub, through the unmodified clients and a stand-in for the Hub on the loopback interface."""
 
 import textwrap
+from types import SimpleNamespace
 
 import pytest
 from conftest import make_dataset
-from hub import run_client
+from hub import run_client, serve_hub
 
 LOADING = """
 import dataclasses, json
@@ -22,22 +23,80 @@ def load(**arguments):
 """
 
 
-@pytest.fixture
-def commit_dataset(hub, tmp_path):
-    """Commit splits as parquet files, each with ``rows`` rows per row group; returns the repository and the commit."""
+def commit_parquet(hub, folder, repository, splits, *, prefix="data", **others):
+    """Commit splits as parquet files with ten rows per row group, and other files; returns the commit."""
+    files = dict(others)
+    for split, dataset in splits.items():
+        dataset.to_parquet(folder / f"{split}.parquet", batch_size=10)
+        files[f"{prefix}/{split}-00000-of-00001.parquet"] = (folder / f"{split}.parquet").read_bytes()
+    return hub.commit(repository, files)
 
-    def commit(repo_id, splits, *, prefix="data", readme=None, repository=None, rows=10, **options):
-        repository = repository or hub.create_repository("dataset", repo_id, **options)
-        files = {}
-        for split, dataset in splits.items():
-            path = tmp_path / f"{split}.parquet"
-            dataset.to_parquet(path, batch_size=rows)
-            files[f"{prefix}/{split}-00000-of-00001.parquet"] = path.read_bytes()
-        if readme:
-            files["README.md"] = readme.encode()
-        return repository, hub.commit(repository, files)
 
-    return commit
+@pytest.fixture(scope="module")
+def session(tmp_path_factory):
+    """A Hub with four datasets and what a client process that loaded from it got; starting one takes seconds."""
+    folder = tmp_path_factory.mktemp("hub")
+    train = make_dataset([index % 2 for index in range(200)], ["cat", "dog"])
+    configs = "".join(
+        f"- config_name: {name}\n  data_files:\n  - split: train\n    path: {name}/train-*\n"
+        for name in ("big", "small")
+    )
+    with serve_hub(folder) as hub:
+        pets = hub.create_repository("dataset", "org/pets")
+        splits = {"train": train.select(range(40)), "test": train.select(range(3)), "extra": train.select(range(99))}
+        first = commit_parquet(hub, folder, pets, splits)
+        second = commit_parquet(hub, folder, pets, {"train": train.select(range(30))})
+        sized = hub.create_repository("dataset", "org/sized")
+        readme = {"README.md": f"---\nconfigs:\n{configs}---\n".encode()}
+        commit_parquet(hub, folder, sized, {"train": train}, prefix="big", **readme)
+        commit_parquet(hub, folder, sized, {"train": train.select(range(10))}, prefix="small")
+        secret = hub.create_repository("dataset", "org/secret", token="hf_key")
+        commit_parquet(hub, folder, secret, {"train": train.select(range(40))})
+        stream = hub.create_repository("dataset", "org/stream")
+        commit_parquet(hub, folder, stream, {"train": train, "test": train.select(range(7))})
+        code = LOADING + textwrap.dedent(
+            f"""
+            import io
+            import numpy as np
+            from PIL import Image
+            streamed = load_image_dataset(
+                DataArguments(dataset_name="org/stream", streaming=True, shuffle_buffer_size=50)
+            )
+            rows = {{}}
+            for role, split in streamed.splits.items():
+                split.set_batch_size(4)
+                rows[role] = [
+                    (row["sample_index"], row["label"], np.asarray(Image.open(io.BytesIO(row["image"]["bytes"]))).max())
+                    for row in split
+                ]
+            print(json.dumps({{
+                "config needed": load(dataset_name="org/sized"),
+                "config wrong": load(dataset_name="org/sized", dataset_config_name="medium"),
+                "no token": load(dataset_name="org/secret"),
+                "no such dataset": load(dataset_name="org/none"),
+                "newest": load(dataset_name="org/pets"),
+                "tagged": load(dataset_name="org/pets", dataset_revision="{first}"),
+                "small": load(dataset_name="org/sized", dataset_config_name="small", test_split=0),
+                "secret": load(dataset_name="org/secret", token="hf_key", test_split=0),
+                "no such revision": load(dataset_name="org/pets", dataset_revision="v9"),
+                "stream": [streamed.record.revision, rows],
+            }}, default=int))
+            """
+        )
+        yield SimpleNamespace(
+            hub=hub,
+            home=folder / "home",
+            commits={
+                "first": first,
+                "second": second,
+                "stream": stream.branches["main"],
+                "secret": secret.branches["main"],
+            },
+            blobs={
+                repository.repo_id: repository.commits[repository.branches["main"]] for repository in (pets, stream)
+            },
+            found=run_client(code, hub, folder / "home"),
+        )
 
 
 def test_stand_in_speaks_the_clients_language(hub, tmp_path):
@@ -109,102 +168,77 @@ def test_stand_in_speaks_the_clients_language(hub, tmp_path):
     assert any(request.range for request in hub.requests)
 
 
-def test_load_from_the_hub(hub, tmp_path, commit_dataset):
-    train = make_dataset([index % 2 for index in range(40)], ["cat", "dog"])
-    test = make_dataset([0, 1, 1], ["cat", "dog"])
-    repository, first = commit_dataset("org/pets", {"train": train, "test": test, "extra": train})
-    _, second = commit_dataset("", {"train": train.select(range(30))}, repository=repository)
-    readme = "---\nconfigs:\n" + "".join(
-        f"- config_name: {name}\n  data_files:\n  - split: train\n    path: {name}/train-*\n"
-        for name in ("big", "small")
+def test_newest_and_pinned_revision(session):
+    newest, pinned = session.found["newest"], session.found["tagged"]
+    assert (newest["revision"], newest["sizes"]) == (
+        session.commits["second"],
+        {"train": 26, "validation": 4, "test": 3},
     )
-    sized, _ = commit_dataset("org/sized", {"train": train}, prefix="big", readme=readme + "---\n")
-    commit_dataset("", {"train": train.select(range(10))}, prefix="small", repository=sized)
-    commit_dataset("org/secret", {"train": train}, token="hf_key")
-    code = LOADING + textwrap.dedent(
-        f"""
-        print(json.dumps([
-            load(dataset_name="org/sized"),
-            load(dataset_name="org/sized", dataset_config_name="medium"),
-            load(dataset_name="org/secret"),
-            load(dataset_name="org/none"),
-            load(dataset_name="org/pets"),
-            load(dataset_name="org/pets", dataset_revision="{first}"),
-            load(dataset_name="org/sized", dataset_config_name="small", test_split=0),
-            load(dataset_name="org/secret", token="hf_key", test_split=0),
-            load(dataset_name="org/pets", dataset_revision="v9"),
-        ]))
-        """
+    assert (pinned["revision"], pinned["sizes"]) == (
+        session.commits["first"],
+        {"train": 34, "validation": 6, "test": 3},
     )
-    *errors, newest, pinned, small, secret, wrong = run_client(code, hub, tmp_path / "home")
-    assert (newest["revision"], newest["sizes"]) == (second, {"train": 26, "validation": 4, "test": 3})
-    assert (pinned["revision"], pinned["sizes"]) == (first, {"train": 34, "validation": 6, "test": 3})
-    assert newest["labels"] == ["cat", "dog"]
-    assert (newest["source"], small["config"]) == ("org/pets", "small")
-    assert small["sizes"] == {"train": 8, "validation": 2}
+    assert (newest["source"], newest["labels"]) == ("org/pets", ["cat", "dog"])
+
+
+def test_config_and_token_are_passed_on(session):
+    small, secret = session.found["small"], session.found["secret"]
+    assert (small["config"], small["sizes"]) == ("small", {"train": 8, "validation": 2})
     assert secret["sizes"] == {"train": 34, "validation": 6}
-    expected = ["big, small", "big, small", "org/secret", "org/none", "v9"]
-    for error, text in zip([*errors, wrong], expected, strict=True):
-        assert text in error["error"]
-    hashes = {name: blob.sha256 for name, blob in repository.commits[second].items()}
-    fetched = {request.path.rsplit("/", 1)[-1] for request in hub.requests if request.method == "GET"}
-    assert hashes["data/test-00000-of-00001.parquet"] in fetched
-    assert not any("extra" in request.path for request in hub.requests)
-    assert {request.token for request in hub.requests if "secret" in request.path} == {None, "hf_key"}
+    assert {request.token for request in session.hub.requests if "secret" in request.path} == {None, "hf_key"}
 
 
-def test_offline_the_pinned_revision_is_kept(hub, tmp_path, commit_dataset):
-    train = make_dataset([index % 2 for index in range(10)], ["cat", "dog"])
-    _, sha = commit_dataset("org/pets", {"train": train})
-    code = LOADING + 'print(json.dumps(load(dataset_name="org/pets")))'
-    online = run_client(code, hub, tmp_path / "home")
-    asked = len(hub.requests)
+def test_only_the_splits_that_are_used_are_fetched(session):
+    blobs = session.blobs["org/pets"]
+    fetched = {request.path.rsplit("/", 1)[-1] for request in session.hub.requests if request.method == "GET"}
+    assert blobs["data/test-00000-of-00001.parquet"].sha256 in fetched
+    assert blobs["data/extra-00000-of-00001.parquet"].sha256 not in fetched
+
+
+@pytest.mark.parametrize(
+    ("case", "text"),
+    [
+        ("config needed", "big, small"),
+        ("config wrong", "big, small"),
+        ("no token", "org/secret"),
+        ("no such dataset", "org/none"),
+        ("no such revision", "v9"),
+    ],
+)
+def test_errors_say_what_there_is(session, case, text):
+    assert text in session.found[case]["error"]
+
+
+def test_stream_reads_ranges_and_keeps_nothing(session):
+    revision, rows = session.found["stream"]
+    assert revision == session.commits["stream"]
+    assert {role: len(part) for role, part in rows.items()} == {"train": 170, "validation": 30, "test": 7}
+    assert sorted(index for index, _, _ in rows["train"] + rows["validation"]) == list(range(200))
+    assert all(index == value and label == index % 2 for part in rows.values() for index, label, value in part)
+    blob = session.blobs["org/stream"]["data/train-00000-of-00001.parquet"].sha256
+    reads = [request for request in session.hub.requests if request.method == "GET" and blob in request.path]
+    assert reads
+    assert all(request.range for request in reads)
+    assert not list((session.home / "datasets").glob("*stream*/**/*.arrow"))
+    assert not list((session.home / "hub").glob("datasets--org--stream/**/*.parquet"))
+
+
+def test_offline_the_pinned_revision_is_kept(session):
+    asked, sha = len(session.hub.requests), session.commits["secret"]
     code = LOADING + textwrap.dedent(
         f"""
         print(json.dumps([
-            load(dataset_name="org/pets", dataset_revision="{sha}"),
-            load(dataset_name="org/pets", dataset_revision="{"0" * 40}"),
+            load(dataset_name="org/secret", dataset_revision="{sha}", test_split=0),
+            load(dataset_name="org/secret", dataset_revision="{"0" * 40}"),
             load(dataset_name="org/other"),
         ]))
         """
     )
-    same, other, none = run_client(code, hub, tmp_path / "home", HF_HUB_OFFLINE="1")
-    assert len(hub.requests) == asked
-    assert (same["revision"], same["splits"]["train"]["class_counts"]) == (
-        sha,
-        online["splits"]["train"]["class_counts"],
-    )
+    same, other, none = run_client(code, session.hub, session.home, HF_HUB_OFFLINE="1")
+    assert len(session.hub.requests) == asked
+    online = session.found["secret"]["splits"]
+    assert (same["revision"], same["sizes"]) == (sha, {"train": 34, "validation": 6})
+    assert same["splits"]["train"]["class_counts"] == online["train"]["class_counts"]
     assert "read from the cache" in same["notes"][0]
     assert "0" * 40 in other["error"]
     assert "HF_HUB_OFFLINE" in none["error"]
-
-
-def test_stream_from_the_hub(hub, tmp_path, commit_dataset):
-    train = make_dataset([index % 2 for index in range(200)], ["cat", "dog"])
-    repository, sha = commit_dataset("org/pets", {"train": train, "test": train.select(range(7))}, rows=10)
-    code = LOADING + textwrap.dedent(
-        """
-        import io
-        import numpy as np
-        from PIL import Image
-        dataset = load_image_dataset(DataArguments(dataset_name="org/pets", streaming=True, shuffle_buffer_size=50))
-        rows = {}
-        for role, split in dataset.splits.items():
-            split.set_batch_size(4)
-            rows[role] = [
-                (row["sample_index"], row["label"], np.asarray(Image.open(io.BytesIO(row["image"]["bytes"]))).max())
-                for row in split
-            ]
-        print(json.dumps([dataset.record.revision, rows], default=int))
-        """
-    )
-    revision, rows = run_client(code, hub, tmp_path / "home")
-    assert revision == sha
-    assert {role: len(part) for role, part in rows.items()} == {"train": 170, "validation": 30, "test": 7}
-    assert sorted(index for index, _, _ in rows["train"] + rows["validation"]) == list(range(200))
-    assert all(index == value and label == index % 2 for part in rows.values() for index, label, value in part)
-    blob = repository.commits[sha]["data/train-00000-of-00001.parquet"].sha256
-    reads = [request for request in hub.requests if request.method == "GET" and blob in request.path]
-    assert reads
-    assert all(request.range for request in reads)
-    assert not any((tmp_path / "home").rglob("*.arrow"))
