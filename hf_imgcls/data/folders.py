@@ -44,8 +44,16 @@ def _list_folders(folder: Path) -> list[Path]:
 
 
 def read_class_folder(root: Path, notes: list[str]) -> Dataset:
-    """List the images of one folder of classes; nothing is opened."""
-    root = Path(os.path.abspath(root))
+    """List the images of one folder of classes; nothing is opened.
+
+    Args:
+        root: The folder.
+        notes: What was passed over is appended here.
+
+    Raises:
+        DataError: No image lies in a folder of its class, or a file's name is no text.
+    """
+    shown, root = root, Path(os.path.abspath(root))
     classes: list[str] = []
     empty: list[str] = []
     paths: list[str] = []
@@ -65,21 +73,25 @@ def read_class_folder(root: Path, notes: list[str]) -> Dataset:
     loose = sum(1 for entry in os.scandir(root) if _is_image(entry.name))
     if not paths:
         raise DataError(
-            f"{root} has {f'{loose} images, but none in a folder' if loose else 'no images in its subfolders'}"
+            f"{shown} has {f'{loose} images, but none in a folder' if loose else 'no images in its subfolders'}"
             + (f" ({', '.join(empty[:5])} and others hold none)" if empty else ""),
             "one folder per class with image files in it: FOLDER/cat/1.jpg",
             "point to the folder of classes, or list the images with their classes in a CSV file (--train_file)",
         )
     if loose:
-        notes.append(f"{loose} images directly in {root} belong to no class and are not used.")
+        notes.append(f"{loose} images directly in {shown} belong to no class and are not used.")
     if empty:
-        notes.append(f"Folders without images in {root} are no classes: {', '.join(empty)}.")
+        notes.append(f"Folders without images in {shown} are no classes: {', '.join(empty)}.")
     if others:
         found = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in others.most_common(5))
-        notes.append(f"Files in {root} that are not images by their names are not used: {found}.")
-    images_array = pa.StructArray.from_arrays(
-        [pa.nulls(len(paths), pa.binary()), pa.array(paths, pa.string())], names=["bytes", "path"]
-    )
+        notes.append(f"Files in {shown} that are not images by their names are not used: {found}.")
+    try:
+        path_array = pa.array(paths, pa.string())
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{shown} holds a file whose name is not UTF-8: {error.object!r}", "names in UTF-8", "rename the file"
+        ) from error
+    images_array = pa.StructArray.from_arrays([pa.nulls(len(paths), pa.binary()), path_array], names=["bytes", "path"])
     # Names and sizes, not times and absolute paths: a copy of the folder on another machine is the same dataset.
     return build_dataset(images_array, pa.array(ids, pa.int64()), classes, digest.hexdigest()[:16])
 

@@ -13,6 +13,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Image
 
 from hf_imgcls.arguments import DataArguments
+from hf_imgcls.data.decode import decode_image
 from hf_imgcls.data.labels import (
     RawLabels,
     build_label_map,
@@ -22,7 +23,7 @@ from hf_imgcls.data.labels import (
     read_raw_labels,
 )
 from hf_imgcls.data.sources import Source, open_source
-from hf_imgcls.data.splits import ROLES, assign_roles, check_not_empty, choose_subset, count_held_out, cut_stratified
+from hf_imgcls.data.splits import ROLES, assign_roles, check_not_empty, choose_subset, count_cuts, cut_stratified
 from hf_imgcls.errors import DataError, join_errors
 from hf_imgcls.records import DataRecord, SplitRecord
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from hf_imgcls.data.streaming import StreamingSplit
 
 COLUMNS = ("image", "label", "sample_index")
+_MAX_CHECKED = 200
 
 
 @dataclass
@@ -118,6 +120,7 @@ def _assemble(source: Source, args: DataArguments) -> ImageDataset:
             split_ids = split_ids[subset]
         split = splits[origin] if rows is None else splits[origin].select(rows)
         counts = np.bincount(split_ids, minlength=len(names))
+        _check_some_images(role, split, split_ids, names, args)
         dataset.splits[role] = split
         record.splits[role] = SplitRecord(
             role,
@@ -126,7 +129,6 @@ def _assemble(source: Source, args: DataArguments) -> ImageDataset:
             {name: int(count) for name, count in zip(names, counts, strict=True)},
             split._fingerprint,
         )
-    check_first_images(dataset, args)
     return dataset
 
 
@@ -185,19 +187,7 @@ def _cut_missing_splits(
     if "train" not in roles:
         return parts
     labels, name = ids["train"], roles["train"]
-    counts = {}
-    # Data that the user named as validation, with no test beside it, is left as it is: nothing is cut behind his back.
-    if "test" not in roles and not validation_is_explicit:
-        counts["test"] = count_held_out(args.test_split, len(labels), "--test_split")
-    if "validation" not in roles:
-        counts["validation"] = count_held_out(args.train_val_split, len(labels), "--train_val_split")
-    counts = {role: count for role, count in counts.items() if count}
-    if sum(counts.values()) >= len(labels):
-        raise DataError(
-            f"{' and '.join(counts)} take {sum(counts.values())} of {len(labels)} examples",
-            "a cut that leaves examples to train on",
-            "lower --train_val_split or --test_split",
-        )
+    counts = count_cuts(roles, len(labels), args.train_val_split, args.test_split, validation_is_explicit, notes)
     if not counts:
         return {"train": ("train", None, name), **parts}
     rows = cut_stratified(labels, counts, args.split_seed)
@@ -219,24 +209,20 @@ def _cut_missing_splits(
     return {role: parts[role] for role in ROLES if role in parts}
 
 
-def check_first_images(dataset: ImageDataset, args: DataArguments) -> None:
-    """Decode one image of each class of each split, so that a dataset that cannot be read fails at once.
+def _check_some_images(role: str, split: Dataset, ids: np.ndarray, labels: list[str], args: DataArguments) -> None:
+    """Decode the first image of each class (of up to 200 classes), so that data that cannot be read fails at once.
 
     Raises:
         DataError: Images cannot be decoded; each is named.
     """
-    from hf_imgcls.data.decode import decode_image
-
     problems = []
-    for role, split in dataset.splits.items():
-        labels = np.asarray(split.with_format("numpy")["label"][:])
-        _, rows = np.unique(labels, return_index=True)
-        for row in rows.tolist():
-            image = split[row]["image"]
-            try:
-                decode_image(image, background=args.alpha_background, max_pixels=args.max_image_pixels)
-            except DataError as error:
-                where = f"{role}, class {dataset.labels[labels[row]]!r}, sample {split[row]['sample_index']}"
-                problems.append(DataError(f"{where}: {error.found}", error.expected, error.fix))
+    _, rows = np.unique(ids, return_index=True)
+    step = -(-len(rows) // _MAX_CHECKED)
+    for row in split.select(rows[::step]):
+        try:
+            decode_image(row["image"], background=args.alpha_background, max_pixels=args.max_image_pixels)
+        except DataError as error:
+            where = f"{role}, class {labels[row['label']]!r}, sample {row['sample_index']}"
+            problems.append(DataError(f"{where}: {error.found}", error.expected, error.fix))
     if problems:
-        raise join_errors(list(problems[:10]))
+        raise join_errors(list(problems))

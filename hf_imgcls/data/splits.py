@@ -100,6 +100,47 @@ def assign_roles(
     return roles
 
 
+def count_cuts(
+    roles: Mapping[str, str],
+    num_examples: int,
+    train_val_split: float,
+    test_split: float,
+    validation_is_explicit: bool,
+    notes: list[str],
+) -> dict[str, int]:
+    """Decide what is cut from train, and how much.
+
+    Args:
+        roles: The roles that are filled.
+        num_examples: Examples of train.
+        train_val_split: Fraction or count for validation, where it is missing.
+        test_split: Fraction or count for test, where it is missing.
+        validation_is_explicit: The user named the validation data; then a missing test stays missing.
+        notes: What was decided is appended here.
+
+    Returns:
+        Role -> number of examples, test first; nothing without train.
+
+    Raises:
+        DataError: A count cannot be, or nothing would be left to train on.
+    """
+    counts = {}
+    if "train" in roles and "test" not in roles and not validation_is_explicit:
+        counts["test"] = count_held_out(test_split, num_examples, "--test_split")
+    if "train" in roles and "validation" not in roles:
+        counts["validation"] = count_held_out(train_val_split, num_examples, "--train_val_split")
+    if "train" in roles and "test" not in roles and validation_is_explicit:
+        notes.append("There is no test split: only validation data was named beside train, and nothing is cut from it.")
+    counts = {role: count for role, count in counts.items() if count}
+    if counts and sum(counts.values()) >= num_examples:
+        raise DataError(
+            f"{' and '.join(counts)} take {sum(counts.values())} of {num_examples} examples",
+            "a cut that leaves examples to train on",
+            "lower --train_val_split or --test_split",
+        )
+    return counts
+
+
 def check_not_empty(source: str, sizes: Mapping[str, int]) -> None:
     """Refuse a dataset of which a split has no examples.
 

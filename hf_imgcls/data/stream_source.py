@@ -13,7 +13,7 @@ from hf_imgcls.data.load import ImageDataset
 from hf_imgcls.data.parquet import ParquetFiles, open_parquet, take_groups
 from hf_imgcls.data.repository import is_from_cache, list_splits, open_builder, requested_splits
 from hf_imgcls.data.sources import is_hub_layout
-from hf_imgcls.data.splits import ROLES, assign_roles, check_not_empty, count_held_out, match_split_names
+from hf_imgcls.data.splits import ROLES, assign_roles, check_not_empty, count_cuts, match_split_names
 from hf_imgcls.data.streaming import StreamingSplit
 from hf_imgcls.errors import DataError
 from hf_imgcls.records import DataRecord, SplitRecord
@@ -132,18 +132,7 @@ def _cut_groups(
     if "train" not in roles:
         return parts
     rest, total = files["train"].groups, int(files["train"].groups[:, 3].sum())
-    counts = {}
-    if "test" not in roles and not explicit:
-        counts["test"] = count_held_out(args.test_split, total, "--test_split")
-    if "validation" not in roles:
-        counts["validation"] = count_held_out(args.train_val_split, total, "--train_val_split")
-    counts = {role: count for role, count in counts.items() if count}
-    if sum(counts.values()) >= total:
-        raise DataError(
-            f"{' and '.join(counts)} take {sum(counts.values())} of {total} examples",
-            "a cut that leaves examples to train on",
-            "lower --train_val_split or --test_split",
-        )
+    counts = count_cuts(roles, total, args.train_val_split, args.test_split, explicit, notes)
     for role, count in counts.items():
         taken, rest = take_groups(rest, count, (args.split_seed, ROLES.index(role)))
         text = f"{count} of {total} examples of {roles['train']}, whole row groups, seed {args.split_seed}"

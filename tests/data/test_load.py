@@ -122,6 +122,31 @@ def test_folder_of_splits_is_recognised_and_told(load, make_folders):
         assert "train, val" in dataset.record.notes[0] or "test, train" in dataset.record.notes[0]
 
 
+def test_named_validation_without_test_is_left_alone_and_told(load, make_folders):
+    folders = {
+        "train_dir": make_folders("train", {"a": 9, "b": 9}),
+        "validation_dir": make_folders("val", {"a": 2, "b": 2}),
+    }
+    dataset = load(**folders)
+    assert {role: len(split) for role, split in dataset.splits.items()} == {"train": 18, "validation": 4}
+    assert "no test split" in " ".join(dataset.record.notes)
+
+
+def test_held_out_folder_alone_can_be_measured(load, make_folders):
+    dataset = load(test_dir=make_folders("test", {"a": 2, "b": 3}))
+    assert {role: len(split) for role, split in dataset.splits.items()} == {"test": 5}
+    assert dataset.labels == ["a", "b"]
+
+
+def test_folder_with_metadata_is_read_by_it(load, make_folders):
+    folder = make_folders("set", {"train": 10})
+    rows = "".join(f"{index}.png,{'xy'[index % 2]}\n" for index in range(10))
+    (folder / "train" / "metadata.csv").write_text("file_name,label\n" + rows)
+    dataset = load(dataset_name=folder, test_split=0, train_val_split=0)
+    assert dataset.labels == ["x", "y"]
+    assert all(row["image"]["path"].endswith(f"/{row['sample_index']}.png") for row in dataset.splits["train"])
+
+
 def test_classes_named_like_splits_stay_classes(load, make_folders):
     dataset = load(train_dir=make_folders("vehicles", {"train": 8, "bus": 8}))
     assert dataset.labels == ["bus", "train"]
