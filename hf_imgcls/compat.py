@@ -79,6 +79,21 @@ def build_training_arguments(training: dict[str, Any], hub_token: str | None = N
     return arguments
 
 
+def use_all_cores() -> None:
+    """Give a process on the CPU its share of the cores.
+
+    ``accelerate launch`` sets ``OMP_NUM_THREADS=1`` unless it is told a number, so that one process on a machine
+    without a GPU computes on one core
+    (https://huggingface.co/docs/accelerate/package_reference/cli, ``--num_cpu_threads_per_process``). Remove when the
+    launcher counts cores itself.
+    """
+    if torch.cuda.is_available() or "ACCELERATE_MIXED_PRECISION" not in os.environ:
+        return
+    if os.environ.get("OMP_NUM_THREADS", "1") == "1":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
 def load_image_processor(name_or_path: str, **kwargs: Any) -> BaseImageProcessor:
     """Load an image processor with the torchvision backend.
 

@@ -31,7 +31,7 @@ def main() -> None:
     from transformers import set_seed
     from transformers.utils.logging import disable_progress_bar
 
-    from hf_imgcls.compat import build_training_arguments
+    from hf_imgcls.compat import build_training_arguments, use_all_cores
     from hf_imgcls.data.load import load_image_dataset
     from hf_imgcls.data.transforms import attach_transforms
     from hf_imgcls.fit.adapt import adapt_model
@@ -41,6 +41,7 @@ def main() -> None:
     from hf_imgcls.measure.metrics import ClassificationAccumulator
     from hf_imgcls.measure.saved_model import measure_saved_model
 
+    use_all_cores()
     training_args = build_training_arguments(args.training, args.hub_token)
     set_seed(training_args.seed)
     disable_progress_bar()  # loading and saving flash by; training has a bar of its own

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 def launches(tmp_path_factory, repository):
     """Folder of each way to launch the same ten steps."""
     script = str(repository / "tests" / "fit" / "invariant_run.py")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     ways = {
         "one": ([sys.executable], "16", "1"),
         "accumulated": ([sys.executable], "8", "2"),
