@@ -80,9 +80,9 @@ class StreamingSplit(IterableDataset):  # type: ignore[type-arg]
         self.features = Features({"image": Image(decode=False), "label": ClassLabel(names=labels)})
         self.transform: Transform | None = None
         self.batch_size = 1
-        # Epoch, the epoch to resume in, and the first batch there: shared memory, so that set_epoch and resume_from
-        # reach dataloader workers that stay alive between epochs.
-        self._position = torch.zeros(3, dtype=torch.int64).share_memory_()
+        # Epoch, the epoch to resume in, the first batch there, and whether rows stand in for those before it: shared
+        # memory, so that set_epoch and resume_from reach dataloader workers that stay alive between epochs.
+        self._position = torch.zeros(4, dtype=torch.int64).share_memory_()
 
     @property
     def column_names(self) -> list[str]:
@@ -123,11 +123,13 @@ class StreamingSplit(IterableDataset):  # type: ignore[type-arg]
         """Set the epoch, which decides the order. Also reaches live dataloader workers, from their next epoch on."""
         self._position[0] = epoch
 
-    def resume_from(self, num_examples: int) -> None:
+    def resume_from(self, num_examples: int, *, stand_in: bool = False) -> None:
         """Begin the current epoch's next iteration after rows that were already used; other epochs begin at 0.
 
         Args:
             num_examples: Rows of this epoch that this process has used: whole batches, or the whole epoch.
+            stand_in: Yield rows without content in place of the used ones, for a loop that skips batches by taking
+                them (``Trainer``): nothing is read for them.
 
         Raises:
             ValueError: The number is not a multiple of the batch size.
@@ -136,10 +138,11 @@ class StreamingSplit(IterableDataset):  # type: ignore[type-arg]
             raise ValueError(f"{num_examples} examples are not whole batches of {self.batch_size}")
         self._position[1] = self._position[0]
         self._position[2] = -(-num_examples // self.batch_size)
+        self._position[3] = stand_in
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Yield rows, or with a transform rows of what it returns."""
-        epoch, resumed_epoch, resumed_batch = self._position.tolist()
+        epoch, resumed_epoch, resumed_batch, stand_in = self._position.tolist()
         first_batch = resumed_batch if epoch == resumed_epoch else 0
         rank, world_size = find_process()
         lanes = self._divide_lanes(world_size)
@@ -157,6 +160,10 @@ class StreamingSplit(IterableDataset):  # type: ignore[type-arg]
         groups = self._order_groups(epoch)
         readers: dict[int, Iterator[dict[str, Any]]] = {}
         # A loader asks its workers in turn, beginning with the first, wherever the stream is taken up.
+        if stand_in:
+            for _ in range(worker_id, first_batch, num_used):
+                yield from [{"sample_index": torch.tensor(-1)}] * self.batch_size
+            worker_id = (worker_id - first_batch) % num_used
         for batch in range(first_batch + worker_id, num_batches, num_used):
             lane = batch % lanes
             if lane not in readers:

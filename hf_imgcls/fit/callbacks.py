@@ -56,9 +56,7 @@ class ThroughputProgress(TrainerCallback):
             mininterval=0.1 if sys.stderr.isatty() else 15,
         )
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Advance by one optimiser step's images."""
         if self._bar is not None:
             self._bar.update(self._images_per_step)

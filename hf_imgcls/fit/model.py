@@ -132,7 +132,9 @@ def _scratch_config(fit: FitArguments, data: DataArguments, labels: list[str]) -
     try:
         config = AutoConfig.for_model(fit.model_type, **values)
     except (TypeError, ValueError) as error:
-        raise ModelError(f"model_config {values}: {error}", f"a valid {type(default).__name__}", "correct it") from error
+        raise ModelError(
+            f"model_config {values}: {error}", f"a valid {type(default).__name__}", "correct it"
+        ) from error
     if fit.model_type == "timm_wrapper":
         _set_config_pixels(config, data)
     _set_labels(config, labels)
@@ -182,7 +184,7 @@ def _scratch_processor(config: PretrainedConfig, data: DataArguments) -> BaseIma
 
 
 def _timm_processor(config: PretrainedConfig) -> BaseImageProcessor:
-    """timm keeps its preprocessing in the model's config, and has no preprocessor_config.json."""
+    """Timm keeps its preprocessing in the model's config, and has no preprocessor_config.json."""
     from transformers import TimmWrapperImageProcessor
 
     return TimmWrapperImageProcessor(pretrained_cfg=config.pretrained_cfg, architecture=config.architecture)
@@ -309,7 +311,9 @@ def _set_config_pixels(config: PretrainedConfig, data: DataArguments) -> None:
         if data.image_size is not None and hasattr(config, "image_size"):
             config.image_size = data.image_size
         return
-    changes: dict[str, Any] = {key: value for key, value in (("mean", data.image_mean), ("std", data.image_std)) if value}
+    changes: dict[str, Any] = {
+        key: value for key, value in (("mean", data.image_mean), ("std", data.image_std)) if value
+    }
     if data.image_size is not None:
         changes.update(input_size=(3, data.image_size, data.image_size), test_input_size=None)
         if _timm_takes_img_size(require("timm"), config.architecture):

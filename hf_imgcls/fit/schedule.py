@@ -32,7 +32,7 @@ def build_step_schedule(
         raise ArgumentError(
             f"lr_scheduler_kwargs {settings or {'step_epochs': step_epochs, 'gamma': gamma}} with lr_scheduler_type step",
             "step_epochs > 0 and 0 < gamma <= 1, nothing else",
-            "for example --lr_scheduler_kwargs '{\"step_epochs\": 30, \"gamma\": 0.1}'",
+            'for example --lr_scheduler_kwargs \'{"step_epochs": 30, "gamma": 0.1}\'',
         )
 
     def factor(step: int) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -11,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate import PartialState
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset
-from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer
-from transformers.trainer_utils import speed_metrics
+from torch.utils.data import DataLoader
+from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer, TrainerState
+from transformers.trainer_utils import TrainOutput, speed_metrics
 
 from hf_imgcls.compat import restore_weights
 from hf_imgcls.data.collate import collate_batch
+from hf_imgcls.data.streaming import StreamingSplit
 from hf_imgcls.fit.callbacks import SetEpochCallback, ThroughputProgress
 from hf_imgcls.fit.evaluation import Accumulator, BatchTransform, build_eval_dataloader, evaluate_batches
 from hf_imgcls.fit.schedule import build_step_schedule
@@ -30,7 +32,10 @@ if TYPE_CHECKING:
 
 
 def compute_classification_loss(
-    outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None, label_smoothing: float = 0.0
+    outputs: Any,
+    labels: torch.Tensor,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    label_smoothing: float = 0.0,
 ) -> torch.Tensor:
     """Cross-entropy, divided exactly once.
 
@@ -103,10 +108,26 @@ class ImageClassificationTrainer(Trainer):
             batch = (self.train_device_transform if self.model.training else self.eval_device_transform)(inputs)
         return {"pixel_values": batch["pixel_values"], "labels": batch["labels"]}
 
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Train; see ``Trainer.train``. A stream is told where it goes on, so that nothing is read twice."""
+        if isinstance(self.train_dataset, StreamingSplit) and isinstance(resume_from_checkpoint, str):
+            self._resume_stream(resume_from_checkpoint)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _resume_stream(self, checkpoint: str) -> None:
+        state = TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json"))
+        accumulation = self.args.gradient_accumulation_steps
+        steps_per_epoch = max(math.ceil(len(self.get_train_dataloader()) / accumulation), 1)
+        epoch, steps = divmod(state.global_step, steps_per_epoch)
+        self.train_dataset.set_epoch(epoch)
+        # Trainer skips the used batches by taking them: they are given to it empty.
+        self.train_dataset.resume_from(steps * accumulation * self._train_batch_size, stand_in=True)
+
     def get_train_dataloader(self) -> DataLoader:
         """Map-style data is sharded by Accelerate; a stream is already this process's shard and is left alone."""
-        if not isinstance(self.train_dataset, IterableDataset):
+        if not isinstance(self.train_dataset, StreamingSplit):
             return super().get_train_dataloader()
+        self.train_dataset.set_batch_size(self._train_batch_size)
         return DataLoader(
             self.train_dataset,
             batch_size=self._train_batch_size,
@@ -171,7 +192,7 @@ class ImageClassificationTrainer(Trainer):
     # ------------------------------------------------------------------------------------------------ optimisation
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
-        """transformers' schedules, and "step"."""
+        """Transformers' schedules, and "step"."""
         if self._step_schedule is None:
             return super().create_scheduler(num_training_steps, optimizer)
         if self.lr_scheduler is None:
@@ -227,6 +248,8 @@ def build_trainer(
     callbacks = []
     if args.fit.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(args.fit.early_stopping_patience, args.fit.early_stopping_threshold))
+    if isinstance(batches.train, StreamingSplit):
+        batches.train.seed = training_args.seed
     is_step = args.training.get("lr_scheduler_type") == "step"
     return ImageClassificationTrainer(
         model=model,

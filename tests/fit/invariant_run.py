@@ -75,9 +75,7 @@ def main(out: Path, batch_size: int, accumulation: int) -> None:
         )
         trainer.train()
         metrics[family] = {
-            name: value
-            for name, value in trainer.evaluate().items()
-            if not name.endswith(("runtime", "per_second"))
+            name: value for name, value in trainer.evaluate().items() if not name.endswith(("runtime", "per_second"))
         }
         if trainer.is_world_process_zero():
             save_file({k: v.contiguous() for k, v in model.state_dict().items()}, out / f"{family}.safetensors")

@@ -36,7 +36,7 @@ def saved(request, tmp_path):
     return tmp_path, model.eval()
 
 
-@pytest.fixture()
+@pytest.fixture
 def saved_vit(tmp_path):
     torch.manual_seed(0)
     model, processor = build_scratch("vit")
