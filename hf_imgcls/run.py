@@ -72,7 +72,7 @@ def check_launch(num_processes: int | None) -> int:
         raise LaunchError(
             f"{world_size} process{'es run' if world_size > 1 else ' runs'}, --num_processes asks for {num_processes}",
             f"a launcher that starts {num_processes}",
-            f"torchrun --nproc_per_node {num_processes} recipes/finetune.py ... (on CPUs, accelerate launch starts one)",
+            f"accelerate launch --config_file accelerate_config.yaml --num_processes {num_processes} recipes/...",
         )
     if is_main_process():
         print(f"World size: {world_size} process{'es' if world_size > 1 else ''}", file=sys.stderr)

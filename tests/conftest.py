@@ -29,7 +29,10 @@ TINY_CONFIGS = {
         "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "patch_size": 8,
         "layer_scale_init_value": 0.1, "drop_path_rate": 0.0,
     },
-    "swin": {"embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4, "patch_size": 4, "drop_path_rate": 0.0},
+    "swin": {
+        "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4, "patch_size": 4,
+        "drop_path_rate": 0.0,
+    },
     # layer_scale_init_value 1: with the default 1e-6 the blocks do nothing, and a test would prove little.
     "convnext": {"depths": [1, 1], "hidden_sizes": [16, 32], "num_stages": 2, "layer_scale_init_value": 1.0},
     "resnet": {"embedding_size": 8, "hidden_sizes": [16, 32], "depths": [1, 1], "layer_type": "basic"},

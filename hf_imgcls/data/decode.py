@@ -89,6 +89,20 @@ def parse_background(background: str) -> tuple[int, int, int]:
         ) from error
 
 
+class Scratch:
+    """Memory for one array at a time. Fresh memory of this size costs a page fault per 4 KiB at its first use."""
+
+    def __init__(self) -> None:
+        self._memory = np.empty(0, dtype=np.uint8)
+
+    def take(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """An uninitialised uint8 array, valid until the next call."""
+        size = math.prod(shape)
+        if self._memory.size < size:
+            self._memory = np.empty(size, dtype=np.uint8)
+        return self._memory[:size].reshape(shape)
+
+
 class EncodedImage:
     """An image whose header has been read and whose pixels have not.
 
@@ -171,14 +185,16 @@ class EncodedImage:
         except Exception as error:
             raise self._unreadable(error) from error
 
-    def read_array(self, reduce: int = 1, *, decoder: str = "pillow", fast: bool = False) -> NDArray[np.uint8]:
+    def read_array(
+        self, reduce: int = 1, *, decoder: str = "pillow", scratch: Scratch | None = None
+    ) -> NDArray[np.uint8]:
         """Decode to an array, without a copy where Pillow lends its memory.
 
         Args:
             reduce: As in `read`.
             decoder: ``"pillow"`` or ``"simplejpeg"``, which takes the JPEGs only (extra ``decode``) and gives the same
                 pixels as Pillow. What simplejpeg refuses goes to Pillow, so that both accept the same files.
-            fast: Let simplejpeg use its fast DCT and chroma upsampling, which are not exact.
+            scratch: Memory that simplejpeg decodes into; the result is valid until its next use.
 
         Returns:
             uint8 ``(height, width, 4)``, upright, red, green, blue and a fourth byte without meaning (Pillow's own
@@ -188,17 +204,20 @@ class EncodedImage:
             DataError: As in `read`.
         """
         if decoder == "simplejpeg" and self.reducible and self._image.mode == "RGB" and self.orientation == 1:
-            pixels = self._read_with_simplejpeg(reduce, fast)
+            pixels = self._read_with_simplejpeg(reduce, scratch or Scratch())
             if pixels is not None:
                 return pixels
         return _lend_pixels(self.read(reduce))
 
-    def _read_with_simplejpeg(self, reduce: int, fast: bool) -> NDArray[np.uint8] | None:
+    def _read_with_simplejpeg(self, reduce: int, scratch: Scratch) -> NDArray[np.uint8] | None:
         simplejpeg = require("decode")
-        width, height = self._image.size
-        smallest = {"min_height": -(-height // reduce), "min_width": -(-width // reduce)} if reduce > 1 else {}
+        width, height = (-(-side // reduce) for side in self._image.size)
+        # Its fast DCT and upsampling stay off: they gain a tenth and change pixels, so that results would depend on
+        # what is installed.
+        smallest = {"min_height": height, "min_width": width} if reduce > 1 else {}
+        buffer = scratch.take((height, width, 4))
         try:
-            return simplejpeg.decode_jpeg(self._data, "RGBX", fastdct=fast, fastupsample=fast, **smallest)
+            return simplejpeg.decode_jpeg(self._data, "RGBX", buffer=buffer, **smallest)
         except ValueError:
             return None
 
@@ -357,8 +376,6 @@ def _lend_pixels(image: Image.Image) -> NDArray[np.uint8]:
             pixels = pyarrow.array(image)
         except (ImportError, ValueError):
             return np.asarray(image)
-        buffer = pixels.flatten().buffers()[1]
-        shape = (image.height, image.width, 4)
-        if buffer.size >= math.prod(shape):
-            return np.asarray(_Borrowed(pixels, buffer.address, shape))
+        buffer = pixels.buffers()[-1]
+        return np.asarray(_Borrowed(pixels, buffer.address, (image.height, image.width, 4)))
     return np.asarray(image)

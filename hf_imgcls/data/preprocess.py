@@ -16,6 +16,7 @@ from PIL import Image
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
+from hf_imgcls.data.collate import ReusedMemory
 from hf_imgcls.errors import ModelError
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Normalizer:
             self.mean = (torch.tensor(mean) * scale).reshape(-1, 1, 1)
             self.std = (torch.tensor(std) * scale).reshape(-1, 1, 1)
         self._on_device: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._memory = ReusedMemory()
 
     @classmethod
     def from_processor(cls, processor: Any) -> Normalizer:
@@ -76,10 +78,18 @@ class Normalizer:
         Returns:
             float32 ``(B, 3, H, W)`` on the same device.
         """
-        return pixel_values if pixel_values.is_floating_point() else self.normalize_(pixel_values.to(torch.float32))
+        if pixel_values.is_floating_point():
+            return pixel_values
+        if pixel_values.device.type != "cpu":
+            return self.normalize_(pixel_values.to(torch.float32))
+        out = self._memory.take(pixel_values.shape, torch.float32)
+        # Image by image, all three steps find the pixels in the processor's cache.
+        for levels, pixels in zip(out, pixel_values, strict=True):
+            self.normalize_(levels.copy_(pixels))
+        return out
 
     def normalize_(self, levels: torch.Tensor) -> torch.Tensor:
-        """Normalise float32 ``(B, 3, H, W)`` pixel levels 0..255 in place."""
+        """Normalise float32 ``(..., 3, H, W)`` pixel levels 0..255 in place."""
         if self.mean is not None and self.std is not None:
             device = levels.device
             if device not in self._on_device:

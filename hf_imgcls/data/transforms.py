@@ -15,12 +15,12 @@ import datasets
 import numpy as np
 import torch
 from datasets import Dataset
-from torchvision.transforms.v2 import functional as tv
+from torch.nn import functional as F
 
 from hf_imgcls.data.augment import crop_and_resize, draw_crops_and_flips
 from hf_imgcls.data.cache import DecodedCache, build_decoded_cache
 from hf_imgcls.data.collate import allocate_batch
-from hf_imgcls.data.decode import EncodedImage, choose_reduction, name_sample, parse_background
+from hf_imgcls.data.decode import EncodedImage, Scratch, choose_reduction, name_sample, parse_background
 from hf_imgcls.data.preprocess import Preprocessor
 from hf_imgcls.errors import DataError
 from hf_imgcls.extras import require
@@ -89,8 +89,9 @@ class EvalTransform:
                 pixels = torch.stack([self.preprocessor.preprocess(p.permute(1, 2, 0).numpy()) for p in pixels])
             return {"pixel_values": pixels, **_read_labels(rows)}
         pixel_values: torch.Tensor | None = None
+        decoded = Scratch()
         for i, (source, index) in enumerate(zip(rows["image"], rows["sample_index"], strict=True)):
-            pixels = self.preprocessor.preprocess(self._files.read(self._files.open(source, index), index))
+            pixels = self.preprocessor.preprocess(self._files.read(self._files.open(source, index), index, decoded))
             if pixel_values is None:
                 pixel_values = allocate_batch((len(rows["image"]), *pixels.shape), pixels.dtype)
             pixel_values[i] = pixels
@@ -157,8 +158,9 @@ class TrainTransform:
         sizes = np.array([self._files.size(*image) for image in images], dtype=np.int64)[:, ::-1]
         boxes, flips = self._draw(sample_index, sizes)
         pixel_values = allocate_batch((len(images), 3, *self.preprocessor.target_size), torch.uint8)
+        scratches = Scratch(), Scratch()
         for out, image, box, flip in zip(pixel_values, images, boxes.tolist(), flips.tolist(), strict=True):
-            out.copy_(self._augment(*image, box, flip))
+            out.copy_(self._augment(*image, box, flip, *scratches))
         return {"pixel_values": self.preprocessor.finish(pixel_values), **_read_labels(rows)}
 
     def _draw(
@@ -174,11 +176,13 @@ class TrainTransform:
             flip_probability=self.flip_probability,
         )
 
-    def _augment(self, image: EncodedImage, sample_index: int, box: Sequence[int], flip: bool) -> torch.Tensor:
+    def _augment(
+        self, image: EncodedImage, sample_index: int, box: Sequence[int], flip: bool, decoded: Scratch, scratch: Scratch
+    ) -> torch.Tensor:
         top, left, height, width = box
         target_height, target_width = self.preprocessor.target_size
         reduce = choose_reduction((width, height), (target_width, target_height)) if image.reducible else 1
-        pixels = self._files.read(image, sample_index, reduce, fast=True)
+        pixels = self._files.read(image, sample_index, decoded, reduce)
         if reduce > 1:
             top, height = _coarsen(top, height, reduce, pixels.shape[0])
             left, width = _coarsen(left, width, reduce, pixels.shape[1])
@@ -186,14 +190,13 @@ class TrainTransform:
         if flip:
             crop = crop[:, ::-1]
         # One copy that torch would make anyway; as words of four bytes, mirroring costs nothing on top of it.
-        if crop.shape[2] == 4:
-            crop = np.ascontiguousarray(crop.view(np.uint32)).view(np.uint8)
-        else:
-            crop = np.ascontiguousarray(crop)
-        resized = tv.resize(
-            torch.from_numpy(crop).permute(2, 0, 1)[None],
-            list(self.preprocessor.target_size),
-            interpolation=self.preprocessor.train_filter,
+        word = np.uint32 if crop.shape[2] == 4 else np.uint8
+        copied = scratch.take(crop.shape)
+        np.copyto(copied.view(word), crop.view(word))
+        resized = F.interpolate(
+            torch.from_numpy(copied).permute(2, 0, 1)[None],
+            self.preprocessor.target_size,
+            mode=self.preprocessor.train_filter.value,
             antialias=True,
         )
         return resized[0, :3]
@@ -265,6 +268,8 @@ class BatchPlan:
     def set_epoch(self, epoch: int) -> None:
         """Choose the random numbers of an epoch, before its first batch is asked for."""
         self.train_transform.set_epoch(epoch)
+        if hasattr(self.train, "set_epoch"):  # a stream, whose order is the epoch's too
+            self.train.set_epoch(epoch)
 
 
 def attach_transforms(dataset: ImageDataset, processor: Any, data_args: DataArguments, seed: int) -> BatchPlan:
@@ -323,9 +328,9 @@ class _FileReader:
         except DataError as error:
             raise name_sample(error, sample_index) from error
 
-    def read(self, image: EncodedImage, sample_index: int, reduce: int = 1, fast: bool = False) -> NDArray[np.uint8]:
+    def read(self, image: EncodedImage, sample_index: int, scratch: Scratch, reduce: int = 1) -> NDArray[np.uint8]:
         try:
-            return image.read_array(reduce, decoder=self.decoder, fast=fast)
+            return image.read_array(reduce, decoder=self.decoder, scratch=scratch)
         except DataError as error:
             raise name_sample(error, sample_index) from error
 

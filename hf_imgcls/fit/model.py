@@ -221,7 +221,7 @@ def _load_pretrained(fit: FitArguments, data: DataArguments, labels: list[str]) 
         raise ModelError(
             f"the weights of {name!r} could not be loaded: {error}",
             "safetensors weights that fit the model's config",
-            "convert pickled weights to safetensors first; --ignore_mismatched_sizes starts tensors of another shape anew",
+            "convert pickled weights to safetensors; --ignore_mismatched_sizes starts tensors of another shape anew",
         ) from error
 
     old_labels = [str(old_config.id2label[index]) for index in range(old_config.num_labels)]
@@ -311,9 +311,8 @@ def _set_config_pixels(config: PretrainedConfig, data: DataArguments) -> None:
         if data.image_size is not None and hasattr(config, "image_size"):
             config.image_size = data.image_size
         return
-    changes: dict[str, Any] = {
-        key: value for key, value in (("mean", data.image_mean), ("std", data.image_std)) if value
-    }
+    changes: dict[str, Any] = {"mean": data.image_mean, "std": data.image_std}
+    changes = {key: value for key, value in changes.items() if value}
     if data.image_size is not None:
         changes.update(input_size=(3, data.image_size, data.image_size), test_input_size=None)
         if _timm_takes_img_size(require("timm"), config.architecture):

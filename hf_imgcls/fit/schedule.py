@@ -30,7 +30,7 @@ def build_step_schedule(
     step_epochs, gamma = settings.pop("step_epochs"), settings.pop("gamma")
     if settings or not step_epochs > 0 or not 0 < gamma <= 1:
         raise ArgumentError(
-            f"lr_scheduler_kwargs {settings or {'step_epochs': step_epochs, 'gamma': gamma}} with lr_scheduler_type step",
+            f"lr_scheduler_kwargs of step: {settings or {'step_epochs': step_epochs, 'gamma': gamma}}",
             "step_epochs > 0 and 0 < gamma <= 1, nothing else",
             'for example --lr_scheduler_kwargs \'{"step_epochs": 30, "gamma": 0.1}\'',
         )

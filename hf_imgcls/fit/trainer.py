@@ -13,7 +13,7 @@ import torch
 from accelerate import PartialState
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer, TrainerState
+from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer, TrainerControl, TrainerState
 from transformers.trainer_utils import TrainOutput, speed_metrics
 
 from hf_imgcls.compat import restore_weights
@@ -72,6 +72,10 @@ class ImageClassificationTrainer(Trainer):
         step_schedule: ``lr_scheduler_kwargs`` of the schedule "step", or ``None`` for transformers' own schedules.
         **kwargs: What ``Trainer`` takes.
     """
+
+    # Set by Trainer, outside its __init__.
+    control: TrainerControl
+    lr_scheduler: Any
 
     def __init__(
         self,
