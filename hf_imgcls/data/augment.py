@@ -132,9 +132,9 @@ def crop_and_resize(
     top, left, box_height, box_width = boxes.to(torch.float32).unbind(1)
     # Lower precision would cost grey levels, and these products cost next to nothing.
     with torch.autocast(images.device.type, enabled=False), torch.no_grad():
-        across = _filter_weights(left, box_width, width, target_size[1], interpolation)
-        across = torch.where(flips[:, None, None], across.flip(1), across)
-        down = _filter_weights(top, box_height, height, target_size[0], interpolation)
+        across = _filter_weights(left, box_width, flips, width, target_size[1], interpolation)
+        upright = torch.zeros_like(flips)
+        down = _filter_weights(top, box_height, upright, height, target_size[0], interpolation)
         rows = torch.bmm(images.reshape(batch, channels * height, width).to(torch.float32), across.transpose(1, 2))
         if interpolation is InterpolationMode.BICUBIC:  # overshoots
             rows.clamp_(0.0, 255.0)
@@ -143,20 +143,27 @@ def crop_and_resize(
 
 
 def _filter_weights(
-    start: torch.Tensor, length: torch.Tensor, size: int, target: int, interpolation: InterpolationMode
+    start: torch.Tensor,
+    length: torch.Tensor,
+    reverse: torch.Tensor,
+    size: int,
+    target: int,
+    interpolation: InterpolationMode,
 ) -> torch.Tensor:
     """Weights ``(B, target, size)`` that resample ``[start, start + length)`` of ``size`` pixels to ``target``."""
     device = start.device
-    start, length = start[:, None, None], length[:, None, None]
+    start, length, reverse = start[:, None, None], length[:, None, None], reverse[:, None, None]
     step = length / target
-    centres = start + (torch.arange(target, device=device)[:, None] + 0.5) * step
+    positions = torch.arange(target, device=device)[:, None] + 0.5
+    centres = start + torch.where(reverse, target - positions, positions) * step
     pixels = torch.arange(size, device=device) + 0.5
-    distance = ((pixels - centres) / step.clamp(min=1.0)).abs()
+    # The large intermediate values are (B, target, size): work in place.
+    distance = (pixels - centres).div_(step.clamp(min=1.0)).abs_()
     if interpolation is InterpolationMode.BICUBIC:
         near = (1.5 * distance - 2.5) * distance * distance + 1.0
         far = ((-0.5 * distance + 2.5) * distance - 4.0) * distance + 2.0
-        weights = torch.where(distance < 1.0, near, torch.where(distance < 2.0, far, 0.0))
+        weights = torch.where(distance < 1.0, near, far.mul_(distance < 2.0))
     else:
-        weights = (1.0 - distance).clamp(min=0.0)
-    weights = torch.where((pixels > start) & (pixels < start + length), weights, 0.0)
-    return weights / weights.sum(dim=2, keepdim=True)
+        weights = distance.neg_().add_(1.0).clamp_(min=0.0)
+    weights.mul_((pixels > start) & (pixels < start + length))
+    return weights.div_(weights.sum(dim=2, keepdim=True))

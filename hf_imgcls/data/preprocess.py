@@ -33,6 +33,9 @@ _EVAL_FILTERS = {
 _TRAIN_FILTERS: dict[Any, InterpolationMode] = dict.fromkeys((1, 3, "lanczos", "bicubic"), InterpolationMode.BICUBIC)
 
 
+_CACHED_BYTES = 1 << 16  # below this an image is too small to be worth three calls of its own
+
+
 class Normalizer:
     """uint8 pixels to the model's float32, on whatever device they are, by the processor's own formula.
 
@@ -83,7 +86,9 @@ class Normalizer:
         if pixel_values.device.type != "cpu":
             return self.normalize_(pixel_values.to(torch.float32))
         out = self._memory.take(pixel_values.shape, torch.float32)
-        # Image by image, all three steps find the pixels in the processor's cache.
+        if out[0].nbytes < _CACHED_BYTES:
+            return self.normalize_(out.copy_(pixel_values))
+        # Image by image, so that all three steps find the pixels in the CPU's cache.
         for levels, pixels in zip(out, pixel_values, strict=True):
             self.normalize_(levels.copy_(pixels))
         return out

@@ -281,7 +281,8 @@ def test_memory_in_use_is_not_reused():
     assert weight.grad == 80.0
     del loss
     # What nobody holds is taken again.
-    assert memory.take((4, 5), torch.float32).data_ptr() == memory.take((4, 5), torch.float32).data_ptr()
+    addresses = [memory.take((4, 5), torch.float32).data_ptr() for _ in range(3)]
+    assert len(set(addresses)) == 1
 
 
 def test_an_unreadable_image_names_its_sample(files):
