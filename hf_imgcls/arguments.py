@@ -194,7 +194,6 @@ class FitArguments:
     lora_target_modules: list[str] | None = _setting(
         None, "Name endings of the layers that get adapters; if not given, chosen for the architecture."
     )
-    merge_lora: bool = _setting(True, "Save the model with its adapters merged into the weights.")
     early_stopping_patience: int | None = _setting(
         None, "Stop after this many evaluations without a better --metric_for_best_model.", within="[1, inf)"
     )

@@ -36,7 +36,6 @@ LORA_ONLY = {
     "lora_alpha": "8",
     "lora_dropout": "0.1",
     "lora_target_modules": "a b",
-    "merge_lora": "false",
 }
 
 
@@ -552,7 +551,7 @@ def test_all_mistakes_are_told_at_once(folders: Path) -> None:
 def test_lora_flags_belong_to_lora() -> None:
     fit = digits("--adaptation lora " + " ".join(f"--{name} {value}" for name, value in LORA_ONLY.items())).fit
     assert (fit.lora_rank, fit.lora_alpha, fit.lora_dropout) == (4, 8.0, 0.1)
-    assert (fit.lora_target_modules, fit.merge_lora) == (["a", "b"], False)
+    assert fit.lora_target_modules == ["a", "b"]
 
 
 def test_selection_metrics_are_those_that_are_measured() -> None:
