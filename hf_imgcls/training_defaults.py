@@ -101,6 +101,12 @@ def steps_agree(training: dict[str, Any]) -> bool:
     return (evaluated < 1) == (saved < 1) and abs(saved / evaluated - round(saved / evaluated)) < 1e-9
 
 
+def _learning_rate(arguments: Arguments) -> float | None:
+    if arguments.fit.model_type is not None:
+        return 1e-3
+    return 5e-4 if arguments.fit.adaptation in ("lora", "head") else None
+
+
 def _num_workers(arguments: Arguments) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(4, cores // 2) if cores > 2 else 0
@@ -137,6 +143,12 @@ TRAINING_DEFAULTS = (
     TrainingDefault("logging_steps", 50, 50, "500 steps are a whole run on a small dataset"),
     TrainingDefault("report_to", "none", "none", "4.57 would report to every tracker that is installed"),
     TrainingDefault("per_device_train_batch_size", 32, 32, "images are small beside texts"),
+    TrainingDefault(
+        "learning_rate",
+        _learning_rate,
+        "5e-05; 1e-3 from scratch, 5e-4 for LoRA or the head alone",
+        "5e-5 is for pretrained weights; new ones would hardly move",
+    ),
     TrainingDefault("per_device_eval_batch_size", 64, 64, "no gradients are kept"),
     TrainingDefault(
         "dataloader_num_workers", _num_workers, "half the cores, at most 4", "decoding must not wait for the GPU"

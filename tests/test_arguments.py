@@ -623,13 +623,20 @@ def test_every_default_has_a_reason_and_can_be_overruled() -> None:
         "save_strategy": "no", "eval_steps": 7, "save_steps": 7, "load_best_model_at_end": False,
         "metric_for_best_model": "loss", "greater_is_better": False, "save_total_limit": 9, "logging_steps": 3,
         "report_to": "tensorboard", "per_device_train_batch_size": 3, "per_device_eval_batch_size": 5,
-        "dataloader_num_workers": 1, "label_names": ["label"],
+        "dataloader_num_workers": 1, "label_names": ["label"], "learning_rate": 0.3,
     }  # fmt: skip
     rows = {row.name for row in TRAINING_DEFAULTS}
     assert set(values) == rows - {"remove_unused_columns"}
     for name, value in values.items():
         text = json.dumps(value) if isinstance(value, list) else value
         assert digits(f"--{name} {shlex.quote(str(text))}").training[name] == value
+
+
+def test_the_default_learning_rate_follows_what_is_trained() -> None:
+    assert "learning_rate" not in digits("").training  # transformers' own, for pretrained weights
+    assert digits("--model_type vit").training["learning_rate"] == 1e-3
+    assert digits("--adaptation lora").training["learning_rate"] == 5e-4
+    assert digits("--adaptation head").training["learning_rate"] == 5e-4
 
 
 def test_what_is_changed_about_the_users_words_is_noted() -> None:
