@@ -80,6 +80,7 @@ def _assemble(source: Source, args: DataArguments) -> ImageDataset:
     """Bring the splits of a source into our shape."""
     notes = source.notes
     check_not_empty(source.name, {source.split_names[role]: len(split) for role, split in source.splits.items()})
+    _check_fixed_columns(source, args)
     image_column = source.image_column or _agree(source, args.image_column_name, None)
     label_column = source.label_column or _agree(source, args.label_column_name, image_column)
     raw = {
@@ -130,6 +131,18 @@ def _assemble(source: Source, args: DataArguments) -> ImageDataset:
             split._fingerprint,
         )
     return dataset
+
+
+def _check_fixed_columns(source: Source, args: DataArguments) -> None:
+    """Some sources have one image and one label column; a name for another one must not be passed over."""
+    for flag, requested, fixed in (
+        ("--image_column_name", args.image_column_name, source.image_column),
+        ("--label_column_name", args.label_column_name, source.label_column),
+    ):
+        if requested is not None and fixed is not None and requested != fixed:
+            raise DataError(
+                f"{flag} {requested}, but {source.name} has no such column", f"its only one, {fixed!r}", f"leave out {flag}"
+            )
 
 
 def _agree(source: Source, requested: str | None, image_column: str | None) -> str:

@@ -36,8 +36,13 @@ def digit_folders(tmp_path):
 
 
 def test_a_run_leaves_what_the_design_promises(run_recipe, tmp_path):
-    run = run_recipe("finetune", *SMALL_DIGITS, *TINY_VIT, "--num_train_epochs", "2", "--output_dir", tmp_path / "run")
+    pytest.importorskip("tensorboard")
+    run = run_recipe(
+        "finetune", *SMALL_DIGITS, *TINY_VIT, "--num_train_epochs", "2", "--output_dir", tmp_path / "run",
+        "--report_to", "tensorboard", "--logging_dir", tmp_path / "logs",
+    )  # fmt: skip
     assert run.exit_code == 0, run.err
+    assert list((tmp_path / "logs").rglob("events.out.tfevents.*"))
     folder = tmp_path / "run"
     for name in (
         "config.json", "model.safetensors", "preprocessor_config.json", "recipe.yaml", "data.json", "all_results.json",
