@@ -28,7 +28,7 @@ MILLIONS = {
 
 
 def test_the_promised_configs_are_there():
-    assert EXPECTED <= {path.stem for path in CONFIGS}
+    assert {path.stem for path in CONFIGS} >= EXPECTED
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

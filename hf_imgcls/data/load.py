@@ -141,7 +141,9 @@ def _check_fixed_columns(source: Source, args: DataArguments) -> None:
     ):
         if requested is not None and fixed is not None and requested != fixed:
             raise DataError(
-                f"{flag} {requested}, but {source.name} has no such column", f"its only one, {fixed!r}", f"leave out {flag}"
+                f"{flag} {requested}, but {source.name} has no such column",
+                f"its only one, {fixed!r}",
+                f"leave out {flag}",
             )
 
 
