@@ -248,7 +248,7 @@ def test_help_shows_every_flag_with_its_default_by_stage(capsys: pytest.CaptureF
     ]
     assert stages == sorted(stages)
     assert "--learning_rate FLOAT" in text
-    assert "(default: 5e-05)" in text
+    assert "(default: 5e-05; 1e-3 from scratch" in " ".join(text.split())
     assert max(map(len, text.splitlines())) <= 100
 
 

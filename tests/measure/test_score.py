@@ -94,7 +94,7 @@ def test_two_processes_score_as_one(vit_folder, tmp_path):
     script = Path(__file__).with_name("trained_models.py")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    subprocess.run([*command, str(script), str(vit_folder), str(tmp_path)], check=True, env=environment, timeout=300)
+    subprocess.run([*command, str(script), str(vit_folder), str(tmp_path)], check=True, env=environment, timeout=900)
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
     assert first["num_processes"] == second["num_processes"] == 2
     for size, expected in one.items():
