@@ -142,13 +142,13 @@ class DataArguments:
         choices=["auto", "true", "false"],
     )
     decoder: str = _setting(
-        "pillow",
-        "What decodes JPEG files; simplejpeg is faster on large ones.",
+        "auto",
+        "What decodes JPEG files, to the same pixels; auto: simplejpeg, which is faster, if it is installed.",
         group="pixels",
-        choices=["pillow", "simplejpeg"],
+        choices=["auto", "pillow", "simplejpeg"],
     )
     max_image_pixels: int = _setting(
-        178_956_970, "Images with more pixels than this are refused.", group="pixels", within="[1, inf)"
+        89_478_485, "Images with more pixels than this are refused.", group="pixels", within="[1, inf)"
     )
 
 

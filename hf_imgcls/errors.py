@@ -18,9 +18,10 @@ class UserError(Exception):
 
     exit_code = 2
 
-    def __init__(self, found: str, expected: str, fix: str) -> None:
+    def __init__(self, found: str, expected: str = "", fix: str = "") -> None:
         self.found, self.expected, self.fix = found, expected, fix
-        super().__init__(f"{found}\n  expected: {expected}\n  to fix:   {fix}")
+        # A dataloader worker's error is made again in the main process from its text alone.
+        super().__init__(f"{found}\n  expected: {expected}\n  to fix:   {fix}" if expected else found)
 
 
 class ArgumentError(UserError):
@@ -62,6 +63,4 @@ def join_errors(errors: list[UserError]) -> UserError:
     """
     if len(errors) == 1:
         return errors[0]
-    merged = type(errors[0])("", "", "")
-    merged.args = (f"{len(errors)} problems were found:\n" + "\n".join(f"- {error}" for error in errors),)
-    return merged
+    return type(errors[0])(f"{len(errors)} problems were found:\n" + "\n".join(f"- {error}" for error in errors))

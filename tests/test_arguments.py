@@ -500,7 +500,7 @@ def test_any_group_may_be_left_out(left_out: str) -> None:
         ("--random_crop_scale 0.9 0.1", "smallest, largest"),
         ("--alpha_background '#12'", "a colour's name"),
         ("--streaming --cache_decoded_images true", "with streaming true"),
-        ("--decoder opencv", "one of pillow, simplejpeg"),
+        ("--decoder opencv", "one of auto, pillow, simplejpeg"),
         ("--model_type vit --model_name_or_path x", "model_type vit and model_name_or_path x"),
         ("--model_type vit --config_name x", "model_type vit and config_name x"),
         ("--model_config '{a: 1}'", "model_config without model_type"),

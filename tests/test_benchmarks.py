@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from conftest import REPOSITORY
+from places import REPOSITORY
 
 
 @pytest.fixture

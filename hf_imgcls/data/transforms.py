@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -295,8 +296,7 @@ def attach_transforms(dataset: ImageDataset, processor: Any, data_args: DataArgu
         DataError: A small image cannot be decoded, or the cache asked for cannot be built.
     """
     parse_background(data_args.alpha_background)
-    if data_args.decoder == "simplejpeg":
-        require("decode")
+    choose_decoder(data_args.decoder)
     caches = {name: _build_cache(split, data_args) for name, split in dataset.splits.items()}
     train = TrainTransform(processor, data_args, seed, caches.get("train"))
     splits = {
@@ -308,13 +308,32 @@ def attach_transforms(dataset: ImageDataset, processor: Any, data_args: DataArgu
     return BatchPlan(splits, ResampleOnDevice(train.preprocessor) if resample else normalize, normalize, train)
 
 
+def choose_decoder(name: str) -> str:
+    """Resolve ``--decoder``: both decode a file to the same pixels, simplejpeg about twice as fast.
+
+    Args:
+        name: ``auto``, ``pillow`` or ``simplejpeg``.
+
+    Returns:
+        ``pillow`` or ``simplejpeg``.
+
+    Raises:
+        MissingExtraError: simplejpeg is asked for by name and not installed.
+    """
+    if name == "auto":
+        return "simplejpeg" if find_spec("simplejpeg") else "pillow"
+    if name == "simplejpeg":
+        require("decode")
+    return name
+
+
 class _FileReader:
     """Opens and decodes images as the arguments say, and names the sample where that fails."""
 
     def __init__(self, data_args: DataArguments) -> None:
         self.background = data_args.alpha_background
         self.max_pixels = data_args.max_image_pixels
-        self.decoder = data_args.decoder
+        self.decoder = choose_decoder(data_args.decoder)
 
     def open(self, source: dict[str, Any], sample_index: int) -> EncodedImage:
         try:

@@ -4,8 +4,8 @@ import textwrap
 from types import SimpleNamespace
 
 import pytest
-from conftest import make_dataset
 from hub import run_client, serve_hub
+from numbered_images import make_dataset
 
 LOADING = """
 import dataclasses, json

@@ -5,7 +5,7 @@ import json
 import datasets
 import numpy as np
 import pytest
-from conftest import decode_value, make_dataset
+from numbered_images import decode_value, make_dataset
 
 from hf_imgcls.data.labels import find_image_column, find_label_column, natural_key
 from hf_imgcls.errors import DataError

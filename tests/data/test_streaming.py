@@ -6,7 +6,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from conftest import decode_value, make_dataset
+from numbered_images import decode_value, make_dataset
 from torch.utils.data import DataLoader
 
 from hf_imgcls.data.parquet import slice_groups, take_groups

@@ -251,9 +251,29 @@ def test_pixel_arguments_change_pixels(files):
 def test_the_decoder_changes_no_pixel():
     pytest.importorskip("simplejpeg")
     files = [jpeg(photo(200, 300, i)) for i in range(4)]
-    pillow, simple = attach(files), attach(files, decoder="simplejpeg")
+    pillow, simple = attach(files, decoder="pillow"), attach(files, decoder="simplejpeg")
     assert torch.equal(pillow.validation[:4]["pixel_values"], simple.validation[:4]["pixel_values"])
     assert torch.equal(read_epoch(pillow, 0), read_epoch(simple, 0))
+
+
+def test_the_decoder_is_the_installed_one(monkeypatch):
+    import importlib.util
+
+    from hf_imgcls.data import transforms
+
+    installed = importlib.util.find_spec("simplejpeg") is not None
+    assert transforms.choose_decoder("auto") == ("simplejpeg" if installed else "pillow")
+    monkeypatch.setattr(transforms, "find_spec", lambda name: None)
+    assert transforms.choose_decoder("auto") == "pillow"
+    assert transforms.choose_decoder("pillow") == "pillow"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_image_is_named_also_from_a_worker(files, workers):
+    plan = attach([*files[:2], files[2][:100]], cache_decoded_images="false")
+    loader = DataLoader(plan.validation, batch_size=3, num_workers=workers, collate_fn=collate_batch)
+    with pytest.raises(DataError, match="sample_index 102"):  # what `attach` numbers the third file
+        list(loader)
 
 
 def test_memory_in_use_is_not_reused():

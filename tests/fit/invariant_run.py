@@ -15,8 +15,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from conftest import TINY_CONFIGS
 from safetensors.torch import save_file
+from tiny_models import TINY_CONFIGS
 
 from hf_imgcls.arguments import DataArguments, FitArguments
 from hf_imgcls.compat import build_training_arguments

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import TINY_CONFIGS
+from tiny_models import TINY_CONFIGS
 from transformers import AutoModelForImageClassification
 
 from hf_imgcls.arguments import DataArguments, FitArguments

@@ -6,8 +6,8 @@ import json
 
 import pytest
 import torch
-from conftest import TINY_CONFIGS
 from PIL import Image
+from tiny_models import TINY_CONFIGS
 from transformers import pipeline
 
 from hf_imgcls.arguments import DataArguments, FitArguments

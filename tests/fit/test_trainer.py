@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import TINY_CONFIGS
+from tiny_models import TINY_CONFIGS
 
 from hf_imgcls.arguments import Arguments, DataArguments, FitArguments, MeasureArguments
 from hf_imgcls.compat import build_training_arguments

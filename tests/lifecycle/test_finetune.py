@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 import yaml
-from lifecycle.conftest import SMALL_DIGITS, TINY_VIT
+from lifecycle.command_lines import SMALL_DIGITS, TINY_VIT
 from PIL import Image
 from sklearn.datasets import load_digits
 

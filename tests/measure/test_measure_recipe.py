@@ -9,7 +9,7 @@ import shutil
 import sys
 
 import pytest
-from conftest import REPOSITORY
+from places import REPOSITORY
 from trained_models import digits_arguments, find_trained_model, load_digits
 
 from hf_imgcls.arguments import parse_arguments
