@@ -51,7 +51,14 @@ def build_model(
     if fit.model_type is not None:
         config = _scratch_config(fit, data, labels)
         processor = _scratch_processor(config, data)
-        model = _auto_model().from_config(config)
+        try:
+            model = _auto_model().from_config(config)
+        except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"{fit.model_type} cannot be built from model_config {fit.model_config}: {error}",
+                "values that fit each other, for example as many depths as num_stages",
+                "correct model_config",
+            ) from error
         logger.info("%s from scratch: %.2f M parameters", fit.model_type, model.num_parameters() / 1e6)
     else:
         model = _load_pretrained(fit, data, labels)
