@@ -6,6 +6,7 @@ train (``splits``), labels get the ids of one map, by name (``labels``), and wha
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ from hf_imgcls.records import DataRecord, SplitRecord
 
 if TYPE_CHECKING:
     from hf_imgcls.data.streaming import StreamingSplit
+
+logger = logging.getLogger(__name__)
 
 COLUMNS = ("image", "label", "sample_index")
 _MAX_CHECKED = 200
@@ -64,6 +67,13 @@ def load_image_dataset(args: DataArguments) -> ImageDataset:
     Raises:
         DataError: Anything about the data that stands in the way of training, before any training.
     """
+    dataset = _load(args)
+    for note in dataset.record.notes:
+        logger.info("Data: %s", note)
+    return dataset
+
+
+def _load(args: DataArguments) -> ImageDataset:
     if args.streaming:
         from hf_imgcls.data.stream_source import load_streaming
 

@@ -19,6 +19,7 @@ from transformers.trainer_utils import TrainOutput, speed_metrics
 from hf_imgcls.compat import restore_weights
 from hf_imgcls.data.collate import collate_batch
 from hf_imgcls.data.streaming import StreamingSplit
+from hf_imgcls.errors import DataError
 from hf_imgcls.fit.callbacks import SetEpochCallback, ThroughputProgress
 from hf_imgcls.fit.evaluation import Accumulator, BatchTransform, build_eval_dataloader, evaluate_batches
 from hf_imgcls.fit.schedule import build_step_schedule
@@ -254,7 +255,16 @@ def build_trainer(
         new_accumulator: Makes an empty accumulator for the validation metrics.
         args: What the user asked for; early stopping and the schedule "step" are read from it.
         training_args: From ``hf_imgcls.compat.build_training_arguments``.
+
+    Raises:
+        DataError: There is nothing to train on, or nothing to evaluate on although that is asked for.
     """
+    for split, flag, is_needed, fix in (
+        ("train", "--do_train", training_args.do_train, "name one with --train_dir or --train_split_name"),
+        ("validation", "--do_eval", training_args.do_eval, "cut one with --train_val_split 0.15, or --do_eval false"),
+    ):
+        if is_needed and split not in batches.splits:
+            raise DataError(f"the dataset has no {split} split", f"one for {flag}", fix)
     callbacks = []
     if args.fit.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(args.fit.early_stopping_patience, args.fit.early_stopping_threshold))

@@ -178,6 +178,7 @@ def test_only_evaluating_trains_nothing(run_recipe, tmp_path):
         (["--dataset_name", "digits", "--learning_rat", "1"], ["--learning_rat", "learning_rate"]),
         (["--dataset_name", "no_such_dataset_anywhere"], ["no_such_dataset_anywhere"]),
         (["--dataset_name", "digits", "--label_column_name", "species"], ["species", "label"]),
+        (["--dataset_name", "digits", *TINY_VIT, "--train_val_split", "0"], ["no validation split", "--do_eval false"]),
         (["--dataset_name", "digits", "--model_type", "vitt"], ["vitt", "did you mean"]),
         (["--dataset_name", "digits", "--model_type", "vit", "--image_size", "50"], ["50", "patch size 16"]),
         (["--dataset_name", "digits", "--num_processes", "2"], ["1 process runs", "--num_processes 2"]),
