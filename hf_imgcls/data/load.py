@@ -68,8 +68,11 @@ def load_image_dataset(args: DataArguments) -> ImageDataset:
         DataError: Anything about the data that stands in the way of training, before any training.
     """
     dataset = _load(args)
-    for note in dataset.record.notes:
-        logger.info("Data: %s", note)
+    record = dataset.record
+    counts = ", ".join(f"{name} {split.num_examples:,}" for name, split in record.splits.items() if split.num_examples)
+    logger.info("Data: %s, %d classes; %s", record.source, len(record.labels), counts)
+    for note in record.notes:
+        logger.info("      %s", note)
     return dataset
 
 
