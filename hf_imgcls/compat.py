@@ -14,7 +14,7 @@ import torch
 import transformers
 from packaging.version import Version
 
-from hf_imgcls.errors import ModelError
+from hf_imgcls.errors import LaunchError, ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainingArguments
@@ -43,6 +43,9 @@ def build_training_arguments(training: dict[str, Any], hub_token: str | None = N
 
     Returns:
         The installed line's ``TrainingArguments``.
+
+    Raises:
+        LaunchError: The processes that were launched do not form one run.
     """
     from transformers import TrainingArguments
 
@@ -65,6 +68,9 @@ def build_training_arguments(training: dict[str, Any], hub_token: str | None = N
     if values.get("lr_scheduler_type") == "step":
         # Built by ImageClassificationTrainer.create_scheduler; TrainingArguments only knows transformers' own names.
         values.update(lr_scheduler_type="constant", lr_scheduler_kwargs=None)
+    if not torch.accelerator.is_available():
+        # Said outright, because without it several processes on CPUs do not find each other: each trains alone.
+        values["use_cpu"] = True
     cuda = torch.cuda.is_available() and not values.get("use_cpu")
     if cuda and "bf16" not in values and not values.get("fp16") and torch.cuda.is_bf16_supported(False):
         values["bf16"] = True
@@ -76,6 +82,13 @@ def build_training_arguments(training: dict[str, Any], hub_token: str | None = N
     # Trainer multiplies it by the number of GPUs. Several GPUs are used through several processes.
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if arguments.world_size != launched:
+        raise LaunchError(
+            f"{launched} processes were launched, but only {arguments.world_size} of them train together",
+            "one run over all processes",
+            "launch with: accelerate launch --config_file accelerate_config.yaml, or torchrun",
+        )
     return arguments
 
 

@@ -1,0 +1,46 @@
+"""Several processes, started by the documented command, are one run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from lifecycle.command_lines import SMALL_DIGITS, TINY_VIT
+
+
+@pytest.mark.slow
+def test_two_processes_on_a_cpu_train_together(repository, tmp_path):
+    flags = [flag for flag in SMALL_DIGITS if flag != "--use_cpu"]  # as a user would: it must not be needed
+    command = [
+        sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(repository / "accelerate_config.yaml"),
+        "--num_processes", "2", "--main_process_port", "0", str(repository / "recipes" / "finetune.py"), *flags,
+        *TINY_VIT, "--num_processes", "2", "--num_train_epochs", "1", "--output_dir", str(tmp_path / "run"),
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "World size: 2 processes" in result.stderr
+    # 256 images in batches of 32: 8 steps alone, 4 together.
+    assert json.loads((tmp_path / "run" / "trainer_state.json").read_text())["global_step"] == 4
+    assert json.loads((tmp_path / "run" / "test_results.json").read_text())["test_num_examples"] == 61
+    assert json.loads((tmp_path / "run" / "parity.json").read_text())["top1_agreement"] == 1.0
+
+
+def test_processes_that_do_not_find_each_other_are_refused(monkeypatch):
+    from transformers import TrainingArguments
+
+    from hf_imgcls.compat import build_training_arguments
+    from hf_imgcls.errors import LaunchError
+
+    arguments = {"output_dir": "unused", "report_to": "none"}
+    assert build_training_arguments(arguments).world_size == 1
+    # What happened on a CPU without use_cpu: the launcher started two, and each believed itself alone.
+    monkeypatch.setattr(TrainingArguments, "world_size", property(lambda self: 1))
+    monkeypatch.setattr(TrainingArguments, "__post_init__", lambda self: setattr(self, "_n_gpu", 0))
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 0))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(LaunchError, match="2 processes were launched"):
+        build_training_arguments(arguments)
