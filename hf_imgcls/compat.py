@@ -111,7 +111,7 @@ def load_image_processor(name_or_path: str, **kwargs: Any) -> BaseImageProcessor
     """Load an image processor with the torchvision backend.
 
     5.x uses it always; 4.57 chooses by what the checkpoint was saved with, unless ``use_fast`` is given
-    (https://github.com/huggingface/transformers/pull/39591). Remove ``use_fast`` when 4.x is dropped.
+    (seen on 4.57.6 and 5.23.0). Remove ``use_fast`` when 4.x is dropped.
 
     Raises:
         ModelError: There is no image processor at that name or path.

@@ -98,8 +98,8 @@ def _set_labels(config: PretrainedConfig, labels: list[str]) -> None:
     config.id2label = dict(enumerate(labels))
     config.label2id = {name: index for index, name in enumerate(labels)}
     # A timm checkpoint keeps its labels a second time, and that copy wins when the folder is loaded again: a new head
-    # would be saved with the old names. https://github.com/huggingface/transformers/issues/43701 lists the family of
-    # wrapper bugs; remove when TimmWrapperConfig derives label_names from id2label.
+    # would be saved with the old names (seen on 4.57.6 and 5.23.0). Remove when TimmWrapperConfig derives label_names
+    # from id2label.
     if hasattr(config, "label_names"):
         config.label_names = list(labels)
 
