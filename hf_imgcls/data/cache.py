@@ -13,9 +13,11 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+import datasets
 import numpy as np
+import pyarrow.compute as pc
 
 from hf_imgcls.data.decode import EncodedImage, decode_image, name_sample
 from hf_imgcls.errors import DataError
@@ -24,12 +26,19 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from numpy.typing import NDArray
 
+    from hf_imgcls.arguments import DataArguments
+
 _LAYOUT = "1"  # part of the key: raise it when decoding or the file changes
 _MAX_BYTES = 1 << 30
 _MAX_SIDE_PX = 64
 _CHUNK = 1000
 
 _logger = logging.getLogger(__name__)
+
+
+def find_cache_folder(args: DataArguments) -> Path:
+    """Where files of ours are kept: in the ``datasets`` library's cache, or in ``--cache_dir``."""
+    return Path(args.cache_dir or datasets.config.HF_DATASETS_CACHE) / "hf_imgcls"
 
 
 class DecodedCache:
@@ -100,7 +109,7 @@ def build_decoded_cache(
     if mode == "auto" and (max(height, width) > _MAX_SIDE_PX or num_bytes > _MAX_BYTES):
         return None
     sample_index = np.asarray(split.with_format("numpy")["sample_index"][:], dtype=np.int64)
-    path = folder / f"decoded-{_fingerprint(split, options)}.npy"
+    path = folder / f"decoded-{fingerprint_files(split, _LAYOUT, options)}.npy"
     if not path.exists():
         try:
             _write(path, split, (len(split), 3, height, width), options)
@@ -121,21 +130,27 @@ class _SizesDiffer(Exception):
 
 
 def _write(path: Path, split: Dataset, shape: tuple[int, int, int, int], options: dict[str, Any]) -> None:
-    """Write the file whole or not at all; sequentially, because a full disk kills whoever writes through a map."""
+    """Write the file sequentially, because a full disk kills whoever writes through a map."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    with write_atomically(path) as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_2_0(file, header)
+        for pixels in _decode_chunks(split, shape[2:], options):
+            file.write(pixels.tobytes())
+
+
+@contextlib.contextmanager
+def write_atomically(path: Path) -> Iterator[BinaryIO]:
+    """Write a file whole or not at all; a reader sees the old one or the new one."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_2_0(file, header)
-            for pixels in _decode_chunks(split, shape[2:], options):
-                file.write(pixels.tobytes())
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
+        temporary.unlink(missing_ok=True)
 
 
 def _decode_chunks(split: Dataset, size: tuple[int, ...], options: dict[str, Any]) -> Iterator[NDArray[np.uint8]]:
@@ -153,18 +168,26 @@ def _decode_chunks(split: Dataset, size: tuple[int, ...], options: dict[str, Any
         yield pixels
 
 
-def _fingerprint(split: Dataset, options: dict[str, Any]) -> str:
-    """Name of the contents: the dataset's fingerprint, size and time of the files it points to, and how it is decoded.
+def fingerprint_files(split: Dataset, purpose: str, options: dict[str, Any]) -> str:
+    """Name what is kept about a split: the dataset's fingerprint, size and time of the files it points to, and options.
 
     A dataset of paths keeps its fingerprint when a file is replaced, hence the files.
+
+    Args:
+        split: Has the column ``image`` (not decoded).
+        purpose: What is kept, and in which layout.
+        options: What else it depends on.
+
+    Returns:
+        32 hexadecimal digits.
     """
-    digest = hashlib.sha256(f"{_LAYOUT} {split._fingerprint} {sorted(options.items())}".encode())
-    rows = split.select_columns(["image"]).with_format("arrow")
-    for chunk in rows.iter(_CHUNK * 10):
-        column = chunk["image"].combine_chunks()
-        outside = column.field("path").filter(column.field("bytes").is_null())
-        for file in outside.drop_null().to_pylist():
-            with contextlib.suppress(OSError):
-                status = os.stat(file)
-                digest.update(f"{file} {status.st_size} {status.st_mtime_ns}".encode())
+    digest = hashlib.sha256(f"{purpose} {split._fingerprint} {sorted(options.items())}".encode())
+    # The bytes themselves stay unread: they may be the whole of a large dataset.
+    if pc.struct_field(split.data.column("image"), "bytes").null_count:
+        paths = split.select_columns("image").flatten().select_columns("image.path").with_format("arrow")
+        for chunk in paths.iter(_CHUNK * 10):
+            for file in chunk["image.path"].drop_null().to_pylist():
+                with contextlib.suppress(OSError, ValueError):
+                    status = os.stat(file)
+                    digest.update(f"{file} {status.st_size} {status.st_mtime_ns}".encode())
     return digest.hexdigest()[:32]

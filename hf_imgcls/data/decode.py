@@ -113,16 +113,21 @@ class EncodedImage:
         max_pixels: Most pixels (width * height) an image may have; never more than Pillow's own bomb limit,
             ``PIL.Image.MAX_IMAGE_PIXELS``.
 
+    Attributes:
+        name: The image's path, or its size in bytes where it has none.
+        data: The whole file; empty for a Pillow image.
+        mode: Pillow's name for the kind of pixels that the file holds, for example ``"RGB"``, ``"P"`` or ``"I;16"``.
+
     Raises:
         DataError: The file is missing, is not one of the formats, or has more pixels than allowed.
     """
 
     def __init__(self, source: ImageSource, *, background: str = "white", max_pixels: int = MAX_PIXELS) -> None:
         self.background = background
-        self.name, self._data, image = _locate(source)
+        self.name, self.data, image = _locate(source)
         if image is None:
             try:
-                image = Image.open(io.BytesIO(self._data), formats=FORMATS)
+                image = Image.open(io.BytesIO(self.data), formats=FORMATS)
             except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
                 raise self._too_large(str(error), max_pixels) from error
             except MemoryError:
@@ -130,6 +135,7 @@ class EncodedImage:
             except Exception as error:  # a plugin may raise anything on hostile bytes
                 raise self._unreadable(error) from error
         self._image: Image.Image = image
+        self.mode: str = image.mode
         width, height = image.size
         limit = min(max_pixels, Image.MAX_IMAGE_PIXELS or max_pixels)
         if width * height > limit:
@@ -161,7 +167,7 @@ class EncodedImage:
     @property
     def reducible(self) -> bool:
         """Whether decoding at 1/2, 1/4 or 1/8 of the size is cheaper than decoding (JPEG files only)."""
-        return self._data != b"" and self._image.format in ("JPEG", "MPO")
+        return self.data != b"" and self._image.format in ("JPEG", "MPO")
 
     def read(self, reduce: int = 1) -> Image.Image:
         """Decode to upright RGB. Call it once: a reduced image cannot be had back at full size.
@@ -209,6 +215,18 @@ class EncodedImage:
                 return pixels
         return _lend_pixels(self.read(reduce))
 
+    def verify(self) -> None:
+        """Hold a PNG file against its own checksums, which decoding passes over: wrong pixels may come of it.
+
+        Raises:
+            DataError: The file is damaged.
+        """
+        if self._image.format == "PNG":
+            try:
+                Image.open(io.BytesIO(self.data), formats=("PNG",)).verify()
+            except Exception as error:
+                raise self._unreadable(error) from error
+
     def _read_with_simplejpeg(self, reduce: int, scratch: Scratch) -> NDArray[np.uint8] | None:
         simplejpeg = require("decode")
         width, height = (-(-side // reduce) for side in self._image.size)
@@ -217,7 +235,7 @@ class EncodedImage:
         smallest = {"min_height": height, "min_width": width} if reduce > 1 else {}
         buffer = scratch.take((height, width, 4))
         try:
-            return simplejpeg.decode_jpeg(self._data, "RGBX", buffer=buffer, **smallest)
+            return simplejpeg.decode_jpeg(self.data, "RGBX", buffer=buffer, **smallest)
         except ValueError:
             return None
 
@@ -233,7 +251,9 @@ class EncodedImage:
             raise self._unreadable(error) from error
 
     def _unreadable(self, error: Exception) -> DataError:
-        reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else f"{error}"
+        reason = f"{error}"
+        if isinstance(error, Image.UnidentifiedImageError):
+            reason = "not an image" if self.data else "the file is empty"
         return DataError(
             f"cannot read {self.name}: {reason or type(error).__name__}",
             f"a whole image file in one of the formats {', '.join(FORMATS)}",
@@ -245,7 +265,7 @@ class EncodedImage:
             f"{self.name} has {found}",
             f"at most {limit:,} pixels, so that a small file cannot fill the memory",
             "make the image smaller (or raise --max_image_pixels, up to Pillow's bomb limit of "
-            f"{Image.MAX_IMAGE_PIXELS:,})",
+            f"{Image.MAX_IMAGE_PIXELS or MAX_PIXELS:,})",
         )
 
 
@@ -306,7 +326,15 @@ def _locate(source: ImageSource) -> tuple[str, bytes, Image.Image | None]:
             )
         # Only rows of a dataset may point to a remote file; a bare string could come from outside.
         data = _read_file(path, allow_remote=isinstance(source, dict))
-    return str(path) if path is not None else f"an image of {len(data):,} bytes", data, None
+    return describe_source(source), data, None
+
+
+def describe_source(source: Any) -> str:
+    """What errors call an image: its path, or its size where it has none."""
+    if isinstance(source, (str, Path)):
+        return str(source)
+    path, data = (source.get("path"), source.get("bytes")) if isinstance(source, dict) else (None, source)
+    return str(path) if path is not None else f"an image of {len(data or b''):,} bytes"
 
 
 def _read_file(path: str | Path, *, allow_remote: bool) -> bytes:
@@ -317,9 +345,10 @@ def _read_file(path: str | Path, *, allow_remote: bool) -> bytes:
             with fsspec.open(str(path), "rb") as file:
                 return file.read()
         return Path(path).read_bytes()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a ValueError: no file can have such a name
+        reason = getattr(error, "strerror", None) or error
         raise DataError(
-            f"cannot read {path}: {error.strerror or error}", "a readable image file", "check that the file is there"
+            f"cannot read {path}: {reason}", "a readable image file", "check that the file is there"
         ) from error
 
 

@@ -9,17 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import datasets
 import numpy as np
 import torch
 from datasets import Dataset
 from torch.nn import functional as F
 
 from hf_imgcls.data.augment import crop_and_resize, draw_crops_and_flips
-from hf_imgcls.data.cache import DecodedCache, build_decoded_cache
+from hf_imgcls.data.cache import DecodedCache, build_decoded_cache, find_cache_folder
 from hf_imgcls.data.collate import allocate_batch
 from hf_imgcls.data.decode import EncodedImage, Scratch, choose_reduction, name_sample, parse_background
 from hf_imgcls.data.preprocess import Preprocessor
@@ -372,7 +370,7 @@ def _build_cache(split: Any, data_args: DataArguments) -> DecodedCache | None:
     return build_decoded_cache(
         split,
         data_args.cache_decoded_images,
-        Path(data_args.cache_dir or datasets.config.HF_DATASETS_CACHE) / "hf_imgcls",
+        find_cache_folder(data_args),
         background=data_args.alpha_background,
         max_pixels=data_args.max_image_pixels,
     )

@@ -176,12 +176,36 @@ def test_unreadable_files_are_named_with_the_reason(tmp_path):
         assert name in str(error.value)
     with pytest.raises(DataError, match=r"missing\.png"):
         decode_image(tmp_path / "missing.png")
+    with pytest.raises(DataError, match="null byte"):
+        decode_image(tmp_path / "a\0.png")
+    with pytest.raises(DataError, match="the file is empty"):
+        decode_image(b"")
     with pytest.raises(DataError, match="a path or the bytes"):
         decode_image({"path": None, "bytes": None})
     with pytest.raises(DataError, match="NaN"):
         decode_image(encode(flat("F", float("nan")), "TIFF"))
     with pytest.raises(DataError, match="not an image"):  # readable by Pillow, but not on the list
         decode_image(encode(flat("RGB", 0), "TGA"))
+
+
+@pytest.mark.parametrize(
+    ("mode", "format"), [("RGB", "JPEG"), ("L", "PNG"), ("P", "PNG"), ("RGBA", "WEBP"), ("I;16", "TIFF"), ("1", "BMP")]
+)
+def test_the_mode_is_the_files_own(mode, format):
+    image = EncodedImage(encode(Image.new(mode, (8, 8)), format))
+    image.read()
+    assert image.mode == mode
+
+
+def test_checksums_of_png_files_are_looked_at_when_asked():
+    whole = encode(photo(32, 32))
+    EncodedImage(whole).verify()
+    EncodedImage(encode(photo(32, 32), "JPEG")).verify()
+    checksum = whole.index(b"IEND") - 8
+    damaged = whole[:checksum] + bytes([whole[checksum] ^ 1]) + whole[checksum + 1 :]
+    assert EncodedImage(damaged).read().size == (32, 32)
+    with pytest.raises(DataError, match="broken PNG file"):
+        EncodedImage(damaged).verify()
 
 
 def test_too_many_pixels_are_refused_before_decoding(monkeypatch):
