@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pyarrow as pa
 from datasets import ClassLabel, Dataset, DatasetInfo, Features, Image
 from datasets.table import InMemoryTable
 
-from hf_imgcls.data.labels import natural_key
+from hf_imgcls.data.labels import is_hidden_name, list_some, natural_key
 from hf_imgcls.data.splits import RECOGNISED_NAMES
 from hf_imgcls.errors import DataError
 
@@ -20,6 +21,53 @@ from hf_imgcls.errors import DataError
 _SUFFIXES = "avif apng bmp dib gif jfif jpe jpeg jpg pbm pgm png pnm ppm tif tiff webp"
 IMAGE_SUFFIXES = frozenset(f".{name}" for name in _SUFFIXES.split())
 _METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+
+
+class _Beside:
+    """What a folder holds beside images of its own: what is passed over, and links that lead out of it.
+
+    Args:
+        root: The folder.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root, self._real_root = root, os.path.realpath(root)
+        self.others: Counter[str] = Counter()
+        self._hidden: Counter[str] = Counter()
+        self._hidden_file = ""
+        self._links: list[str] = []
+
+    def add_hidden(self, path: str) -> None:
+        """Count the images in a hidden folder; a hidden file may be one itself."""
+        name = os.path.basename(path)
+        if os.path.isdir(path):
+            self._hidden[name] += sum(_has_image_suffix(file) for _, _, files in os.walk(path) for file in files)
+        elif _has_image_suffix(name):
+            self._hidden_file = self._hidden_file or name
+            self._hidden[""] += 1
+
+    def add_link(self, path: str) -> None:
+        """Remember a symbolic link, if it leads to something outside."""
+        real = os.path.realpath(path)
+        if os.path.exists(real) and os.path.commonpath([real, self._real_root]) != self._real_root:
+            self._links.append(os.path.relpath(path, self.root))
+
+    def describe(self, shown: Path) -> list[str]:
+        """Say what there is, one sentence for each kind."""
+        notes = []
+        if self.others:
+            found = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in self.others.most_common(5))
+            notes.append(f"Files in {shown} that are not images by their names are not used: {found}.")
+        hidden = [
+            (name or f"files such as {self._hidden_file}", count) for name, count in self._hidden.items() if count
+        ]
+        if hidden:
+            found = ", ".join(f"{name} ({count} images)" for name, count in sorted(hidden)[:5])
+            notes.append(f"Hidden folders and files in {shown} are no classes and not used: {found}.")
+        if self._links:
+            found = list_some(sorted(self._links), 3)
+            notes.append(f"{len(self._links)} symbolic links lead out of {shown} and were followed: {found}.")
+        return notes
 
 
 def find_split_folders(folder: Path) -> dict[str, Path]:
@@ -34,12 +82,8 @@ def find_split_folders(folder: Path) -> dict[str, Path]:
     return roles if "train" in roles and is_deep else {}
 
 
-def _is_ignored(name: str) -> bool:
-    return name.startswith((".", "__"))
-
-
 def _list_folders(folder: Path) -> list[Path]:
-    children = [child for child in folder.iterdir() if child.is_dir() and not _is_ignored(child.name)]
+    children = [child for child in folder.iterdir() if child.is_dir() and not is_hidden_name(child.name)]
     return sorted(children, key=lambda child: natural_key(child.name))
 
 
@@ -58,10 +102,10 @@ def read_class_folder(root: Path, notes: list[str]) -> Dataset:
     empty: list[str] = []
     paths: list[str] = []
     ids: list[int] = []
-    others: Counter[str] = Counter()
+    beside = _Beside(str(root))
     digest = hashlib.sha256(os.fsencode(root.name))
     for child in _list_folders(root):
-        images = sorted(_walk_images(str(child), others), key=lambda item: natural_key(item[0]))
+        images = sorted(_walk_images(str(child), beside), key=lambda item: natural_key(item[0]))
         if not images:
             empty.append(child.name)
             continue
@@ -70,7 +114,12 @@ def read_class_folder(root: Path, notes: list[str]) -> Dataset:
             ids.append(len(classes))
             digest.update(f"{os.path.relpath(path, root)}\0{size}\n".encode("utf-8", "surrogateescape"))
         classes.append(child.name)
-    loose = sum(1 for entry in os.scandir(root) if _is_image(entry.name))
+    loose = 0
+    for entry in os.scandir(root):
+        if is_hidden_name(entry.name):
+            beside.add_hidden(entry.path)
+        elif _has_image_suffix(entry.name):
+            loose += 1
     if not paths:
         raise DataError(
             f"{shown} has {f'{loose} images, but none in a folder' if loose else 'no images in its subfolders'}"
@@ -82,9 +131,7 @@ def read_class_folder(root: Path, notes: list[str]) -> Dataset:
         notes.append(f"{loose} images directly in {shown} belong to no class and are not used.")
     if empty:
         notes.append(f"Folders without images in {shown} are no classes: {', '.join(empty)}.")
-    if others:
-        found = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in others.most_common(5))
-        notes.append(f"Files in {shown} that are not images by their names are not used: {found}.")
+    notes += beside.describe(shown)
     try:
         path_array = pa.array(paths, pa.string())
     except UnicodeEncodeError as error:
@@ -96,16 +143,25 @@ def read_class_folder(root: Path, notes: list[str]) -> Dataset:
     return build_dataset(images_array, pa.array(ids, pa.int64()), classes, digest.hexdigest()[:16])
 
 
-def _is_image(name: str) -> bool:
-    return not _is_ignored(name) and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+def describe_hidden(folder: Path) -> list[str]:
+    """Say which hidden folders and files directly in a folder hold images: one sentence, or none."""
+    beside = _Beside(str(folder))
+    for entry in os.scandir(folder):
+        if is_hidden_name(entry.name):
+            beside.add_hidden(entry.path)
+    return beside.describe(folder)
 
 
-def _walk_images(folder: str, others: Counter[str] | None = None) -> Iterator[tuple[str, int]]:
+def _has_image_suffix(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def _walk_images(folder: str, beside: _Beside) -> Iterator[tuple[str, int]]:
     """Yield path and size of the image files under a folder, following links, but no folder twice.
 
     Args:
         folder: Where to look.
-        others: Suffixes of the other files that are not hidden are counted here.
+        beside: What else there is, is added here.
     """
     seen: set[str] = set()
     for current, folders, files in os.walk(folder, followlinks=True):
@@ -114,14 +170,31 @@ def _walk_images(folder: str, others: Counter[str] | None = None) -> Iterator[tu
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = [name for name in folders if not _is_ignored(name)]
+        if os.path.islink(current):
+            beside.add_link(current)
+        for name in filter(is_hidden_name, [*folders, *files]):
+            beside.add_hidden(os.path.join(current, name))
+        folders[:] = [name for name in folders if not is_hidden_name(name)]
         for name in files:
-            if _is_image(name):
-                path = os.path.join(current, name)
-                # A dangling link has no size; the check of the first images, or the data scan, names it.
-                yield path, os.stat(path).st_size if os.path.exists(path) else -1
-            elif others is not None and not _is_ignored(name):
-                others[os.path.splitext(name)[1].lower()] += 1
+            suffix = os.path.splitext(name)[1].lower()
+            if is_hidden_name(name):
+                continue
+            if suffix not in IMAGE_SUFFIXES:
+                beside.others[suffix] += 1
+                continue
+            path = os.path.join(current, name)
+            try:
+                status = os.lstat(path)
+                if stat.S_ISLNK(status.st_mode):
+                    beside.add_link(path)
+                    status = os.stat(path)
+            except OSError:
+                yield path, -1  # a dangling link: the scan of the images names it
+                continue
+            if stat.S_ISREG(status.st_mode):
+                yield path, status.st_size
+            else:  # reading a pipe or a device may never end
+                beside.others[f"{suffix} that is no file"] += 1
 
 
 def holds_plain_images(folder: Path) -> bool:
@@ -129,7 +202,7 @@ def holds_plain_images(folder: Path) -> bool:
     for current in (folder, *_list_folders(folder)):
         if any((current / name).is_file() for name in _METADATA_NAMES):
             return False
-    return any(True for _ in _walk_images(str(folder)))
+    return any(True for _ in _walk_images(str(folder), _Beside(str(folder))))
 
 
 def build_dataset(images: pa.Array, labels: pa.Array, names: list[str], fingerprint: str) -> Dataset:

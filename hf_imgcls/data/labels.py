@@ -7,8 +7,10 @@ Nothing here looks at pixels, and every step over rows is one Arrow or NumPy ope
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -181,7 +183,8 @@ class RawLabels:
 def read_raw_labels(dataset: Dataset, column: str, split: str) -> RawLabels:
     """Read a split's label column as names and indices.
 
-    Integers, booleans and whole-numbered floats become names by ``str``; an empty string counts as missing.
+    Integers, booleans and whole-numbered floats become names by ``str``. An empty string counts as missing, and so does
+    "nan", which is how Python writes a missing number.
 
     Raises:
         DataError: A label is no name: a fraction, or an index outside the ``ClassLabel``'s list.
@@ -206,7 +209,7 @@ def read_raw_labels(dataset: Dataset, column: str, split: str) -> RawLabels:
     ids = pc.fill_null(encoded.indices, _MISSING).to_numpy(zero_copy_only=False).astype(np.int64)
     names = [str(value) for value in encoded.dictionary.to_pylist()]
     for index, name in enumerate(names):
-        if not name.strip():
+        if name.strip().lower() in ("", "nan"):
             ids[ids == index] = _MISSING
     return RawLabels(ids, names, declared=False)
 
@@ -241,7 +244,7 @@ def build_label_map(raw: Mapping[str, RawLabels], notes: list[str]) -> list[str]
         num_missing = int((labels.ids == _MISSING).sum())
         if num_missing:
             raise DataError(
-                f"split {split!r}: {num_missing} of {len(labels.ids)} examples have no label (null, empty or -1)",
+                f"split {split!r}: {num_missing} of {len(labels.ids)} examples have no label (null, NaN, empty or -1)",
                 "a label for every example",
                 "remove or label these examples",
             )
@@ -266,7 +269,8 @@ def build_label_map(raw: Mapping[str, RawLabels], notes: list[str]) -> list[str]
         )
     unused = [name for name in names if name not in used]
     if unused and "train" in raw:
-        notes.append(f"{len(unused)} of {len(names)} classes have no training example: {_some(unused)}.")
+        notes.append(f"{len(unused)} of {len(names)} classes have no training example: {list_some(unused)}.")
+    notes += describe_names(names)
     return names
 
 
@@ -285,8 +289,9 @@ def encode_labels(labels: RawLabels, names: list[str], split: str, notes: list[s
     if unknown:
         count = int(np.isin(labels.ids, [labels.names.index(name) for name in unknown]).sum())
         raise DataError(
-            f"split {split!r} has {count} examples of classes that training does not have: {_some(unknown)}",
-            f"only the training split's {len(names)} classes: {_some(names)}",
+            f"split {split!r} has {count} examples of classes that training does not have: {list_some(unknown)}"
+            + suggest_twins(unknown, names),
+            f"only the training split's {len(names)} classes: {list_some(names)}",
             f"remove or rename these examples in {split!r}, or add the class to the training split",
         )
     if labels.declared and labels.names != names:
@@ -294,7 +299,55 @@ def encode_labels(labels: RawLabels, names: list[str], split: str, notes: list[s
     return table[labels.ids]
 
 
-def _some(names: Sequence[str], limit: int = 5) -> str:
+def describe_names(names: Iterable[str]) -> list[str]:
+    """Say what looks wrong about class names: two for one class, or one that is none.
+
+    Returns:
+        At most one sentence for each kind.
+    """
+    groups: dict[Hashable, list[str]] = {}
+    for name in names:
+        groups.setdefault(_twin_key(name), []).append(name)
+    twins = [_show_twins(group) for group in groups.values() if len(group) > 1]
+    phantoms = [name for group in groups.values() for name in group if is_hidden_name(name)]
+    notes = []
+    if twins:
+        more = f" and {len(twins) - 5} more" if len(twins) > 5 else ""
+        notes.append(f"Different classes by their names, but perhaps not meant so: {'; '.join(twins[:5])}{more}.")
+    if phantoms:
+        notes.append(f"Classes with the names of hidden files, perhaps not meant as classes: {list_some(phantoms)}.")
+    return notes
+
+
+def suggest_twins(unknown: Sequence[str], names: Sequence[str]) -> str:
+    """Say which known class an unknown one probably is: " ('1' is probably '01')", or nothing."""
+    known = {_twin_key(name): name for name in names}
+    pairs = [[name, known[_twin_key(name)]] for name in unknown if _twin_key(name) in known]
+    if not pairs:
+        return ""
+    return f" ({', '.join(_show_twins(pair, ' is probably ') for pair in pairs[:5])})"
+
+
+def is_hidden_name(name: str) -> bool:
+    """Whether file managers and notebooks hide such a file or folder: ``.ipynb_checkpoints``, ``__MACOSX``."""
+    return name.startswith((".", "__"))
+
+
+def _twin_key(name: str) -> Hashable:
+    """What two spellings of one class have in common: case, Unicode form, separators, the value of a number."""
+    text = unicodedata.normalize("NFKC", name).strip()
+    if re.fullmatch(r"[+-]?[0-9]+(\.[0-9]*)?", text):
+        return Decimal(text)
+    return re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", text.casefold()))
+
+
+def _show_twins(names: Sequence[str], between: str = " and ") -> str:
+    """Write out names that may look alike: those that differ in their Unicode form only are escaped."""
+    looks = {unicodedata.normalize("NFC", name) for name in names}
+    return between.join(map(repr if len(looks) == len(names) else ascii, names))
+
+
+def list_some(names: Sequence[str], limit: int = 5) -> str:
     """Write out the first few names of a list that may be long."""
     text = ", ".join(repr(name) for name in names[:limit])
     return text if len(names) <= limit else f"{text} and {len(names) - limit} more"

@@ -16,7 +16,13 @@ from datasets import Dataset, DatasetDict, load_from_disk
 
 from hf_imgcls.arguments import DataArguments
 from hf_imgcls.data.annotation import read_annotation_file
-from hf_imgcls.data.folders import build_dataset, find_split_folders, holds_plain_images, read_class_folder
+from hf_imgcls.data.folders import (
+    build_dataset,
+    describe_hidden,
+    find_split_folders,
+    holds_plain_images,
+    read_class_folder,
+)
 from hf_imgcls.data.repository import (
     describe_failure,
     is_from_cache,
@@ -154,13 +160,14 @@ def read_digits() -> Source:
     encoded = []
     for image in pixels:
         buffer = io.BytesIO()
-        PIL.Image.fromarray(image).save(buffer, format="PNG")
+        # Uncompressed, so that every build of zlib writes the same bytes.
+        PIL.Image.fromarray(image).save(buffer, format="PNG", compress_level=0)
         encoded.append(buffer.getvalue())
     names = [str(name) for name in digits.target_names]
     images = pa.StructArray.from_arrays(
         [pa.array(encoded, pa.binary()), pa.nulls(len(encoded), pa.string())], names=["bytes", "path"]
     )
-    # The encoder's bytes may differ between zlib builds, the pixels do not: the fingerprint is theirs.
+    # The encoder's bytes may differ between releases of Pillow, the pixels do not: the fingerprint is theirs.
     fingerprint = hashlib.sha256(pixels.tobytes() + digits.target.astype("<i8").tobytes()).hexdigest()[:16]
     dataset = build_dataset(images, pa.array(digits.target, pa.int64()), names, fingerprint)
     source = Source(BUILT_IN_SAMPLE, {"train": dataset}, {"train": "train"}, image_column="image", label_column="label")
@@ -215,6 +222,7 @@ def read_class_folders(folders: dict[str, Path], name: str | None = None) -> Sou
     if nested:
         found = ", ".join(path.name for path in nested.values())
         notes.append(f"{folders['train']} is not a folder of classes but of splits; these were read: {found}.")
+        notes += describe_hidden(folders["train"])
         folders = {**nested, **{role: path for role, path in folders.items() if role != "train"}}
     splits = {role: read_class_folder(path, notes) for role, path in folders.items()}
     return Source(

@@ -8,7 +8,7 @@ import numpy as np
 from datasets import ClassLabel, Features
 
 from hf_imgcls.arguments import DataArguments
-from hf_imgcls.data.labels import find_image_column, find_label_column
+from hf_imgcls.data.labels import describe_names, find_image_column, find_label_column, list_some, suggest_twins
 from hf_imgcls.data.load import ImageDataset
 from hf_imgcls.data.parquet import ParquetFiles, open_parquet, take_groups
 from hf_imgcls.data.repository import is_from_cache, list_splits, open_builder, requested_splits
@@ -55,6 +55,7 @@ def load_streaming(args: DataArguments) -> ImageDataset | None:
         raise DataError(
             f"{name} has the single class {labels[0]!r}", "at least two classes", "check --label_column_name"
         )
+    notes += describe_names(labels)
     hidden = {split for role, split in found.items() if role != "train" and _is_hidden(files[role], label_column)}
     explicit = args.validation_split_name is not None
     roles = assign_roles(found, hidden, explicit, notes)
@@ -115,7 +116,8 @@ def _match_names(names: list[str], labels: list[str], split: str, notes: list[st
     unknown = [name for name in names if name not in labels]
     if unknown:
         raise DataError(
-            f"split {split!r} declares classes that training does not have: {', '.join(map(repr, unknown[:5]))}",
+            f"split {split!r} declares classes that training does not have: {list_some(unknown)}"
+            + suggest_twins(unknown, labels),
             f"only the training split's {len(labels)} classes",
             "correct the ClassLabel of that split",
         )
