@@ -109,6 +109,15 @@ def _check_sources(data: DataArguments, complete: bool) -> list[ArgumentError]:
                     "write it without a point",
                 )
             )
+    for name, value in (("scan_images", False), ("streaming", True)):
+        if data.on_bad_image == "skip" and getattr(data, name) is value:
+            problems.append(
+                _error(
+                    f"on_bad_image skip with {name} {str(value).lower()}",
+                    "every image looked at beforehand: only then is it known which ones to leave out",
+                    f"leave out one of them: --{name} {str(not value).lower()}, or --on_bad_image error",
+                )
+            )
     return problems
 
 

@@ -97,6 +97,14 @@ class DataArguments:
     max_train_samples: int | None = _setting(None, "Train on at most this many examples.", within="[1, inf)")
     max_eval_samples: int | None = _setting(None, "Validate on at most this many examples.", within="[1, inf)")
     max_test_samples: int | None = _setting(None, "Test on at most this many examples.", within="[1, inf)")
+    scan_images: bool = _setting(
+        True,
+        "Decode every image once before training, so that a bad one does not end the run in the middle; "
+        "the result is kept.",
+    )
+    on_bad_image: str = _setting(
+        "error", "What to do about images that cannot be read: stop, or leave them out.", choices=["error", "skip"]
+    )
     streaming: bool = _setting(False, "Read the dataset while training instead of downloading it first.")
     shuffle_buffer_size: int = _setting(10_000, "Examples held to shuffle from when streaming.", within="[1, inf)")
     cache_dir: str | None = _setting(None, "Where downloads are kept (default: the Hugging Face cache).")

@@ -101,7 +101,10 @@ class SplitRecord:
         source: In words: the source's own split, or how it was cut.
         num_examples: Number of examples; ``None`` when streaming from a source that does not say.
         class_counts: Class name -> number of examples; ``None`` when streaming.
-        fingerprint: The ``datasets`` fingerprint of the split; ``None`` when streaming.
+        fingerprint: 16 hexadecimal digits that identify the contents: labels by name, sample indices and, unless
+            ``--scan_images false``, the bytes of the image files; then another value, which does not notice a changed
+            file. It depends neither on the machine nor on the place of the files. ``None`` when streaming, or before
+            `check_images` of ``data.scan``.
     """
 
     name: str
@@ -123,7 +126,8 @@ class DataRecord(Record):
         image_column: The source's image column.
         label_column: The source's label column.
         splits: ``train``/``validation``/``test`` -> record.
-        image_modes: Source image mode (for example ``"RGB"``, ``"I;16"``) -> count, where images were looked at.
+        image_modes: Source image mode (for example ``"RGB"``, ``"I;16"``) -> readable images of all splits together,
+            the most frequent first; ``None`` where not every image was looked at.
         notes: What was noticed and what was done about it, one sentence each.
     """
 

@@ -500,6 +500,9 @@ def test_any_group_may_be_left_out(left_out: str) -> None:
         ("--random_crop_scale 0.9 0.1", "smallest, largest"),
         ("--alpha_background '#12'", "a colour's name"),
         ("--streaming --cache_decoded_images true", "with streaming true"),
+        ("--on_bad_image ignore", "one of error, skip"),
+        ("--on_bad_image skip --scan_images false", "on_bad_image skip with scan_images false"),
+        ("--on_bad_image skip --streaming", "on_bad_image skip with streaming true"),
         ("--decoder opencv", "one of auto, pillow, simplejpeg"),
         ("--model_type vit --model_name_or_path x", "model_type vit and model_name_or_path x"),
         ("--model_type vit --config_name x", "model_type vit and config_name x"),
@@ -678,7 +681,7 @@ FRAGMENTS = [
     "--early_stopping_patience 3", "--push_to_hub --hub_model_id me/x", "--gradient_checkpointing", "--use_cpu",
     "--save_strategy best", "--cache_decoded_images false", "--output_dir ~/runs/x", "--resume_from_checkpoint auto",
     "--max_parity_samples 10", "--logging_dir logs", "--accelerator_config '{\"split_batches\": true}'",
-    "--fp16_full_eval",
+    "--fp16_full_eval", "--scan_images false", "--on_bad_image error",
 ]  # fmt: skip
 
 

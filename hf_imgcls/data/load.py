@@ -14,18 +14,18 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Image
 
 from hf_imgcls.arguments import DataArguments
-from hf_imgcls.data.decode import decode_image
 from hf_imgcls.data.labels import (
     RawLabels,
     build_label_map,
     encode_labels,
     find_image_column,
     find_label_column,
+    list_some,
     read_raw_labels,
 )
 from hf_imgcls.data.sources import Source, open_source
 from hf_imgcls.data.splits import ROLES, assign_roles, check_not_empty, choose_subset, count_cuts, cut_stratified
-from hf_imgcls.errors import DataError, join_errors
+from hf_imgcls.errors import DataError
 from hf_imgcls.records import DataRecord, SplitRecord
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 COLUMNS = ("image", "label", "sample_index")
-_MAX_CHECKED = 200
 
 
 @dataclass
@@ -134,16 +133,27 @@ def _assemble(source: Source, args: DataArguments) -> ImageDataset:
             split_ids = split_ids[subset]
         split = splits[origin] if rows is None else splits[origin].select(rows)
         counts = np.bincount(split_ids, minlength=len(names))
-        _check_some_images(role, split, split_ids, names, args)
         dataset.splits[role] = split
         record.splits[role] = SplitRecord(
             role,
             text,
             len(split),
             {name: int(count) for name, count in zip(names, counts, strict=True)},
-            split._fingerprint,
         )
+    notes += _find_absent_classes(record)
     return dataset
+
+
+def _find_absent_classes(record: DataRecord) -> list[str]:
+    """Say which classes that are trained cannot be judged: one sentence for each split that lacks some."""
+    counts = {role: split.class_counts or {} for role, split in record.splits.items()}
+    trained = [name for name, count in counts.get("train", {}).items() if count]
+    absent = {role: [name for name in trained if not counts[role][name]] for role in counts}
+    return [
+        f"{len(names)} of {len(trained)} classes that train has are absent from {role}: {list_some(names)}."
+        for role, names in absent.items()
+        if names
+    ]
 
 
 def _check_fixed_columns(source: Source, args: DataArguments) -> None:
@@ -235,22 +245,3 @@ def _cut_missing_splits(
     if num_single:
         notes.append(f"{num_single} classes have a single example, which stays in train.")
     return {role: parts[role] for role in ROLES if role in parts}
-
-
-def _check_some_images(role: str, split: Dataset, ids: np.ndarray, labels: list[str], args: DataArguments) -> None:
-    """Decode the first image of each class (of up to 200 classes), so that data that cannot be read fails at once.
-
-    Raises:
-        DataError: Images cannot be decoded; each is named.
-    """
-    problems = []
-    _, rows = np.unique(ids, return_index=True)
-    step = -(-len(rows) // _MAX_CHECKED)
-    for row in split.select(rows[::step]):
-        try:
-            decode_image(row["image"], background=args.alpha_background, max_pixels=args.max_image_pixels)
-        except DataError as error:
-            where = f"{role}, class {labels[row['label']]!r}, sample {row['sample_index']}"
-            problems.append(DataError(f"{where}: {error.found}", error.expected, error.fix))
-    if problems:
-        raise join_errors(list(problems))

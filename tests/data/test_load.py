@@ -1,6 +1,7 @@
 """One shape of dataset from every kind of source, and one clear error for every kind of wrong one."""
 
 import json
+import os
 
 import datasets
 import numpy as np
@@ -103,6 +104,9 @@ def test_class_folders(load, make_folders):
     assert "1 images directly in" in notes
     assert "empty" in notes
     assert "1 .txt" in notes
+    hidden = ".git (1 images), .ipynb_checkpoints (1 images), __MACOSX (1 images), files such as ._0.png (1 images)"
+    assert hidden in notes
+    assert "1 of 3 classes that train has are absent from validation: '10'." in notes
 
 
 def test_train_folder_alone_is_cut_in_three(load, make_folders):
@@ -152,12 +156,95 @@ def test_classes_named_like_splits_stay_classes(load, make_folders):
     assert dataset.labels == ["bus", "train"]
 
 
-def test_fingerprint_follows_the_files_not_their_place(load, make_folders):
-    first = load(train_dir=make_folders("one/set", {"a": 10, "b": 10}))
-    second = load(train_dir=make_folders("two/set", {"a": 10, "b": 10}))
-    third = load(train_dir=make_folders("three/set", {"a": 10, "b": 11}))
-    prints = [dataset.record.splits["train"].fingerprint for dataset in (first, second, third)]
-    assert prints[0] == prints[1] != prints[2]
+def test_images_in_hidden_folders_are_told_wherever_they_lie(load, make_folders):
+    folder = make_folders("set/train", {"a": 10, "b": 10}).parent
+    make_folders("set/val", {"a": 2, "b": 2})
+    for place, names in {
+        "__MACOSX/train/a": ["._0.png", "._1.png"],
+        "train/a/.ipynb_checkpoints": ["0.png", "1.jpg", "notes.txt"],
+        "train/b/.ipynb_checkpoints": ["0.png"],
+        "train/.cache": ["index.json"],
+    }.items():
+        (folder / place).mkdir(parents=True)
+        for name in names:
+            (folder / place / name).write_bytes(b"")
+    dataset = load(train_dir=folder)
+    assert dataset.record.splits["train"].num_examples + dataset.record.splits["validation"].num_examples == 20
+    told = [note for note in dataset.record.notes if "Hidden" in note]
+    assert told == [
+        f"Hidden folders and files in {folder} are no classes and not used: __MACOSX (2 images).",
+        f"Hidden folders and files in {folder / 'train'} are no classes and not used: .ipynb_checkpoints (3 images).",
+    ]
+
+
+def test_links_that_lead_out_of_the_folder_are_followed_and_told(load, make_folders, tmp_path):
+    folder, other = make_folders("train", {"a": 5, "b": 5}), make_folders("elsewhere", {"x": 3, "y": 2})
+    (folder / "c").symlink_to(other / "x")
+    (folder / "a" / "more").symlink_to(other / "y")
+    (folder / "a" / "one.png").symlink_to(other / "x" / "0.png")
+    (folder / "b" / "inside.png").symlink_to(folder / "b" / "0.png")
+    (folder / "b" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    dataset = load(train_dir=folder, **dict.fromkeys(["test_split", "train_val_split"], 0))
+    assert dataset.record.splits["train"].class_counts == {"a": 8, "b": 7, "c": 3}
+    told = [note for note in dataset.record.notes if "symbolic" in note]
+    assert told == [f"3 symbolic links lead out of {folder} and were followed: 'a/more', 'a/one.png', 'c'."]
+    (tmp_path / "link").symlink_to(make_folders("plain", {"a": 5, "b": 5}))
+    assert not any("symbolic" in note for note in load(train_dir=tmp_path / "link").record.notes)
+
+
+def test_pipes_and_devices_are_not_read(load, make_folders):
+    folder = make_folders("train", {"a": 5, "b": 5})
+    os.mkfifo(folder / "a" / "pipe.png")
+    (folder / "b" / "endless.jpg").symlink_to("/dev/zero")
+    dataset = load(train_dir=folder, test_split=0, train_val_split=0)
+    assert dataset.record.splits["train"].class_counts == {"a": 5, "b": 5}
+    assert "1 .png that is no file, 1 .jpg that is no file" in " ".join(dataset.record.notes)
+
+
+def test_classes_that_a_split_lacks_are_told(load, make_folders):
+    folders = {"train_dir": make_folders("train", {"a": 5, "b": 5, "c": 5}), "test_dir": make_folders("test", {"b": 1})}
+    told = [note for note in load(**folders, train_val_split=3).record.notes if "absent" in note]
+    assert told == ["2 of 3 classes that train has are absent from test: 'a', 'c'."]
+    assert not any("absent" in note for note in load(test_dir=folders["test_dir"]).record.notes)
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["01", "1", "2"], "'01' and '1'"),
+        (["1", "1.0", "10"], "'1' and '1.0'"),
+        (["Cat", "cat", "dog"], "'Cat' and 'cat'"),
+        (["T-shirt", "t_shirt", "t  shirt", "shirt"], "'t  shirt' and 'T-shirt' and 't_shirt'"),
+        (["caf\u00e9", "cafe\u0301", "cafe"], r"'cafe\u0301' and 'caf\xe9'"),
+        (["２", "2", "3"], "'2' and '２'"),
+        ([".git", "cat", "__MACOSX"], "Classes with the names of hidden files, perhaps not meant as classes: "),
+        (["-1", "1", "0"], None),
+        (["a", "b c", "bc", "C++", "C--"], None),
+    ],
+)
+def test_classes_that_may_be_one_are_told(load, make_folders, names, told):
+    folder = make_folders("images", {"a": len(names)})
+    rows = [{"file": f"a/{index}.png", "label": name} for index, name in enumerate(names)]
+    (folder / "labels.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    dataset = load(train_file=folder / "labels.jsonl", test_split=0, train_val_split=0)
+    assert sorted(dataset.labels) == sorted(names)
+    assert len(dataset.record.notes) == (told is not None)
+    assert told is None or told in dataset.record.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "told"),
+    [
+        ("01", "1", "'1' is probably '01'"),
+        ("great cat", "Great_Cat", "'Great_Cat' is probably 'great cat'"),
+        ("caf\u00e9", "cafe\u0301", r"'cafe\u0301' is probably 'caf\xe9'"),
+    ],
+)
+def test_an_unknown_class_that_may_be_a_known_one_is_told(load, make_folders, train, test, told):
+    folders = {"train_dir": make_folders("train", {train: 5, "b": 5}), "test_dir": make_folders("test", {test: 1})}
+    with pytest.raises(DataError, match="classes that training does not have") as caught:
+        load(**folders)
+    assert told in str(caught.value)
 
 
 # ------------------------------------------------------------------------------------------------ annotation files
@@ -420,6 +507,42 @@ def test_missing_labels_are_counted(load, make_parquet, labels):
         load(dataset_name=make_parquet({"train": make_dataset(labels)}))
 
 
+@pytest.mark.parametrize("labels", [["a", "nan", "b", "b"], ["a", "NaN", "b", "b"], [1.0, float("nan"), 2.0, 2.0]])
+def test_labels_that_are_nan_are_missing(load, make_parquet, labels):
+    with pytest.raises(DataError, match=r"1 of 4 examples have no label \(null, NaN, empty or -1\)"):
+        load(dataset_name=make_parquet({"train": make_dataset(labels)}))
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+@pytest.mark.parametrize(
+    ("label", "is_missing"), [("", True), (" ", True), ("NaN", True), ("nan", True), ("NA", False)]
+)
+def test_missing_labels_in_annotation_files(load, make_folders, kind, label, is_missing):
+    folder = make_folders("images", {"a": 4})
+    labels = ["x", label, "y", "y"]
+    rows = [{"file": f"a/{index}.png", "label": label} for index, label in enumerate(labels)]
+    if kind == "csv":
+        text = "file,label\n" + "".join(f"{row['file']},{row['label']}\n" for row in rows)
+    else:
+        text = "\n".join(map(json.dumps, rows))
+    (folder / f"labels.{kind}").write_text(text)
+    arguments = {"train_file": folder / f"labels.{kind}", "test_split": 0, "train_val_split": 0}
+    if is_missing:
+        with pytest.raises(DataError, match="1 of 4 examples have no label"):
+            load(**arguments)
+    else:
+        assert load(**arguments).labels == ["NA", "x", "y"]
+
+
+@pytest.mark.parametrize("label", ["null", "NaN"])
+def test_missing_numbers_in_json_lines(load, make_folders, label):
+    folder = make_folders("images", {"a": 4})
+    lines = [f'{{"file": "a/{index}.png", "label": {value}}}' for index, value in enumerate(["1", label, "2", "2"])]
+    (folder / "labels.jsonl").write_text("\n".join(lines))
+    with pytest.raises(DataError, match="1 of 4 examples have no label"):
+        load(train_file=folder / "labels.jsonl")
+
+
 def test_missing_class_labels_are_counted(load, make_parquet):
     with pytest.raises(DataError, match="2 of 4 examples have no label"):
         load(dataset_name=make_parquet({"train": make_dataset([0, -1, 1, -1], ["a", "b"])}))
@@ -450,14 +573,6 @@ def test_broken_parquet(load, make_parquet):
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(DataError, match="cannot be read"):
         load(dataset_name=folder)
-
-
-def test_unreadable_images_are_named_together(load, make_folders):
-    folder = make_folders("train", {"a": 3, "b": 3, "c": 3})
-    (folder / "a" / "0.png").write_bytes(b"no image")
-    (folder / "c" / "0.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"(?s)2 problems.*class 'a'.*a/0.png.*class 'c'.*c/0.png"):
-        load(train_dir=folder, test_split=0, train_val_split=0)
 
 
 def test_no_data_to_cut_from(load, make_folders):

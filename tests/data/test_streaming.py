@@ -240,6 +240,16 @@ def test_labels_without_names_cannot_be_streamed(load, make_parquet):
         load(dataset_name=make_parquet({"train": make_dataset(["a", "b"] * 10)}), streaming=True)
 
 
+def test_class_names_of_streams_are_looked_at(load, make_parquet):
+    train = make_dataset([0, 1] * 10, ["01", "1"])
+    arguments = {"streaming": True, "train_val_split": 0}
+    notes = load(dataset_name=make_parquet({"train": train, "test": train}), **arguments).record.notes
+    assert any("'01' and '1'" in note for note in notes)
+    folder = make_parquet({"train": train, "test": make_dataset([0, 1], ["01", "1.0"])}, "other")
+    with pytest.raises(DataError, match=r"does not have: '1\.0' \('1\.0' is probably '1'\)"):
+        load(dataset_name=folder, **arguments)
+
+
 def test_missing_label_in_a_stream_names_the_sample(load, make_parquet):
     folder = make_parquet({"train": make_dataset([0, 1, 0, -1], ["a", "b"])})
     split = load(dataset_name=folder, streaming=True, test_split=0, train_val_split=0).splits["train"]

@@ -1,0 +1,233 @@
+"""Images that cannot be read: found before training, and not hours later in the middle of it.
+
+They are an error, or are left out (``--on_bad_image skip``). No other image takes their place, and no file is touched.
+"""
+
+from __future__ import annotations
+
+import copy
+import csv
+import hashlib
+import io
+import json
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from datasets import Dataset
+
+from hf_imgcls.arguments import DataArguments
+from hf_imgcls.data.cache import write_atomically
+from hf_imgcls.data.decode import FORMATS, parse_background
+from hf_imgcls.data.labels import list_some
+from hf_imgcls.data.load import ImageDataset
+from hf_imgcls.data.survey import SplitSurvey, survey_splits
+from hf_imgcls.errors import DataError
+from hf_imgcls.records import DataRecord
+from hf_imgcls.run import is_main_process
+
+logger = logging.getLogger(__name__)
+
+_MAX_SHOWN = 20
+_MAX_NAMED = 3
+_MAX_FIRST_IMAGES = 200
+
+
+def check_images(dataset: ImageDataset, args: DataArguments, report: Path | None = None) -> ImageDataset:
+    """Decode every image, and stop at those that cannot be read, or leave them out.
+
+    With ``--scan_images false`` the first image of each class is decoded (of up to 200 classes of a split). Streams are
+    passed through as they are. Every process may call this: the first one does the work and the others find it done, or
+    do it again where the cache cannot be written.
+
+    Args:
+        dataset: From `load_image_dataset`; it is not changed.
+        args: ``scan_images``, ``on_bad_image``, ``cache_dir``, and what decoding depends on.
+        report: Where the main process writes the table of bad images as CSV. Without bad images there is no such file
+            afterwards.
+
+    Returns:
+        The dataset without images that cannot be read. Its record says what was left out, and has the images' modes
+        and the splits' fingerprints.
+
+    Raises:
+        DataError: Images cannot be read under ``--on_bad_image error``; leaving them out would leave a split empty or
+            training with a single class; or a process that decoded images died.
+        ArgumentError: The background is not a colour.
+    """
+    splits = {role: split for role, split in dataset.splits.items() if isinstance(split, Dataset)}
+    if not splits:
+        return dataset
+    parse_background(args.alpha_background)
+    tried = splits if args.scan_images else {role: _take_first_images(split) for role, split in splits.items()}
+    surveys = survey_splits(tried, args, kept=args.scan_images)
+    table = [row for role, split in tried.items() for row in _list_bad(role, split, surveys[role], dataset.labels)]
+    _write_report(table, report)
+    record = copy.deepcopy(dataset.record)
+    if table:
+        if args.on_bad_image == "error" or not args.scan_images:
+            raise _describe_bad(table, surveys, args, report)
+        splits = {role: _leave_out(split, surveys[role]) for role, split in splits.items()}
+        loss = _find_hopeless(splits)
+        if loss:
+            raise _describe_bad(table, surveys, args, report, loss)
+        logger.warning("%s", _format_table(table))
+        for role, split in splits.items():
+            _record_loss(record, role, split, [row for row in table if row.split == role], report)
+    for role, split in splits.items():
+        images = surveys[role].digest if args.scan_images else None
+        record.splits[role].fingerprint = _fingerprint(split, dataset.labels, images)
+    if args.scan_images:
+        modes = sum((Counter(survey.modes) for survey in surveys.values()), Counter[str]())
+        record.image_modes = dict(sorted(modes.items(), key=lambda item: (-item[1], item[0])))
+    return ImageDataset({**dataset.splits, **splits}, dataset.labels, record)
+
+
+def _take_first_images(split: Dataset) -> Dataset:
+    """The first image of each class, of up to 200 classes."""
+    _, rows = np.unique(_read_column(split, "label"), return_index=True)
+    return split.select(rows[:: -(-len(rows) // _MAX_FIRST_IMAGES)])
+
+
+def _read_column(split: Dataset, name: str) -> np.ndarray:
+    """A column of integers: int64 ``(N,)``."""
+    return split.select_columns(name).with_format("arrow")[:][name].to_numpy().astype(np.int64)
+
+
+def _fingerprint(split: Dataset, labels: list[str], images: str | None) -> str:
+    """Name the contents of a split: labels by name, sample indices and, where they were looked at, the images' files.
+
+    It depends on nothing else: not on the machine, the place of the files, the order of the class list or a library.
+
+    Args:
+        split: Has the columns ``label`` and ``sample_index``.
+        labels: Class names by id.
+        images: Digest of the images' files; without one the fingerprint equals none that has one.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    used, places = np.unique(_read_column(split, "label"), return_inverse=True)
+    names = [labels[index] for index in used]
+    rank_of = {name: rank for rank, name in enumerate(sorted(names))}
+    ranks = np.array([rank_of[name] for name in names], dtype="<i8")
+    digest = hashlib.blake2b(json.dumps({"images": images, "names": sorted(names)}).encode(), digest_size=8)
+    digest.update(ranks[places].tobytes())
+    digest.update(_read_column(split, "sample_index").astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+# ------------------------------------------------------------------------------------------------ leaving out
+
+
+def _leave_out(split: Dataset, survey: SplitSurvey) -> Dataset:
+    """The readable images of a split, in its order."""
+    if not survey.bad_images:
+        return split
+    return split.select(np.setdiff1d(np.arange(len(split)), [int(row) for row in survey.bad_images]))
+
+
+def _find_hopeless(splits: dict[str, Dataset]) -> str:
+    """Say what makes it senseless to go on with what is left; nothing if there is no such thing."""
+    for role, split in splits.items():
+        if not len(split):
+            return f"{role} is empty"
+        if role == "train" and len(np.unique(_read_column(split, "label"))) < 2:
+            return "train has a single class"
+    return ""
+
+
+def _record_loss(record: DataRecord, role: str, split: Dataset, table: list[TableRow], report: Path | None) -> None:
+    """Write down what a split has lost and what it has now."""
+    if not table:
+        return
+    names = ", ".join("/".join(Path(row.file).parts[-2:]) for row in table[:_MAX_NAMED])
+    notes = [
+        f"{len(table):,} of {len(table) + len(split):,} images of {role} cannot be read and were left out: {names}"
+        + (f" and {len(table) - _MAX_NAMED:,} more" if len(table) > _MAX_NAMED else "")
+        + (f", see {report.name}." if report is not None else ".")
+    ]
+    part = record.splits[role]
+    counts = np.bincount(_read_column(split, "label"), minlength=len(record.labels))
+    before, now = part.class_counts or {}, dict(zip(record.labels, counts.tolist(), strict=True))
+    lost = [name for name in record.labels if before.get(name) and not now[name]]
+    if lost:
+        notes.append(f"No readable image is left in {role} of {len(lost)} classes: {list_some(lost)}.")
+    part.num_examples, part.class_counts = len(split), now
+    record.notes += notes
+    for note in notes:
+        logger.warning("      %s", note)
+
+
+# ------------------------------------------------------------------------------------------------ telling
+
+
+class TableRow(NamedTuple):
+    """One line of the table of bad images; the names are the heads of its columns."""
+
+    file: str
+    split: str
+    class_name: str
+    sample_index: int
+    reason: str
+
+
+def _list_bad(role: str, split: Dataset, survey: SplitSurvey, labels: list[str]) -> list[TableRow]:
+    if not survey.bad_images:
+        return []
+    ids, indices = _read_column(split, "label"), _read_column(split, "sample_index")
+    return [
+        TableRow(image.file, role, labels[ids[int(row)]], int(indices[int(row)]), image.reason)
+        for row, image in survey.bad_images.items()
+    ]
+
+
+def _write_report(table: list[TableRow], report: Path | None) -> None:
+    if report is None or not is_main_process():
+        return
+    text = io.StringIO()
+    csv.writer(text).writerows([TableRow._fields, *table])
+    try:
+        if not table:
+            report.unlink(missing_ok=True)
+            return
+        with write_atomically(report) as file:
+            file.write(text.getvalue().encode("utf-8", "backslashreplace"))
+    except OSError as error:
+        logger.warning("%s, the table of bad images, cannot be written: %s", report, error)
+
+
+def _format_table(table: list[TableRow]) -> str:
+    """The first lines, in columns. What names hold must not break lines or steer a terminal."""
+    lines = [TableRow._fields, *(map(str, row) for row in table[:_MAX_SHOWN])]
+    shown = [["".join(c if c.isprintable() else repr(c)[1:-1] for c in cell) for cell in line] for line in lines]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    text = "\n".join(
+        "  " + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in shown
+    )
+    return text if len(table) <= _MAX_SHOWN else f"{text}\n  and {len(table) - _MAX_SHOWN:,} more"
+
+
+def _describe_bad(
+    table: list[TableRow], surveys: dict[str, SplitSurvey], args: DataArguments, report: Path | None, loss: str = ""
+) -> DataError:
+    """The error that lists bad images.
+
+    Args:
+        table: All of them.
+        surveys: Role -> what was found.
+        args: What was asked for.
+        report: Where the whole table is.
+        loss: Why they cannot be left out, if so.
+    """
+    num_images = sum(survey.num_images for survey in surveys.values())
+    why_not = f"; without them {loss}" if loss else ""
+    place = f"\n  the whole table is in {report}" if report is not None else ""
+    skip = "--on_bad_image skip" if args.scan_images else "--scan_images true --on_bad_image skip"
+    return DataError(
+        f"{len(table):,} of {num_images:,} images cannot be read{why_not}:\n{_format_table(table)}{place}",
+        f"whole files of at most {args.max_image_pixels:,} pixels, in one of the formats {', '.join(FORMATS)}",
+        "repair or remove these files" + ("" if loss else f", or leave them out: {skip}"),
+    )

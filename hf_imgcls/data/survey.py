@@ -1,0 +1,227 @@
+"""What decoding every image of a dataset finds: done once, by all cores, and kept until the dataset or a file changes.
+
+Only what is found is held and kept, never an image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import PIL
+import torch
+from datasets import Dataset
+from datasets.utils import tqdm
+from torch.utils.data import DataLoader
+
+from hf_imgcls.arguments import DataArguments
+from hf_imgcls.data.cache import find_cache_folder, fingerprint_files
+from hf_imgcls.data.decode import FORMATS, EncodedImage, describe_source
+from hf_imgcls.errors import DataError, UserError
+from hf_imgcls.records import Record
+from hf_imgcls.run import is_main_process
+
+logger = logging.getLogger(__name__)
+
+_LAYOUT = "1"  # part of what results are kept under: raise it when decoding or `SplitSurvey` changes
+_BATCH = 32
+_ALONE_S = 0.5  # What takes longer is worth the start of worker processes.
+_BAR_AFTER_S = 2.0
+
+
+@dataclass
+class BadImage:
+    """An image that cannot be read.
+
+    Attributes:
+        file: Its path, or its size where it has none.
+        reason: What is wrong, in words.
+        is_unread: The file could not even be read, which may be the disk's or the network's fault, and pass.
+    """
+
+    file: str
+    reason: str
+    is_unread: bool
+
+
+@dataclass
+class SplitSurvey(Record):
+    """What decoding a split found; the file that is kept.
+
+    Attributes:
+        num_images: Images of the split.
+        modes: Pillow's name for the kind of pixels in a file -> readable images of that kind.
+        digest: BLAKE2b over the digests of the readable images' files, in the split's order.
+        bad_images: Row of the split, ascending -> what is wrong with it.
+    """
+
+    num_images: int
+    modes: dict[str, int]
+    digest: str
+    bad_images: dict[str, BadImage]
+
+
+_Finding = BadImage | tuple[str, bytes]
+
+
+def survey_splits(splits: Mapping[str, Dataset], args: DataArguments, *, kept: bool) -> dict[str, SplitSurvey]:
+    """Decode all images of the splits, or find that this was done before.
+
+    Args:
+        splits: Role -> a split with the column ``image`` (not decoded).
+        args: ``alpha_background``, ``max_image_pixels`` and ``cache_dir`` are read.
+        kept: Whether results are kept, and kept ones used.
+
+    Returns:
+        Role -> what was found.
+
+    Raises:
+        DataError: A process that decoded images died.
+    """
+    started = time.perf_counter()
+    options: dict[str, Any] = {"background": args.alpha_background, "max_pixels": args.max_image_pixels}
+    lookers = {role: _Looker(split, **options) for role, split in splits.items()}
+    paths: dict[str, Path] = {}
+    surveys: dict[str, SplitSurvey] = {}
+    if kept:
+        purpose = f"scan {_LAYOUT}, Pillow {PIL.__version__} with {FORMATS}"
+        for role, split in splits.items():
+            paths[role] = find_cache_folder(args) / f"scan-{fingerprint_files(split, purpose, options)}.json"
+            earlier = _recall(paths[role], lookers[role])
+            if earlier is not None:
+                surveys[role] = earlier
+    num_kept = sum(survey.num_images for survey in surveys.values())
+    num_new = sum(map(len, splits.values())) - num_kept
+    with _show_progress(num_new) as bar:
+        for role, looker in lookers.items():
+            if role not in surveys:
+                surveys[role] = _survey(role, looker, bar.update)
+                if kept:
+                    _keep(surveys[role], paths[role])
+    num_bad = sum(len(survey.bad_images) for survey in surveys.values())
+    done = [f"{num_new:,} decoded in {time.perf_counter() - started:.1f} s"] if num_new else []
+    done += [f"{num_kept:,} as scanned before"] if num_kept else []
+    logger.info("Images: %s, %s", ", ".join(done), f"{num_bad:,} cannot be read" if num_bad else "all readable")
+    return {role: surveys[role] for role in splits}
+
+
+def _show_progress(num_images: int) -> Any:
+    """A bar on stderr, for what takes long enough to need one."""
+    return tqdm(
+        total=num_images,
+        desc="Decoding images",
+        unit=" images",
+        delay=_BAR_AFTER_S,
+        leave=False,
+        disable=not is_main_process(),
+    )
+
+
+class _Looker:
+    """Decodes images and keeps what there is to know about them; a map-style dataset for a `DataLoader`."""
+
+    def __init__(self, split: Dataset, background: str, max_pixels: int) -> None:
+        self._rows = split.select_columns("image").with_format(None)
+        self._options: dict[str, Any] = {"background": background, "max_pixels": max_pixels}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitems__(self, rows: Sequence[int]) -> list[_Finding]:
+        """For each row its image's mode and digest, or what is wrong with it."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what Pillow says about a file that is read all the same
+            return [self._look(source) for source in self._rows[list(rows)]["image"]]
+
+    def _look(self, source: dict[str, Any]) -> _Finding:
+        try:
+            image = EncodedImage(source, **self._options)
+            image.verify()
+            image.read()
+            return image.mode, hashlib.blake2b(image.data, digest_size=16).digest()
+        except DataError as error:
+            name, cause = describe_source(source), error.__cause__
+            reason = error.found.removeprefix(f"cannot read {name}: ").removeprefix(f"{name} ")
+            # The system's errors have a number; Pillow's own do not.
+            return BadImage(name, reason, isinstance(cause, OSError) and cause.errno is not None)
+
+
+def _survey(role: str, looker: _Looker, advance: Callable[[int], Any]) -> SplitSurvey:
+    modes: Counter[str] = Counter()
+    digest = hashlib.blake2b(digest_size=16)
+    bad_images = {}
+    num_done = 0
+    try:
+        for batch in _look_at_all(looker):
+            for row, finding in enumerate(batch, num_done):
+                if isinstance(finding, BadImage):
+                    bad_images[str(row)] = finding
+                else:
+                    mode, image_digest = finding
+                    modes[mode] += 1
+                    digest.update(image_digest)
+            num_done += len(batch)
+            advance(len(batch))
+    except RuntimeError as error:
+        # torch raises it out of a signal handler, so it may come from any of these lines.
+        if "killed by signal" not in str(error) and "exited unexpectedly" not in str(error):
+            raise
+        raise DataError(
+            f"a process that decoded images of {role} died after {num_done:,} of {len(looker):,} images: {error}",
+            "memory for as many images as there are cores, and image files that Pillow survives",
+            f"free memory, lower --max_image_pixels, or look at the images of {role} that come next",
+        ) from error
+    return SplitSurvey(len(looker), dict(modes), digest.hexdigest(), bad_images)
+
+
+def _look_at_all(looker: _Looker) -> Iterator[list[_Finding]]:
+    """Decode all rows in order: in this process for half a second, then in one for each core."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    done, started = 0, time.perf_counter()
+    while done < len(looker) and (cores == 1 or time.perf_counter() - started < _ALONE_S):
+        rows = range(done, min(done + _BATCH, len(looker)))
+        yield looker.__getitems__(rows)
+        done = rows.stop
+    if done < len(looker):
+        yield from DataLoader(
+            looker,  # type: ignore[arg-type]
+            batch_size=_BATCH,
+            sampler=range(done, len(looker)),
+            num_workers=cores,
+            collate_fn=list,
+            # Without one of its own it draws from the run's random numbers, which must not depend on what is kept.
+            generator=torch.Generator(),
+        )
+
+
+def _recall(path: Path, looker: _Looker) -> SplitSurvey | None:
+    """Read what was found before, if it is still true."""
+    try:
+        survey = SplitSurvey.load(path)
+    except (UserError, TypeError):  # not there, or not what this version writes
+        return None
+    if survey.num_images != len(looker):
+        return None
+    # Rights, a disk or a network may have been mended. One process asks, so that all get the same answer.
+    unread = [int(row) for row, image in survey.bad_images.items() if image.is_unread]
+    if unread and is_main_process():
+        again = looker.__getitems__(unread)
+        if not all(isinstance(finding, BadImage) and finding.is_unread for finding in again):
+            return None
+    return survey
+
+
+def _keep(survey: SplitSurvey, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        survey.save(path)
+    except OSError as error:
+        logger.info("What the scan found is not kept, and the next run decodes the images again: %s", error)
