@@ -15,6 +15,7 @@ import transformers
 from packaging.version import Version
 
 from hf_imgcls.errors import LaunchError, ModelError
+from hf_imgcls.provenance import count_cores
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainingArguments
@@ -103,7 +104,7 @@ def use_all_cores() -> None:
     if torch.cuda.is_available() or "ACCELERATE_MIXED_PRECISION" not in os.environ:
         return
     if os.environ.get("OMP_NUM_THREADS", "1") == "1":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = count_cores()
         torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
@@ -216,3 +217,17 @@ def restore_weights(model: PreTrainedModel, checkpoint: str) -> None:
             "resume from another checkpoint",
         )
     model.load_state_dict(saved.state_dict())
+
+
+def correct_resumed_loss(train_loss: float, step: int, first_step: int) -> float:
+    """The mean training loss of the steps done since a run was resumed.
+
+    4.57 divides their sum by all steps of the run; 5.x divides by theirs (seen on 4.57.6 and 5.23.0). Remove when 4.x
+    is dropped.
+
+    Args:
+        train_loss: As ``Trainer`` has computed it.
+        step: Steps done.
+        first_step: Steps that the checkpoint had.
+    """
+    return train_loss * step / max(step - first_step, 1) if TRANSFORMERS_MAJOR < 5 else train_loss

@@ -2,6 +2,9 @@
 
 Every message has the same three parts: what was found, what was expected, and what to do. The recipes print these
 errors without a traceback and exit with status 2; anything else is a bug of ours and keeps its traceback.
+
+Exit codes of a recipe: 0 done; 2 something must be repaired first; 75 (EX_TEMPFAIL of sysexits.h) stopped by a signal,
+and the same command goes on; 1 a bug.
 """
 
 from __future__ import annotations
@@ -44,12 +47,34 @@ class LaunchError(UserError):
     """Processes or devices are not the ones that were asked for."""
 
 
+class NumericsError(UserError):
+    """A loss, a gradient or a metric is no finite number any more."""
+
+
+class MachineError(UserError):
+    """Memory, a worker process or another process of the run has gone."""
+
+
 class ParityError(UserError):
     """The served model does not predict what the scored model predicted."""
 
 
 class MissingExtraError(UserError):
     """An optional package is not installed."""
+
+
+class Interrupted(Exception):
+    """The run was asked to stop, by a signal, and has saved what it needs to go on.
+
+    Args:
+        signal_name: The signal.
+        checkpoint: What was saved last.
+    """
+
+    exit_code = 75
+
+    def __init__(self, signal_name: str, checkpoint: str) -> None:
+        super().__init__(f"{signal_name}: stopped, saved as {checkpoint}; the same command goes on from there")
 
 
 def join_errors(errors: list[UserError]) -> UserError:

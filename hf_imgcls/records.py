@@ -53,7 +53,11 @@ class Record:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the record to ``path`` as JSON, atomically."""
-        write_json(path, {"schema_version": self.schema_version, **dataclasses.asdict(self)})
+        write_json(path, self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as it is written."""
+        return {"schema_version": self.schema_version, **dataclasses.asdict(self)}
 
     @classmethod
     def load(cls: type[RecordT], path: str | os.PathLike[str]) -> RecordT:
@@ -79,14 +83,16 @@ class Record:
 
 
 def _build(cls: Any, content: dict[str, Any]) -> Any:
-    """Build a dataclass from JSON, including dataclasses nested in dict values."""
+    """Build a dataclass from JSON, including dataclasses nested in it and in dict values."""
     hints = typing.get_type_hints(cls)
     values = {}
     for item in dataclasses.fields(cls):
         if item.name not in content:
             continue
         value, arguments = content[item.name], typing.get_args(hints[item.name])
-        if isinstance(value, dict) and len(arguments) == 2 and dataclasses.is_dataclass(arguments[1]):
+        if isinstance(value, dict) and dataclasses.is_dataclass(hints[item.name]):
+            value = _build(hints[item.name], value)
+        elif isinstance(value, dict) and len(arguments) == 2 and dataclasses.is_dataclass(arguments[1]):
             value = {key: _build(arguments[1], inner) for key, inner in value.items()}
         values[item.name] = value
     return cls(**values)
@@ -163,3 +169,97 @@ class ParityRecord(Record):
     max_probability_difference: float
     tie_tolerance: float
     consumer: str
+
+
+@dataclass
+class RunIdentity:
+    """What makes a run this run: a checkpoint of another one must not be continued.
+
+    Attributes:
+        transformers: Its version; optimizer states are laid out differently on another major version.
+        labels: Class names by id.
+        data: ``train``/``validation`` -> content fingerprint of the split.
+        model: Class, configuration and number of trainable parameters.
+        recipe: The arguments, as ``recipe.yaml`` has them; they may change, and that is told.
+        world_size: Number of processes.
+        per_device_train_batch_size: Images per process and micro-batch.
+        gradient_accumulation_steps: Micro-batches per optimiser step.
+    """
+
+    transformers: str
+    labels: list[str]
+    data: dict[str, Any]
+    model: dict[str, Any]
+    recipe: dict[str, Any]
+    world_size: int
+    per_device_train_batch_size: int
+    gradient_accumulation_steps: int
+
+    @property
+    def images_per_step(self) -> int:
+        """Images behind one optimiser step, over all processes."""
+        return self.world_size * self.per_device_train_batch_size * self.gradient_accumulation_steps
+
+
+@dataclass
+class FileRecord:
+    """Size in bytes and SHA-256 (hexadecimal) of a file."""
+
+    size: int
+    sha256: str
+
+
+@dataclass
+class CheckpointRecord(Record):
+    """``manifest.json`` of a checkpoint.
+
+    Attributes:
+        step: Optimiser steps done.
+        run: The run it belongs to.
+        is_evaluation_due: The run was stopped before the evaluation that belongs to this step was done.
+        is_save_due: With ``is_evaluation_due``: a checkpoint belongs to this step besides.
+        files: Path inside the checkpoint -> size and checksum, for every file but this.
+        checksum: SHA-256 of this record without this field, as JSON with sorted keys.
+    """
+
+    step: int
+    run: RunIdentity
+    is_evaluation_due: bool = False
+    is_save_due: bool = False
+    files: dict[str, FileRecord] = field(default_factory=dict)
+    checksum: str = ""
+
+
+@dataclass
+class RunRecord(Record):
+    """``run.json``: the state of a run, and what repeating it needs besides ``recipe.yaml``.
+
+    Attributes:
+        state: ``"running"`` (or killed), ``"interrupted"`` (the same command goes on) or ``"finished"``.
+        recipe: The arguments, without secrets.
+        seed: ``--seed``.
+        data: Split -> content fingerprint.
+        versions: Package -> version, and ``python``.
+        code: Commit of the recipes' repository, ``"-dirty"`` behind it when files were changed; None outside git.
+        hardware: Platform, processor, GPUs.
+        world_size: Number of processes.
+        per_device_train_batch_size: Images per process and micro-batch, as found by ``auto_find_batch_size``.
+        gradient_accumulation_steps: Micro-batches per optimiser step.
+        started_at: UTC, ISO 8601; of the last start.
+        resumed_from: The checkpoints that the run went on from, in order.
+        process: Host and process id of the last start.
+    """
+
+    state: str
+    recipe: dict[str, Any]
+    seed: int
+    data: dict[str, Any]
+    versions: dict[str, str]
+    code: str | None
+    hardware: dict[str, Any]
+    world_size: int
+    per_device_train_batch_size: int
+    gradient_accumulation_steps: int
+    started_at: str
+    resumed_from: list[str] = field(default_factory=list)
+    process: str = ""

@@ -5,34 +5,82 @@ Only the standard library is imported, so that these errors come at once.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
+import signal
 import sys
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from hf_imgcls.errors import LaunchError, OutputError, UserError
+from hf_imgcls.errors import Interrupted, LaunchError, OutputError, UserError
+from hf_imgcls.provenance import describe_hardware, find_commit, list_versions, name_process
+from hf_imgcls.records import RunRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from transformers import TrainingArguments
+
     from hf_imgcls.arguments import Arguments
+    from hf_imgcls.fit.checkpoints import Inspection
+    from hf_imgcls.records import DataRecord
 
 RECIPE_FILE = "recipe.yaml"
 DATA_FILE = "data.json"
-RESULTS_FILE = "all_results.json"
-_OWN_FILES = (RECIPE_FILE, DATA_FILE, "trainer_state.json")
-_OWN_RESULTS = (RESULTS_FILE, "train_results.json", "eval_results.json", "test_results.json", "parity.json")
+RUN_FILE = "run.json"
+BAD_IMAGES_FILE = "bad_images.csv"
+_LOCK_FILE = ".lock"
+_OWN_FILES = (RUN_FILE, RECIPE_FILE, DATA_FILE, "trainer_state.json", BAD_IMAGES_FILE)
+_OWN_RESULTS = ("all_results.json", "train_results.json", "eval_results.json", "test_results.json", "parity.json")
+# What a finished run may be asked for again without being another run.
+_NOT_THE_RUN = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "num_processes")
 
 
 def run_recipe(main: Callable[[], None]) -> None:
-    """Run a recipe; a user's error is printed without a traceback and ends the process with its exit code."""
+    """Run a recipe; a user's error is printed without a traceback and ends the process with its exit code.
+
+    A signal ends it with the code of `hf_imgcls.errors.Interrupted`: the same command goes on, from the last
+    checkpoint if there is one.
+    """
+    _follow_launcher()
+    previous = signal.signal(signal.SIGTERM, _leave)
     try:
         main()
     except UserError as error:
         print(f"\nerror: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except Interrupted as stop:
+        if is_main_process():
+            print(f"\n{stop}", file=sys.stderr)
+        sys.exit(stop.exit_code)
+    except KeyboardInterrupt:
+        print("\nSIGINT: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(Interrupted.exit_code)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        _unlock()
+
+
+def _leave(number: int, frame: object) -> None:
+    os.write(2, b"\nSIGTERM: stopped; the same command goes on from the last checkpoint\n")
+    sys.exit(Interrupted.exit_code)
+
+
+def _follow_launcher() -> None:
+    """Be told when the launcher has gone: nobody else would stop this process then (Linux only).
+
+    ``accelerate launch`` of one process does not pass a SIGTERM on, it just ends.
+    """
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ or "LOCAL_RANK" in os.environ
+    if launched and sys.platform == "linux":
+        import ctypes
+
+        pr_set_pdeathsig = 1  # linux/prctl.h
+        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 def is_main_process() -> bool:
@@ -80,23 +128,26 @@ def check_launch(num_processes: int | None) -> int:
 
 
 def open_output_folder(args: Arguments) -> Path:
-    """Create the run's folder, or make sure that an existing one may be written to.
+    """Create the run's folder, or make sure that an existing one may be written to, and keep others out of it.
 
     Args:
         args: ``output_dir``, ``overwrite_output_dir`` and ``do_train`` decide.
 
     Returns:
-        The folder.
+        The folder; locked until this process ends, whatever ends it.
 
     Raises:
-        OutputError: The folder is a file, cannot be written, belongs to something else, or holds a finished run.
+        OutputError: The folder is a file, cannot be written, belongs to something else, is being written to by another
+            run, or holds a finished run with other arguments.
+        SystemExit: With status 0, after saying so: it holds this very run, finished.
     """
     folder = Path(args.training["output_dir"])
-    if not is_main_process():
-        return folder
-    overwrite = args.fit.overwrite_output_dir
     if folder.is_file():
         raise OutputError(f"output_dir {folder} is a file", "a folder", "choose another --output_dir")
+    if args.training["do_train"] and not args.fit.overwrite_output_dir:
+        _check_unfinished(folder, args)
+    if not is_main_process():
+        return folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".write_probe"
@@ -106,46 +157,118 @@ def open_output_folder(args: Arguments) -> Path:
         raise OutputError(
             f"output_dir {folder} cannot be written: {error.strerror}", "a folder you may write", "choose another one"
         ) from error
-    content = [path for path in folder.iterdir() if path.name != ".gitignore"]
-    if not content or not args.training["do_train"]:
-        return folder
-    if any((folder / name).exists() for name in _OWN_FILES) or any(folder.glob("checkpoint-*")):
-        if overwrite:
-            _clear_run(folder)
-        elif (folder / RESULTS_FILE).exists():
-            raise OutputError(
-                f"output_dir {folder} holds a finished run",
-                "an empty folder, or an unfinished run to go on with",
-                "choose another --output_dir, or pass --overwrite_output_dir to replace the run",
-            )
-    elif not overwrite:
+    is_own = any((folder / name).exists() for name in _OWN_FILES) or any(folder.glob("checkpoint-*"))
+    others = [path.name for path in folder.iterdir() if path.name not in (".gitignore", _LOCK_FILE)]
+    if others and not is_own and args.training["do_train"] and not args.fit.overwrite_output_dir:
         raise OutputError(
-            f"output_dir {folder} exists and is no run of hf_imgcls (it has {content[0].name!r})",
+            f"output_dir {folder} exists and is no run of hf_imgcls (it has {others[0]!r})",
             "an empty or new folder",
             "choose another --output_dir, or pass --overwrite_output_dir to write into it all the same",
         )
+    _lock(folder)
+    if is_own and args.training["do_train"] and args.fit.overwrite_output_dir:
+        _clear_run(folder)
     return folder
 
 
-def find_last_checkpoint(args: Arguments) -> str | None:
-    """The checkpoint that training goes on from: the one named, or the newest one in the run's folder."""
-    named = args.training.get("resume_from_checkpoint")
-    if named and str(named).lower() not in ("true", "false"):
-        if not Path(named).is_dir():
-            raise OutputError(
-                f"resume_from_checkpoint {named} is no folder", "a checkpoint-* folder", "correct the path"
-            )
-        return str(named)
-    if str(named).lower() == "false":
-        return None
-    checkpoints = [
-        path
-        for path in Path(args.training["output_dir"]).glob("checkpoint-*")
-        if path.name.removeprefix("checkpoint-").isdigit() and (path / "trainer_state.json").exists()
+def _check_unfinished(folder: Path, args: Arguments) -> None:
+    if not (folder / RUN_FILE).exists():
+        return
+    run = RunRecord.load(folder / RUN_FILE)
+    if run.state != "finished":
+        return
+    now = json.loads(json.dumps(args.to_recipe(), default=str))
+    names = [name for name in (now | run.recipe) if name not in _NOT_THE_RUN]
+    changed = [
+        f"{name}: {run.recipe.get(name)!r} then, {now.get(name)!r} now"
+        for name in names
+        if run.recipe.get(name) != now.get(name)
     ]
-    if not checkpoints:
-        return None
-    return str(max(checkpoints, key=lambda path: int(path.name.removeprefix("checkpoint-"))))
+    if changed:
+        raise OutputError(
+            f"output_dir {folder} holds a finished run with other arguments:\n  - " + "\n  - ".join(changed),
+            "an empty folder, or an unfinished run to go on with",
+            "choose another --output_dir, or pass --overwrite_output_dir to replace the run",
+        )
+    if is_main_process():
+        print(f"The run in {folder} is finished; pass --overwrite_output_dir to run it again.", file=sys.stderr)
+    sys.exit(0)
+
+
+def _lock(folder: Path) -> None:
+    """Hold the folder for this process: the system lets go of it when the process ends, even by kill -9."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / _LOCK_FILE)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        owner = RunRecord.load(folder / RUN_FILE).process if (folder / RUN_FILE).exists() else ""
+        raise OutputError(
+            f"output_dir {folder} is being written to by another run" + (f" (process {owner})" if owner else ""),
+            "one run per folder",
+            "wait for it or stop it, or choose another --output_dir",
+        ) from error
+    _locks.append(lock)
+
+
+_locks: list[Any] = []
+
+
+def _unlock() -> None:
+    while _locks:
+        lock = _locks.pop()
+        path = Path(lock.lock_file)
+        if not (path.parent / RUN_FILE).exists():
+            path.unlink()  # no run has begun that it would have to guard
+        lock.release()
+
+
+def begin_run(
+    folder: Path,
+    args: Arguments,
+    training_args: TrainingArguments,
+    record: DataRecord,
+    checkpoint: Inspection | None,
+) -> None:
+    """Write ``run.json``: what runs, on what, with which versions.
+
+    Args:
+        folder: The run's folder.
+        args: The resolved arguments.
+        training_args: Batch sizes and processes as they were settled.
+        record: The dataset's record.
+        checkpoint: What the run goes on from.
+    """
+    if not is_main_process():
+        return
+    resumed: list[str] = []
+    if checkpoint is not None:
+        before = RunRecord.load(folder / RUN_FILE).resumed_from if (folder / RUN_FILE).exists() else []
+        resumed = [*before, checkpoint.path.name]
+    RunRecord(
+        state="running",
+        recipe=args.to_recipe(),
+        seed=training_args.seed,
+        data={name: split.fingerprint for name, split in record.splits.items()},
+        versions=list_versions(),
+        code=find_commit(),
+        hardware=describe_hardware(),
+        world_size=training_args.world_size,
+        per_device_train_batch_size=training_args.per_device_train_batch_size,
+        gradient_accumulation_steps=training_args.gradient_accumulation_steps,
+        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        resumed_from=resumed,
+        process=name_process(),
+    ).save(folder / RUN_FILE)
+
+
+def mark_run(folder: Path, state: str) -> None:
+    """Set the state in ``run.json``: ``"interrupted"`` or ``"finished"``."""
+    if is_main_process():
+        record = RunRecord.load(folder / RUN_FILE)
+        # The name of a machine of the user's does not belong into what may be published.
+        replace(record, state=state, process="").save(folder / RUN_FILE)
 
 
 def check_disk_space(folder: Path, model_bytes: int, num_checkpoints: int) -> None:
@@ -171,7 +294,7 @@ def check_disk_space(folder: Path, model_bytes: int, num_checkpoints: int) -> No
 
 
 def _clear_run(folder: Path) -> None:
-    for checkpoint in folder.glob("checkpoint-*"):
+    for checkpoint in (*folder.glob("checkpoint-*"), *folder.glob(".checkpoint-*")):
         shutil.rmtree(checkpoint)
     for name in (*_OWN_FILES, *_OWN_RESULTS):
         (folder / name).unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_imgcls.errors import ArgumentError
+from hf_imgcls.provenance import count_cores
 
 if TYPE_CHECKING:
     from hf_imgcls.arguments import Arguments
@@ -108,7 +109,7 @@ def _learning_rate(arguments: Arguments) -> float | None:
 
 
 def _num_workers(arguments: Arguments) -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = count_cores()
     return min(4, cores // 2) if cores > 2 else 0
 
 

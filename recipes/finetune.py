@@ -11,10 +11,13 @@ Every command line of transformers' run_image_classification.py works here uncha
 from functools import partial
 
 from hf_imgcls.arguments import parse_arguments
+from hf_imgcls.errors import Interrupted
 from hf_imgcls.run import (
+    BAD_IMAGES_FILE,
+    begin_run,
     check_disk_space,
     check_launch,
-    find_last_checkpoint,
+    mark_run,
     open_output_folder,
     run_recipe,
     set_up_logging,
@@ -33,8 +36,11 @@ def main() -> None:
 
     from hf_imgcls.compat import build_training_arguments, use_all_cores
     from hf_imgcls.data.load import load_image_dataset
+    from hf_imgcls.data.scan import check_images
     from hf_imgcls.data.transforms import attach_transforms
     from hf_imgcls.fit.adapt import adapt_model
+    from hf_imgcls.fit.batch_size import settle_batch_size
+    from hf_imgcls.fit.checkpoints import describe_run, find_checkpoint
     from hf_imgcls.fit.model import build_model
     from hf_imgcls.fit.saving import save_run
     from hf_imgcls.fit.trainer import build_trainer
@@ -46,22 +52,35 @@ def main() -> None:
     set_seed(training_args.seed)
     disable_progress_bar()  # loading and saving flash by; training has a bar of its own
 
-    # Data
+    # Data, every image of it looked at
     with training_args.main_process_first(desc="loading the dataset"):
-        dataset = load_image_dataset(args.data)
+        dataset = check_images(load_image_dataset(args.data), args.data, report=output_dir / BAD_IMAGES_FILE)
 
     if training_args.do_train:
         # Model and transforms
         model, processor = build_model(args.fit, args.data, dataset.labels)
         check_disk_space(output_dir, model.num_parameters() * 4, training_args.save_total_limit or 1)
         batches = attach_transforms(dataset, processor, args.data, training_args.seed)
+        model = adapt_model(model, args.fit)
+
+        # Where an earlier start of this run stopped, if there was one
+        identity = describe_run(model, training_args, dataset.record, args)
+        checkpoint = find_checkpoint(output_dir, training_args.resume_from_checkpoint, identity)
+        image_size = batches.train_transform.preprocessor.target_size
+        settle_batch_size(training_args, model, image_size, checkpoint, streaming=args.data.streaming)
+        metric = partial(ClassificationAccumulator, len(dataset.labels))
+        trainer = build_trainer(model, processor, batches, metric, args, training_args, identity)
+        begin_run(output_dir, args, training_args, dataset.record, checkpoint)
 
         # Training, the best weights saved, the validation split measured once more
-        metric = partial(ClassificationAccumulator, len(dataset.labels))
-        trainer = build_trainer(adapt_model(model, args.fit), processor, batches, metric, args, training_args)
-        result = trainer.train(resume_from_checkpoint=find_last_checkpoint(args))
+        try:
+            result = trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint.path))
+        except Interrupted:
+            mark_run(output_dir, "interrupted")
+            raise
         save_run(trainer, processor, dataset.record, args, output_dir)
-        trainer.save_metrics("train", result.metrics)
+        if result.metrics:
+            trainer.save_metrics("train", result.metrics)
         if training_args.do_eval:
             trainer.save_metrics("eval", trainer.evaluate())
 
@@ -73,6 +92,8 @@ def main() -> None:
         measure_saved_model(saved, dataset, "test", args, training_args)
     if training_args.push_to_hub and training_args.do_train:
         trainer.push_to_hub()
+    if training_args.do_train:
+        mark_run(output_dir, "finished")
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ def main() -> None:
 
     from hf_imgcls.compat import build_training_arguments
     from hf_imgcls.data.load import load_image_dataset
+    from hf_imgcls.data.scan import check_images
     from hf_imgcls.measure.saved_model import measure_saved_model
 
     runtime = build_training_arguments(args.training, args.hub_token)
@@ -40,6 +41,8 @@ def main() -> None:
     # Data: the run's own, unless another was named
     with runtime.main_process_first(desc="loading the dataset"):
         dataset = load_image_dataset(args.data)
+        dataset.splits = {name: split for name, split in dataset.splits.items() if name == args.measure.split}
+        dataset = check_images(dataset, args.data)
     notes = [] if names_dataset(argv) else compare_data(args.fit.model_name_or_path, dataset.record, args.measure.split)
 
     # Score, write, compare with pipeline()

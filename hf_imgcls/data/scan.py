@@ -54,7 +54,8 @@ def check_images(dataset: ImageDataset, args: DataArguments, report: Path | None
 
     Raises:
         DataError: Images cannot be read under ``--on_bad_image error``; leaving them out would leave a split empty or
-            training with a single class; or a process that decoded images died.
+            training with a single class.
+        MachineError: A process that decoded images died.
         ArgumentError: The background is not a colour.
     """
     splits = {role: split for role, split in dataset.splits.items() if isinstance(split, Dataset)}

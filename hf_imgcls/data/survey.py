@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import time
 import warnings
 from collections import Counter
@@ -25,7 +24,8 @@ from torch.utils.data import DataLoader
 from hf_imgcls.arguments import DataArguments
 from hf_imgcls.data.cache import find_cache_folder, fingerprint_files
 from hf_imgcls.data.decode import FORMATS, EncodedImage, describe_source
-from hf_imgcls.errors import DataError, UserError
+from hf_imgcls.errors import DataError, MachineError, UserError
+from hf_imgcls.provenance import count_cores
 from hf_imgcls.records import Record
 from hf_imgcls.run import is_main_process
 
@@ -84,7 +84,7 @@ def survey_splits(splits: Mapping[str, Dataset], args: DataArguments, *, kept: b
         Role -> what was found.
 
     Raises:
-        DataError: A process that decoded images died.
+        MachineError: A process that decoded images died.
     """
     started = time.perf_counter()
     options: dict[str, Any] = {"background": args.alpha_background, "max_pixels": args.max_image_pixels}
@@ -174,7 +174,7 @@ def _survey(role: str, looker: _Looker, advance: Callable[[int], Any]) -> SplitS
         # torch raises it out of a signal handler, so it may come from any of these lines.
         if "killed by signal" not in str(error) and "exited unexpectedly" not in str(error):
             raise
-        raise DataError(
+        raise MachineError(
             f"a process that decoded images of {role} died after {num_done:,} of {len(looker):,} images: {error}",
             "memory for as many images as there are cores, and image files that Pillow survives",
             f"free memory, lower --max_image_pixels, or look at the images of {role} that come next",
@@ -184,7 +184,7 @@ def _survey(role: str, looker: _Looker, advance: Callable[[int], Any]) -> SplitS
 
 def _look_at_all(looker: _Looker) -> Iterator[list[_Finding]]:
     """Decode all rows in order: in this process for half a second, then in one for each core."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = count_cores()
     done, started = 0, time.perf_counter()
     while done < len(looker) and (cores == 1 or time.perf_counter() - started < _ALONE_S):
         rows = range(done, min(done + _BATCH, len(looker)))

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+if TYPE_CHECKING:
+    from hf_imgcls.fit.trainer import ImageClassificationTrainer
 
 
 class SetEpochCallback(TrainerCallback):
@@ -26,6 +29,42 @@ class SetEpochCallback(TrainerCallback):
     ) -> None:
         """Epochs are whole numbers here, also after a resume in mid-epoch."""
         self._set_epoch(math.floor(state.epoch or 0))
+
+
+class RunCallback(TrainerCallback):
+    """Tells the Trainer itself where its loop is, at the places where its methods are not asked.
+
+    Args:
+        trainer: Has ``on_begin``, ``on_step_begin``, ``on_gradients`` and ``at_epoch_end``.
+    """
+
+    def __init__(self, trainer: ImageClassificationTrainer) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Before the first step, with the state of a resumed run."""
+        self._trainer.on_begin()
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Before the first micro-batch of a step."""
+        self._trainer.at_epoch_end = False
+        self._trainer.on_step_begin()
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Gradients are complete, weights have not moved."""
+        self._trainer.on_gradients()
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """An evaluation and a checkpoint of the epoch may follow."""
+        self._trainer.at_epoch_end = True
 
 
 class ThroughputProgress(TrainerCallback):

@@ -7,6 +7,7 @@ batch of logits is sent between processes.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -14,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 from hf_imgcls.data.collate import collate_batch
+from hf_imgcls.fit.stopping import outlive_signals
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -84,6 +86,9 @@ def build_eval_dataloader(
         num_workers=num_workers,
         pin_memory=pin_memory,
         collate_fn=collate_batch,
+        worker_init_fn=functools.partial(outlive_signals, None),
+        # A loader draws a seed for its workers when it starts: training's random state must not notice an evaluation.
+        generator=torch.Generator(),
     )
 
 

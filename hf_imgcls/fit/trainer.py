@@ -1,28 +1,54 @@
-"""``Trainer`` with what image classification needs: pixels finished on the device, one exact loss, exact metrics."""
+"""``Trainer`` with what image classification needs: pixels finished on the device, one exact loss, exact metrics.
+
+And with what a run needs that is left alone for days: it stops on a signal and on numbers that are none, saves
+checkpoints that are whole or not there, and goes on from them as if it had never stopped.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import logging
 import math
 import os
+import shutil
+import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
+from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer, TrainerControl, TrainerState
+from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import TrainOutput, speed_metrics
 
-from hf_imgcls.compat import restore_weights
+from hf_imgcls.compat import correct_resumed_loss, restore_weights
 from hf_imgcls.data.collate import collate_batch
 from hf_imgcls.data.streaming import StreamingSplit
-from hf_imgcls.errors import DataError
-from hf_imgcls.fit.callbacks import SetEpochCallback, ThroughputProgress
+from hf_imgcls.errors import DataError, Interrupted, NumericsError, UserError
+from hf_imgcls.fit.callbacks import RunCallback, SetEpochCallback, ThroughputProgress
+from hf_imgcls.fit.checkpoints import (
+    Inspection,
+    checkpoint_path,
+    describe_run,
+    inspect_checkpoint,
+    partial_path,
+    rotate_checkpoints,
+    seal_checkpoint,
+)
 from hf_imgcls.fit.evaluation import Accumulator, BatchTransform, build_eval_dataloader, evaluate_batches
+from hf_imgcls.fit.faults import describe_failed_save, translate_fault
+from hf_imgcls.fit.finite import FiniteWatch
+from hf_imgcls.fit.loss import compute_sample_losses, divide_losses
 from hf_imgcls.fit.schedule import build_step_schedule
+from hf_imgcls.fit.stopping import Agreement, StopSignals, decide_on_main, outlive_signals
+from hf_imgcls.records import CheckpointRecord, RunIdentity
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -32,36 +58,19 @@ if TYPE_CHECKING:
     from hf_imgcls.data.transforms import BatchPlan
 
 
-def compute_classification_loss(
-    outputs: Any,
-    labels: torch.Tensor,
-    num_items_in_batch: torch.Tensor | int | None = None,
-    label_smoothing: float = 0.0,
-) -> torch.Tensor:
-    """Cross-entropy, divided exactly once.
+logger = logging.getLogger(__name__)
 
-    Most image heads of transformers ignore ``num_items_in_batch`` and return a mean per micro-batch, which ``Trainer``
-    then does not divide by the number of accumulated micro-batches: gradients come out N times too large
-    (https://github.com/huggingface/transformers/issues/37766). Here the sum over the micro-batch is divided by the
-    number of examples in the whole accumulated batch, over all processes.
 
-    Args:
-        outputs: Model output with ``logits`` of shape ``(B, K)``.
-        labels: ``(B,)`` int64 class ids.
-        num_items_in_batch: Examples in the whole accumulated batch; ``None`` means this micro-batch is all of it.
-        label_smoothing: Probability mass spread evenly over all classes, in [0, 1).
+class _EvaluationStopped(Exception):
+    """A signal came while the validation split was measured."""
 
-    Returns:
-        A scalar float32 tensor.
-    """
-    total = nn.functional.cross_entropy(
-        outputs.logits.float(), labels, reduction="sum", label_smoothing=label_smoothing
-    )
-    return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+
+class _TrainingComplete(Exception):
+    """The checkpoint that was resumed is the run's last one."""
 
 
 class ImageClassificationTrainer(Trainer):
-    """Trains on uint8 batches, evaluates every example once, restores every tensor.
+    """Trains on uint8 batches, evaluates every example once, restores every tensor, and can be stopped anywhere.
 
     Args:
         model: A classification model, or the ``PeftModel`` around one.
@@ -71,6 +80,7 @@ class ImageClassificationTrainer(Trainer):
         new_accumulator: Makes an empty accumulator; its ``compute()`` gives the validation metrics.
         set_epoch: Told the epoch before its first batch.
         step_schedule: ``lr_scheduler_kwargs`` of the schedule "step", or ``None`` for transformers' own schedules.
+        identity: What run the checkpoints belong to.
         **kwargs: What ``Trainer`` takes.
     """
 
@@ -86,18 +96,30 @@ class ImageClassificationTrainer(Trainer):
         new_accumulator: Callable[[], Accumulator],
         set_epoch: Callable[[int], None] | None = None,
         step_schedule: dict[str, Any] | None = None,
+        identity: RunIdentity | None = None,
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("data_collator", collate_batch)
         args = kwargs["args"]
-        loss = functools.partial(compute_classification_loss, label_smoothing=args.label_smoothing_factor)
-        super().__init__(**kwargs, compute_loss_func=loss)
+        super().__init__(**kwargs, compute_loss_func=self._compute_classification_loss)
         # A head that accepts **kwargs would be handed num_items_in_batch as well; the loss is ours alone.
         self.model_accepts_loss_kwargs = False
         self.train_device_transform = train_device_transform
         self.eval_device_transform = eval_device_transform
         self.new_accumulator = new_accumulator
         self._step_schedule = step_schedule
+        self.identity = identity or describe_run(self.model, args)
+        self._agreement = Agreement()
+        self._signals = StopSignals()
+        whole_gradients = not (self.is_fsdp_enabled or self.is_deepspeed_enabled) and not args.fp16
+        self._watch = FiniteWatch(args.device, gradients=whole_gradients)
+        self._sample_index = torch.empty(0, dtype=torch.int64)
+        self._resumed: CheckpointRecord | None = None
+        self._resumed_from: str | None = None
+        self._first_step = 0
+        self._saved_step: int | None = None
+        self._saved_bytes = 0
+        self.add_callback(RunCallback(self))
         if set_epoch is not None:
             self.add_callback(SetEpochCallback(set_epoch))
         if not args.disable_tqdm:
@@ -111,24 +133,16 @@ class ImageClassificationTrainer(Trainer):
         inputs = super()._prepare_inputs(inputs)
         with torch.no_grad():
             batch = (self.train_device_transform if self.model.training else self.eval_device_transform)(inputs)
+        self._sample_index = batch["sample_index"]
         return {"pixel_values": batch["pixel_values"], "labels": batch["labels"]}
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
-        """Train; see ``Trainer.train``. A stream is told where it goes on, so that nothing is read twice."""
-        if isinstance(self.train_dataset, StreamingSplit) and isinstance(resume_from_checkpoint, str):
-            self._resume_stream(resume_from_checkpoint)
-        result = super().train(resume_from_checkpoint, *args, **kwargs)
-        result.metrics.pop("total_flos", None)
-        return result
-
-    def _resume_stream(self, checkpoint: str) -> None:
-        state = TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json"))
-        accumulation = self.args.gradient_accumulation_steps
-        steps_per_epoch = max(math.ceil(len(self.get_train_dataloader()) / accumulation), 1)
-        epoch, steps = divmod(state.global_step, steps_per_epoch)
-        self.train_dataset.set_epoch(epoch)
-        # Trainer skips the used batches by taking them: they are given to it empty.
-        self.train_dataset.resume_from(steps * accumulation * self._train_batch_size, stand_in=True)
+    def _compute_classification_loss(
+        self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        losses = compute_sample_losses(outputs, labels, self.args.label_smoothing_factor)
+        if self.model.training:
+            self._watch.add(losses, self._sample_index)
+        return divide_losses(losses, num_items_in_batch)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not counted: transformers' estimate takes every pixel for a token, and walks all parameters at each step."""
@@ -137,7 +151,9 @@ class ImageClassificationTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """Map-style data is sharded by Accelerate; a stream is already this process's shard and is left alone."""
         if not isinstance(self.train_dataset, StreamingSplit):
-            return super().get_train_dataloader()
+            loader = super().get_train_dataloader()
+            loader.worker_init_fn = functools.partial(outlive_signals, loader.worker_init_fn)
+            return loader
         self.train_dataset.set_batch_size(self._train_batch_size)
         return DataLoader(
             self.train_dataset,
@@ -146,6 +162,7 @@ class ImageClassificationTrainer(Trainer):
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
             persistent_workers=self.args.dataloader_persistent_workers,
+            worker_init_fn=functools.partial(outlive_signals, None),
             drop_last=True,
         )
 
@@ -164,6 +181,9 @@ class ImageClassificationTrainer(Trainer):
         Returns:
             Metric name -> number; metrics that are not defined on this split are left out. ``eval_loss`` is the mean
             cross-entropy over the examples, without label smoothing.
+
+        Raises:
+            NumericsError: The model answers with NaN or infinity.
         """
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         start = time.time()
@@ -186,7 +206,7 @@ class ImageClassificationTrainer(Trainer):
             PartialState(),
             device_transform=self.eval_device_transform,
             autocast=self.compute_loss_context_manager,
-            on_batch=lambda: self.callback_handler.on_prediction_step(self.args, self.state, self.control),
+            on_batch=functools.partial(self._after_evaluation_batch, isinstance(dataset, StreamingSplit)),
         )
         metrics = {name: value for name, value in accumulator.compute().items() if value is not None}
         metrics = {"loss": metrics["log_loss"], **metrics}
@@ -199,6 +219,14 @@ class ImageClassificationTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self._memory_tracker.stop_and_update_metrics(metrics)
         return metrics
+
+    def _after_evaluation_batch(self, is_stream: bool) -> None:
+        self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        # The processes' shares of a stream may differ by a batch, and they must ask each other equally often.
+        if self.is_in_train and (not is_stream or self.args.world_size == 1):
+            (stop,) = self._agreement.any(self._signals.received is not None)
+            if stop:
+                raise _EvaluationStopped
 
     # ------------------------------------------------------------------------------------------------ optimisation
 
@@ -216,13 +244,275 @@ class ImageClassificationTrainer(Trainer):
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
+    # ------------------------------------------------------------------------------------------------ the run
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Train; see ``Trainer.train``.
+
+        Args:
+            resume_from_checkpoint: A checkpoint's folder; verify it before, with
+                `hf_imgcls.fit.checkpoints.choose_checkpoint`.
+            *args: What ``Trainer.train`` takes.
+            **kwargs: The same by name.
+
+        Returns:
+            As ``Trainer``; without metrics if the checkpoint was the run's last one.
+
+        Raises:
+            Interrupted: SIGTERM or SIGINT came; a checkpoint was saved.
+            DataError: An image cannot be decoded.
+            NumericsError: A loss, gradient or metric is not finite.
+            OutputError: A checkpoint could not be written.
+            MachineError: Memory is used up, or a worker or another process has gone.
+        """
+        if isinstance(resume_from_checkpoint, str):
+            self._resumed_from = resume_from_checkpoint
+            self._resumed = inspect_checkpoint(Path(resume_from_checkpoint)).record
+            # Trainer skips a stream's used batches by taking them: it is told where to go on instead.
+            if isinstance(self.train_dataset, StreamingSplit):
+                self._resume_stream(resume_from_checkpoint)
+        with StopSignals() as self._signals:
+            try:
+                result = super().train(resume_from_checkpoint, *args, **kwargs)
+            except _TrainingComplete:
+                result = self._finish()
+            except DataError as error:  # of an image that cannot be decoded
+                found = f"after step {self.state.global_step}: {error.found}"
+                raise DataError(found, error.expected, error.fix) from error
+            except (UserError, Interrupted):
+                raise
+            except Exception as error:
+                fault = translate_fault(error, self.args)
+                if fault is None:
+                    raise
+                raise fault from error
+        result.metrics.pop("total_flos", None)
+        return result
+
+    def _resume_stream(self, checkpoint: str) -> None:
+        state = TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json"))
+        accumulation = self.args.gradient_accumulation_steps
+        steps_per_epoch = max(math.ceil(len(self.get_train_dataloader()) / accumulation), 1)
+        epoch, steps = divmod(state.global_step, steps_per_epoch)
+        self.train_dataset.set_epoch(epoch)
+        self.train_dataset.resume_from(steps * accumulation * self._train_batch_size, stand_in=True)
+
+    def on_begin(self) -> None:
+        """Called by `RunCallback` when the state of a resumed run has been loaded and no step has been done."""
+        self._first_step = self._saved_step = self.state.global_step
+        if self._first_step == 0:
+            self._saved_step = None
+            return
+        self._restore_early_stopping()
+        self._recall_best()
+        if self._resumed is not None and self._resumed.is_evaluation_due:
+            # Trainer restores the random state at the first step; a checkpoint of this step is to hold it already.
+            self._load_rng_state(self._resumed_from)
+            self.control.should_log = False
+            self.control.should_evaluate, self.control.should_save = True, self._resumed.is_save_due
+            epoch = math.floor(self.state.epoch or 0)
+            super()._maybe_log_save_evaluate(None, None, self.model_wrapped, None, epoch, None, time.time())
+        if self.state.global_step >= self.state.max_steps or self.control.should_training_stop:
+            raise _TrainingComplete
+
+    def on_step_begin(self) -> None:
+        """Called by `RunCallback` before the first micro-batch of a step."""
+        self._watch.begin_step(self.state.global_step + 1)
+
+    def on_gradients(self) -> None:
+        """Called by `RunCallback` when a step's gradients are complete and the weights have not moved."""
+        self._watch.end_backward(self.model.parameters())
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        """After each step, and once more after each epoch: stop if that is asked for, once what is due is done."""
+        stop, not_finite = self._agreement.any(self._signals.received is not None, not self._watch.is_finite())
+        if not_finite:
+            self._raise_not_finite()
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+        # After an epoch's last step Trainer goes on to the epoch's end, where an evaluation may be due.
+        if stop and (self.at_epoch_end or not float(self.state.epoch or 0).is_integer()):
+            self._leave()
+
+    at_epoch_end = False
+    """Set by `RunCallback` between the end of an epoch and the next step."""
+
+    def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        try:
+            return super()._evaluate(*args, **kwargs)
+        except _EvaluationStopped:
+            self._leave(is_evaluation_due=True)
+        except NumericsError as error:
+            found = f"validation after step {self.state.global_step}: {error.found}"
+            raise NumericsError(found, error.expected, error.fix) from error
+
+    def _leave(self, *, is_evaluation_due: bool = False) -> NoReturn:
+        if is_evaluation_due or self._saved_step != self.state.global_step:
+            self._write_checkpoint(is_evaluation_due=is_evaluation_due)
+        received = self._signals.received or "a signal to another process"
+        raise Interrupted(received, f"checkpoint-{self.state.global_step}")
+
+    def _raise_not_finite(self) -> NoReturn:
+        described = [text for text in gather_object([self._watch.describe()]) if text is not None]
+        step = described[0][0] if described else self.state.global_step
+        # A loss says more than the gradients, which every process shares.
+        found = [text for _, texts in described for text in texts]
+        found = [text for text in found if "loss" in text] or found[:1]
+        saved = (
+            f"checkpoint-{self._saved_step} is the last one saved, from before" if self._saved_step else "none saved"
+        )
+        raise self._everywhere(
+            NumericsError(
+                f"step {step}: {'; '.join(found)} (last checkpoint, from before: {saved})",
+                "finite losses and gradients",
+                "look at these images (sample_index counts the rows of the source's split); lower --learning_rate or "
+                "--max_grad_norm, or use bf16 instead of fp16",
+            )
+        )
+
+    def _everywhere(self, error: UserError) -> BaseException:
+        """An error that all processes have found: one of them says it."""
+        return error if self.is_world_process_zero() else SystemExit(error.exit_code)
+
+    def _finish(self) -> TrainOutput:
+        """What ``Trainer`` does after the last step, for a run that was stopped right there."""
+        self.is_in_train = False
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
+            self._load_best_model()
+        self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
+        return TrainOutput(self.state.global_step, math.nan, {})
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """See ``Trainer.log``; speed and mean loss of a resumed run are those of the part that was run now."""
+        if "train_loss" in logs and self._first_step:
+            images = (self.state.global_step - self._first_step) * self._images_per_step
+            logs["train_samples_per_second"] = round(images / logs["train_runtime"], 3)
+            logs["train_steps_per_second"] = round(images / self._images_per_step / logs["train_runtime"], 3)
+            logs["train_loss"] = correct_resumed_loss(logs["train_loss"], self.state.global_step, self._first_step)
+        super().log(logs, *args, **kwargs)
+
+    @property
+    def _images_per_step(self) -> int:
+        return self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+
+    def _restore_early_stopping(self) -> None:
+        """Go on counting evaluations without a better metric where the checkpoint was."""
+        for callback in self.callback_handler.callbacks:
+            saved = self.state.stateful_callbacks.get(type(callback).__name__)
+            if isinstance(callback, EarlyStoppingCallback) and isinstance(saved, dict):
+                callback.early_stopping_patience_counter = saved["attributes"]["early_stopping_patience_counter"]
+                if callback.early_stopping_patience_counter >= callback.early_stopping_patience:
+                    self.control.should_training_stop = True
+
     # ------------------------------------------------------------------------------------------------ checkpoints
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self._write_checkpoint()
+
+    def _write_checkpoint(self, *, is_evaluation_due: bool = False) -> None:
+        """Save what ``Trainer`` saves, whole or not at all; see `hf_imgcls.fit.checkpoints`."""
+        (not_finite,) = self._agreement.any(not self._watch.is_finite(wait=True))
+        if not_finite:
+            self._raise_not_finite()
+        step, folder = self.state.global_step, Path(self.args.output_dir)
+        if self.args.save_strategy == "best" and not is_evaluation_due and self.control.should_save:
+            self.state.best_global_step = step
+        partial = partial_path(folder, step)
+        if self.args.should_save:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        self.accelerator.wait_for_everyone()
+        self._all_or_none(lambda: self._write_files(partial, is_evaluation_due), partial)
+        record = CheckpointRecord(
+            step,
+            dataclasses.replace(
+                self.identity,
+                world_size=self.args.world_size,
+                per_device_train_batch_size=self.args.per_device_train_batch_size,
+                gradient_accumulation_steps=self.args.gradient_accumulation_steps,
+            ),
+            is_evaluation_due,
+            is_save_due=is_evaluation_due and self.control.should_save,
+        )
+        self._all_or_none(lambda: self._seal(folder, record), partial)
+        self._saved_step = step
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(checkpoint_path(folder, step)))
+
+    def _write_files(self, partial: Path, is_stop: bool) -> None:
+        self.save_model(str(partial), _internal_call=True)
+        if self.args.should_save:
+            # A pickle that resuming does not need.
+            (partial / "training_args.bin").unlink(missing_ok=True)
+        if not self.args.save_only_model or is_stop or self._signals.received:
+            self._save_optimizer_and_scheduler(str(partial))
+            self._save_scaler(str(partial))
+            self._save_rng_state(str(partial))
+        if not self.args.should_save:
+            return
+        best = self.state.best_global_step
+        folder = Path(self.args.output_dir)
+        if best and (best == self.state.global_step or checkpoint_path(folder, best).is_dir()):
+            self.state.best_model_checkpoint = str(checkpoint_path(folder, best))
+        for part in (*self.callback_handler.callbacks, self.control):
+            if isinstance(part, ExportableState):
+                self.state.stateful_callbacks[type(part).__name__] = part.state()
+        self.state.save_to_json(str(partial / "trainer_state.json"))
+
+    def _seal(self, folder: Path, record: CheckpointRecord) -> None:
+        if self.args.should_save:
+            seal_checkpoint(folder, record)
+            self._saved_bytes = sum(file.size for file in record.files.values())
+            rotate_checkpoints(folder, self.args.save_total_limit, record.step, self.state.best_global_step)
+
+    def _all_or_none(self, write: Callable[[], None], partial: Path) -> None:
+        """Write on all processes, and give up on all of them if one cannot."""
+        error: Exception | None = None
+        try:
+            write()
+        except (OSError, RuntimeError, SafetensorError) as caught:
+            error = caught
+        (failed,) = self._agreement.any(error is not None)
+        if not failed:
+            return
+        if self.args.should_save:
+            shutil.rmtree(partial, ignore_errors=True)
+        if error is None:
+            sys.exit(UserError.exit_code)  # the other process says why
+        path = checkpoint_path(Path(self.args.output_dir), self.state.global_step)
+        needed = self._saved_bytes or sum(p.numel() * p.element_size() for p in self.model.parameters()) * 3
+        raise describe_failed_save(path, error, needed) from error
+
+    def _recall_best(self) -> None:
+        """Look the best checkpoint up in this run's folder, which may have been moved, and make sure of it."""
+        best = self.state.best_global_step
+        if not best:
+            return
+        path = checkpoint_path(Path(self.args.output_dir), best)
+        inspection = decide_on_main(functools.partial(_inspect_if_there, path))
+        self.state.best_model_checkpoint = str(path)
+        if inspection is None or inspection.damage or inspection.record is None:
+            reason = inspection.reasons if inspection is not None else "it is not there"
+            logger.warning(
+                "%s was the best checkpoint so far and cannot be used: %s. The best one is chosen from here on.",
+                path.name, reason,
+            )  # fmt: skip
+            self.state.best_model_checkpoint = self.state.best_metric = self.state.best_global_step = None
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self._restores_itself():
             restore_weights(model or self.model, resume_from_checkpoint)
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """See ``Trainer``; there, several processes on CPUs load to a device "cpu:0", which torch refuses."""
+        if checkpoint is None or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        for name, part in (("optimizer.pt", self.optimizer), ("scheduler.pt", self.lr_scheduler)):
+            path = Path(checkpoint) / name
+            if path.exists():  # else it was asked for by name, and told
+                part.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
 
     def _load_best_model(self) -> None:
         if self._restores_itself():
@@ -245,6 +535,7 @@ def build_trainer(
     new_accumulator: Callable[[], Accumulator],
     args: Arguments,
     training_args: TrainingArguments,
+    identity: RunIdentity | None = None,
 ) -> ImageClassificationTrainer:
     """Put the parts of a run together.
 
@@ -255,6 +546,7 @@ def build_trainer(
         new_accumulator: Makes an empty accumulator for the validation metrics.
         args: What the user asked for; early stopping and the schedule "step" are read from it.
         training_args: From ``hf_imgcls.compat.build_training_arguments``.
+        identity: What run the checkpoints belong to.
 
     Raises:
         DataError: There is nothing to train on, or nothing to evaluate on although that is asked for.
@@ -283,4 +575,9 @@ def build_trainer(
         new_accumulator=new_accumulator,
         set_epoch=batches.set_epoch,
         step_schedule=dict(args.training.get("lr_scheduler_kwargs") or {}) if is_step else None,
+        identity=identity,
     )
+
+
+def _inspect_if_there(path: Path) -> Inspection | None:
+    return inspect_checkpoint(path) if path.is_dir() else None

@@ -76,6 +76,8 @@ def compare_data(folder: str | Path, record: DataRecord, split: str) -> list[str
         notes.append(f"The {split} split has {now.num_examples} examples; the run's had {then.num_examples}.")
     elif then is not None and now is not None and then.class_counts != now.class_counts:
         notes.append(f"The {split} split has other numbers of examples per class than the run's.")
+    elif then is not None and now is not None and then.fingerprint and then.fingerprint != now.fingerprint:
+        notes.append(f"The {split} split has other images, labels or order than the run's.")
     return notes
 
 

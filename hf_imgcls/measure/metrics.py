@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from hf_imgcls.errors import DataError, ModelError
+from hf_imgcls.errors import DataError, ModelError, NumericsError
 from hf_imgcls.measure.formulas import (
     FloatArray,
     IntArray,
@@ -117,7 +117,8 @@ class ClassificationAccumulator:
 
         Raises:
             DataError: A label lies outside [0, K).
-            ModelError: A logit is NaN or infinite, or there are not K of them.
+            ModelError: There are not K logits.
+            NumericsError: A logit is NaN or infinite.
         """
         scores = _to_numpy(logits).astype(np.float64, copy=False)
         label = _to_numpy(labels).astype(np.int64).reshape(-1)
@@ -157,7 +158,7 @@ class ClassificationAccumulator:
             )
         broken = ~np.isfinite(scores).all(axis=1)
         if broken.any():
-            raise ModelError(
+            raise NumericsError(
                 f"{int(broken.sum())} examples with NaN or infinite logits (sample_index {index[broken][:5].tolist()})",
                 "finite logits",
                 "look for NaN in the weights (a diverged run), or evaluate in a wider dtype than float16",
