@@ -28,7 +28,7 @@ from hf_imgcls.arguments import DataArguments
 from hf_imgcls.data import survey as survey_module
 from hf_imgcls.data.load import ImageDataset
 from hf_imgcls.data.scan import check_images
-from hf_imgcls.errors import ArgumentError, DataError
+from hf_imgcls.errors import ArgumentError, DataError, MachineError
 from hf_imgcls.records import DataRecord
 
 WHOLE = {"test_split": 0, "train_val_split": 0}
@@ -501,7 +501,7 @@ def test_a_process_that_dies_is_an_error(check, five_of_500, in_parallel, monkey
         return look(self, source)
 
     monkeypatch.setattr(survey_module._Looker, "_look", die)
-    with pytest.raises(DataError, match=r"a process that decoded images of train died after (\d+) of 500") as caught:
+    with pytest.raises(MachineError, match=r"a process that decoded images of train died after (\d+) of 500") as caught:
         check(train_dir=five_of_500, **WHOLE)
     assert int(re.search(r"after (\d+)", str(caught.value))[1]) <= 350
 

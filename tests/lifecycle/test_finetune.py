@@ -115,7 +115,10 @@ def test_a_finished_run_is_left_alone_unless_told_otherwise(run_recipe, tmp_path
     flags = (*SMALL_DIGITS, *TINY_VIT, "--max_steps", "2", "--output_dir", str(tmp_path / "run"))
     assert run_recipe("finetune", *flags).exit_code == 0
     before = (tmp_path / "run" / "all_results.json").read_text()
-    refused = run_recipe("finetune", *flags)
+    again = run_recipe("finetune", *flags)
+    assert again.exit_code == 0
+    assert "is finished" in again.err
+    refused = run_recipe("finetune", *flags, "--learning_rate", "1e-4")
     assert refused.exit_code == 2
     assert "holds a finished run" in refused.err
     assert "--overwrite_output_dir" in refused.err

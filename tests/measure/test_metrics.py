@@ -11,7 +11,7 @@ import torch
 from sklearn import metrics as sk
 from transformers import Trainer, TrainingArguments
 
-from hf_imgcls.errors import DataError, ModelError
+from hf_imgcls.errors import DataError, ModelError, NumericsError
 from hf_imgcls.measure.evaluate_metrics import (
     Accuracy,
     BalancedAccuracy,
@@ -213,7 +213,7 @@ def test_bad_batches_are_errors():
         accumulator.update(np.eye(3), [0, 1, -1], [7, 8, 41])
     with pytest.raises(DataError, match="label 3"):
         accumulator.update(np.eye(3), [0, 1, 3])
-    with pytest.raises(ModelError, match=r"1 examples with NaN or infinite logits \(sample_index \[8\]\)"):
+    with pytest.raises(NumericsError, match=r"1 examples with NaN or infinite logits \(sample_index \[8\]\)"):
         accumulator.update(np.array([[0, 1, 2], [0, np.nan, 1]]), [0, 1], [7, 8])
     with pytest.raises(ModelError, match="one per class"):
         accumulator.update(np.eye(4), [0, 1, 2, 2])

@@ -1,0 +1,76 @@
+"""kill -9 at any time: a resumed run ends with the weights of one that nothing interrupted."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from faults.processes import RUN, Run, weights_hash
+
+from hf_imgcls.fit.checkpoints import inspect_checkpoint, list_checkpoints
+
+
+def assert_all_whole(folder):
+    """Whatever has a checkpoint's name is one."""
+    for path in list_checkpoints(folder):
+        inspection = inspect_checkpoint(path)
+        assert inspection.is_whole, f"{path}: {inspection.reasons}"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_in_mid_epoch_and_resumed_is_never_interrupted(workers, whole_run, tmp_path):
+    # Not from decoded pixels: the crops are then drawn and cut in the workers.
+    flags = (*RUN, "--dataloader_num_workers", workers, "--cache_decoded_images", "false")
+    whole = Run(*flags, folder=tmp_path / "whole")
+    assert whole.wait() == 0, whole.output
+    run = Run(*flags, folder=tmp_path / "cut")
+    run.wait_for("checkpoint-10")  # of 24 steps an epoch
+    run.kill()
+    assert run.wait() == -9
+    assert not (tmp_path / "cut" / "model.safetensors").exists()
+    resumed = Run(*flags, folder=tmp_path / "cut")
+    assert resumed.wait() == 0, resumed.output
+    assert "Resumed: " in resumed.output
+    assert weights_hash(tmp_path / "cut") == weights_hash(tmp_path / "whole")
+    assert weights_hash(tmp_path / "cut" / "checkpoint-48") == weights_hash(tmp_path / "whole" / "checkpoint-48")
+
+
+def test_killed_while_saving_leaves_nothing_half_written(whole_run, tmp_path):
+    folder = tmp_path / "run"
+    killed = 0
+    for step in (5, 15, 30, 45):
+        run = Run(*RUN, folder=folder)
+        try:
+            run.wait_for(f".checkpoint-{step}.partial")
+        except TimeoutError:
+            break  # the folder had been renamed before anybody looked, and the run is done
+        run.kill()
+        killed += run.wait() == -9
+        assert_all_whole(folder)
+    assert killed >= 2
+    last = Run(*RUN, folder=folder)
+    assert last.wait() == 0, last.output
+    assert weights_hash(folder) == weights_hash(whole_run)
+    assert not list(folder.glob(".checkpoint-*"))
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_times(whole_run, tmp_path):
+    draw = random.Random(0)
+    kills = runs = 0
+    # An image at a time makes evaluation as long as training, so that many kills fall into it.
+    flags = (*RUN, "--per_device_eval_batch_size", "1")
+    while kills < 20:
+        folder = tmp_path / f"run{runs}"
+        exit_code = None
+        while exit_code != 0:
+            run = Run(*flags, folder=folder)
+            try:
+                exit_code = run.wait(draw.uniform(0.5, 3.5)) if kills < 20 else run.wait()
+            except TimeoutError:  # which kills it
+                exit_code = -9
+            assert exit_code in (0, -9), run.output
+            kills += exit_code == -9
+            assert_all_whole(folder)
+        assert weights_hash(folder) == weights_hash(whole_run)
+        runs += 1
