@@ -226,6 +226,19 @@ def _check_training(arguments: Arguments, complete: bool) -> list[ArgumentError]
         problems.append(
             _error("early_stopping_threshold without early_stopping_patience", "both", "add --early_stopping_patience")
         )
+    named = training.get("resume_from_checkpoint")
+    if (
+        training["do_train"]
+        and str(named).lower() not in ("none", "auto", "true", "false")
+        and not os.path.isdir(named)
+    ):
+        problems.append(
+            _error(
+                f"resume_from_checkpoint is {named!r}: there is no such folder",
+                "auto, false, or a checkpoint-* folder",
+                "correct the path, or leave it out: the newest whole checkpoint in output_dir is found",
+            )
+        )
     if training.get("bf16") and training.get("fp16"):
         problems.append(_error("bf16 and fp16 are both true", "one of them", "keep bf16 where the hardware has it"))
     if training.get("lr_scheduler_type") == "step":

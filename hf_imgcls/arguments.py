@@ -40,6 +40,7 @@ GROUPS = {
     "publish": "upload to the Hub",
     "training": "TrainingArguments of the installed transformers",
 }
+_NOT_IN_RECIPE = {"local_rank", "resume_from_checkpoint"}
 FINETUNE_GROUPS = tuple(group for group in GROUPS if group != "score")
 _PATHS = frozenset(f"{split}_{kind}" for split in ("train", "validation", "test") for kind in ("dir", "file")) | {
     "output_dir",
@@ -245,7 +246,7 @@ class Arguments:
     def to_recipe(self) -> dict[str, Any]:
         """The arguments as one flat mapping, grouped by stage: what was given, or differs from the default.
 
-        Secrets, and the rank that a launcher gave to this process, are left out.
+        Secrets, the rank that a launcher gave to this process, and the checkpoint it went on from are left out.
         """
         values = self.training | {
             item.name: getattr(part, item.name)
@@ -256,7 +257,7 @@ class Arguments:
         known = known_arguments()
         order = {name: number for number, name in enumerate(known)}
         names = sorted(values, key=lambda name: (list(GROUPS).index(known[name].group), order[name]))
-        return {name: values[name] for name in names if name not in SECRETS | {"local_rank"}}
+        return {name: values[name] for name in names if name not in SECRETS | _NOT_IN_RECIPE}
 
     def save_recipe(self, path: str | os.PathLike[str]) -> None:
         """Write ``to_recipe()`` as YAML, one comment per stage; ``--config PATH`` gives equal arguments again."""

@@ -141,6 +141,10 @@ TRAINING_DEFAULTS = (
         "greater_is_better", _greater_is_better, "false for a loss or an error", "ece has no 'loss' in its name"
     ),
     TrainingDefault("save_total_limit", 2, 2, "best and newest are enough; disks fill up"),
+    TrainingDefault(
+        "resume_from_checkpoint", "auto", "auto: the newest whole one in output_dir", "a run that was stopped goes on"
+    ),
+    TrainingDefault("logging_nan_inf_filter", False, False, "true would put 0 into the log for NaN"),
     TrainingDefault("logging_steps", 50, 50, "500 steps are a whole run on a small dataset"),
     TrainingDefault("report_to", "none", "none", "4.57 would report to every tracker that is installed"),
     TrainingDefault("per_device_train_batch_size", 32, 32, "images are small beside texts"),
@@ -183,6 +187,9 @@ def fill_training(arguments: Arguments, known: Collection[str]) -> list[Argument
     if training.get("remove_unused_columns"):
         training["remove_unused_columns"] = False
         arguments.notes.append("remove_unused_columns true would drop the image column: it is false.")
+    if training.get("logging_nan_inf_filter"):
+        training["logging_nan_inf_filter"] = False
+        arguments.notes.append("logging_nan_inf_filter true would hide NaN in the log: it is false.")
     organization = training.pop("push_to_hub_organization", None)
     for row in TRAINING_DEFAULTS:
         if row.name in known and row.name not in training:

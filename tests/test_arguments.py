@@ -626,10 +626,10 @@ def test_every_default_has_a_reason_and_can_be_overruled() -> None:
         "save_strategy": "no", "eval_steps": 7, "save_steps": 7, "load_best_model_at_end": False,
         "metric_for_best_model": "loss", "greater_is_better": False, "save_total_limit": 9, "logging_steps": 3,
         "report_to": "tensorboard", "per_device_train_batch_size": 3, "per_device_eval_batch_size": 5,
-        "dataloader_num_workers": 1, "label_names": ["label"], "learning_rate": 0.3,
+        "dataloader_num_workers": 1, "label_names": ["label"], "learning_rate": 0.3, "resume_from_checkpoint": "false",
     }  # fmt: skip
     rows = {row.name for row in TRAINING_DEFAULTS}
-    assert set(values) == rows - {"remove_unused_columns"}
+    assert set(values) == rows - {"remove_unused_columns", "logging_nan_inf_filter"}
     for name, value in values.items():
         text = json.dumps(value) if isinstance(value, list) else value
         assert digits(f"--{name} {shlex.quote(str(text))}").training[name] == value
@@ -643,11 +643,20 @@ def test_the_default_learning_rate_follows_what_is_trained() -> None:
 
 
 def test_what_is_changed_about_the_users_words_is_noted() -> None:
-    arguments = digits("--remove_unused_columns --warmup_ratio 0.1 --warmup_steps 10")
+    arguments = digits("--remove_unused_columns --logging_nan_inf_filter --warmup_ratio 0.1 --warmup_steps 10")
     assert arguments.training["remove_unused_columns"] is False
+    assert arguments.training["logging_nan_inf_filter"] is False
     assert "warmup_ratio" not in arguments.training
-    assert len(arguments.notes) == 2
+    assert len(arguments.notes) == 3
     assert digits().notes == []
+
+
+def test_the_checkpoint_to_resume_is_there_and_no_part_of_the_recipe(tmp_path: Path) -> None:
+    arguments = digits(f"--resume_from_checkpoint {tmp_path}")
+    assert arguments.training["resume_from_checkpoint"] == str(tmp_path)
+    assert "resume_from_checkpoint" not in arguments.to_recipe()
+    with pytest.raises(ArgumentError, match="nowhere': there is no such folder"):
+        digits(f"--resume_from_checkpoint {tmp_path}/nowhere")
 
 
 def test_dataclass_defaults_are_the_parsers() -> None:

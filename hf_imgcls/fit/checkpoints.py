@@ -257,8 +257,6 @@ def choose_checkpoint(folder: Path, named: str | None, run: RunIdentity) -> Insp
 
 
 def _take_named(path: Path, folder: Path) -> Inspection:
-    if not path.is_dir():
-        raise OutputError(f"resume_from_checkpoint {path} is no folder", "a checkpoint-* folder", "correct the path")
     inspection = inspect_checkpoint(path)
     if inspection.damage:
         raise OutputError(
