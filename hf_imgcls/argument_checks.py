@@ -226,12 +226,8 @@ def _check_training(arguments: Arguments, complete: bool) -> list[ArgumentError]
         problems.append(
             _error("early_stopping_threshold without early_stopping_patience", "both", "add --early_stopping_patience")
         )
-    named = training.get("resume_from_checkpoint")
-    if (
-        training["do_train"]
-        and str(named).lower() not in ("none", "auto", "true", "false")
-        and not os.path.isdir(named)
-    ):
+    named = str(training.get("resume_from_checkpoint"))
+    if training["do_train"] and named.lower() not in ("none", "auto", "true", "false") and not os.path.isdir(named):
         problems.append(
             _error(
                 f"resume_from_checkpoint is {named!r}: there is no such folder",
