@@ -11,6 +11,8 @@ _EXTRA_MODULES: dict[str, tuple[str, ...]] = {
     "lora": ("peft",),
     "timm": ("timm",),
     "decode": ("simplejpeg",),
+    "report": ("matplotlib", "jinja2"),
+    "explain": ("captum",),
     "optimum": ("optimum.onnxruntime", "optimum.intel"),
     "tensorboard": ("tensorboard",),
     "trackio": ("trackio",),

@@ -263,3 +263,67 @@ class RunRecord(Record):
     started_at: str
     resumed_from: list[str] = field(default_factory=list)
     process: str = ""
+
+
+@dataclass
+class Estimate:
+    """A number measured on examples, and how far chance may have moved it.
+
+    Attributes:
+        value: The number; None where it is not defined, with the reason in ``remark``.
+        low: Lower end of the two-sided confidence interval; None where there is none.
+        high: Upper end.
+        n: Examples behind the number.
+        method: How the interval was made: ``"wilson"``, ``"bootstrap"`` or ``"none"``.
+        remark: Why there is no number, or what it leaves out.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    method: str
+    remark: str = ""
+
+
+@dataclass
+class ReportRecord(Record):
+    """``report/report.json``: what a classifier is worth on one split; every number comes from its prediction table.
+
+    Attributes:
+        split: The split that was measured.
+        model: Folder or Hub id.
+        data: The dataset, in words.
+        labels: Class names by id.
+        num_examples: Examples measured.
+        confidence_level: Of all intervals, for example 0.95.
+        metrics: Name -> estimate, over the whole split.
+        per_class: Class name -> ``precision``, ``recall``, ``f1``, ``average_precision`` -> estimate.
+        calibration: Reliability bins and temperature, see `hf_imgcls.measure.calibration`.
+        risk_coverage: Accuracy against the share of answers given, see `hf_imgcls.measure.summary`.
+        confused_pairs: Pairs of classes by how often one is taken for the other.
+        slices: Groups of examples, largest certain gap first, see `hf_imgcls.measure.slices`.
+        goals: What was asked for, and whether it was met, see `hf_imgcls.measure.goals`.
+        latency: See `hf_imgcls.measure.latency`.
+        gallery: Kind -> examples worth looking at, see `hf_imgcls.measure.gallery`.
+        explanations: See `hf_imgcls.measure.explain`.
+        notes: What a reader should know, one sentence each.
+    """
+
+    split: str
+    model: str
+    data: str
+    labels: list[str]
+    num_examples: int
+    confidence_level: float
+    metrics: dict[str, Estimate]
+    per_class: dict[str, Any]
+    calibration: dict[str, Any]
+    risk_coverage: dict[str, Any]
+    confused_pairs: list[dict[str, Any]] = field(default_factory=list)
+    slices: list[dict[str, Any]] = field(default_factory=list)
+    goals: list[dict[str, Any]] = field(default_factory=list)
+    latency: dict[str, Any] | None = None
+    gallery: dict[str, Any] | None = None
+    explanations: dict[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)
