@@ -303,6 +303,8 @@ class ReportRecord(Record):
         risk_coverage: Accuracy against the share of answers given, see `hf_imgcls.measure.summary`.
         confused_pairs: Pairs of classes by how often one is taken for the other.
         slices: Groups of examples, largest certain gap first, see `hf_imgcls.measure.slices`.
+        imbalance: Training examples of each class against its recall, see `relate_support_to_recall` of
+            `hf_imgcls.measure.slices`.
         goals: What was asked for, and whether it was met, see `hf_imgcls.measure.goals`.
         latency: See `hf_imgcls.measure.latency`.
         gallery: Kind -> examples worth looking at, see `hf_imgcls.measure.gallery`.
@@ -322,8 +324,69 @@ class ReportRecord(Record):
     risk_coverage: dict[str, Any]
     confused_pairs: list[dict[str, Any]] = field(default_factory=list)
     slices: list[dict[str, Any]] = field(default_factory=list)
+    imbalance: dict[str, Any] | None = None
     goals: list[dict[str, Any]] = field(default_factory=list)
     latency: dict[str, Any] | None = None
     gallery: dict[str, Any] | None = None
     explanations: dict[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class MetricComparison:
+    """One metric of two models on the same examples.
+
+    Attributes:
+        a: The first model's value.
+        b: The second model's value.
+        difference: b - a, with its paired bootstrap interval.
+        p: Of the test, two-sided.
+        test: The test's name.
+        verdict: On b: ``"better"``, ``"worse"`` or ``"not distinguishable"``.
+    """
+
+    a: float
+    b: float
+    difference: Estimate
+    p: float
+    test: str
+    verdict: str
+
+
+@dataclass
+class ComparisonRecord(Record):
+    """``comparison.json``: a second model (b) against a first (a), on the same examples.
+
+    Attributes:
+        split: The split that both were measured on.
+        a: The first model: folder or Hub id.
+        b: The second model, which all verdicts are about.
+        labels: Class names by id: a's, then those that only b knows.
+        num_examples: Examples that both have predicted.
+        confidence_level: Of all intervals; 1 minus it is the level of all tests.
+        decided_by: The metric that decides.
+        verdict: The verdict of that metric.
+        metrics: Metric -> comparison.
+        both_right: Examples that both have right.
+        only_a_right: Examples that only a has right.
+        only_b_right: Examples that only b has right.
+        none_right: Examples that neither has right.
+        per_class: Change of recall for each class, certain losses first, see `hf_imgcls.measure.compare`.
+        notes: What a reader should know, one sentence each.
+    """
+
+    split: str
+    a: str
+    b: str
+    labels: list[str]
+    num_examples: int
+    confidence_level: float
+    decided_by: str
+    verdict: str
+    metrics: dict[str, MetricComparison]
+    both_right: int
+    only_a_right: int
+    only_b_right: int
+    none_right: int
+    per_class: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

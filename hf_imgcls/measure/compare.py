@@ -1,0 +1,327 @@
+"""Is the second model better than the first? Asked on the same examples, so that their luck is the same.
+
+A verdict needs two witnesses that agree: a test whose level holds (McNemar's for accuracy, exchange of the two models'
+answers for every other metric), and a paired bootstrap interval that leaves 0 out. Exchanging the models mirrors every
+number.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from hf_imgcls.errors import ArgumentError, DataError
+from hf_imgcls.measure.differences import adjust_by_holm, estimate_paired_difference, run_mcnemar_test
+from hf_imgcls.measure.formulas import FloatArray, IntArray
+from hf_imgcls.measure.intervals import DEFAULT_DRAWS, DEFAULT_LEVEL, draw_statistics, take_percentiles
+from hf_imgcls.records import ComparisonRecord, Estimate, MetricComparison
+
+if TYPE_CHECKING:
+    from hf_imgcls.measure.predictions import PredictionTable
+
+COMPARISON_FILE = "comparison.json"
+BETTER, WORSE, NOT_DISTINGUISHABLE = "better", "worse", "not distinguishable"
+_RANKS = (WORSE, BETTER, NOT_DISTINGUISHABLE)
+_NUM_NAMED = 5
+
+
+class _Answers(NamedTuple):
+    """One model's answers on N examples; class ids are those of both models together."""
+
+    label: IntArray
+    prediction: IntArray
+    log_loss: FloatArray
+    num_labels: int
+
+
+def _weigh_accuracy(answers: _Answers, counts: FloatArray) -> FloatArray:
+    return (counts @ (answers.prediction == answers.label)) / counts.sum(axis=1)
+
+
+def _weigh_log_loss(answers: _Answers, counts: FloatArray) -> FloatArray:
+    return (counts @ answers.log_loss) / counts.sum(axis=1)
+
+
+def _weigh_balanced_accuracy(answers: _Answers, counts: FloatArray) -> FloatArray:
+    values = np.empty(len(counts))
+    for row, weights in enumerate(counts):
+        support, _, right = _count_classes(answers, weights)
+        values[row] = (right[support > 0] / support[support > 0]).mean()
+    return values
+
+
+def _weigh_macro_f1(answers: _Answers, counts: FloatArray) -> FloatArray:
+    values = np.empty(len(counts))
+    for row, weights in enumerate(counts):
+        support, predicted, right = _count_classes(answers, weights)
+        occurs = support + predicted > 0
+        values[row] = (2 * right[occurs] / (support + predicted)[occurs]).mean()
+    return values
+
+
+def _count_classes(answers: _Answers, weights: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """(K,) weights of the references, the predictions and the right answers of each class."""
+    size, right = answers.num_labels, answers.prediction == answers.label
+    return (
+        np.bincount(answers.label, weights, size),
+        np.bincount(answers.prediction, weights, size),
+        np.bincount(answers.label[right], weights[right], size),
+    )
+
+
+# Each takes (d, N) weights of the examples and gives (d,) values.
+_METRICS: dict[str, Callable[[_Answers, FloatArray], FloatArray]] = {
+    "accuracy": _weigh_accuracy,
+    "balanced_accuracy": _weigh_balanced_accuracy,
+    "macro_f1": _weigh_macro_f1,
+    "log_loss": _weigh_log_loss,
+}
+_LOWER_IS_BETTER = ("log_loss",)
+COMPARED_METRICS = tuple(_METRICS)
+
+
+def compare_tables(
+    a: PredictionTable,
+    b: PredictionTable,
+    *,
+    metrics: Sequence[str] = ("accuracy",),
+    seed: int = 0,
+    draws: int = DEFAULT_DRAWS,
+    level: float = DEFAULT_LEVEL,
+) -> ComparisonRecord:
+    """Compare two models on the examples that both have predicted.
+
+    Args:
+        a: The first model's predictions.
+        b: The second model's; all verdicts are about it, and all differences are b - a.
+        metrics: Of `COMPARED_METRICS`; the first one decides.
+        seed: Of the bootstrap and of the exchanges.
+        draws: Number of either.
+        level: Of the intervals; the tests are held at 1 - level.
+
+    Returns:
+        The record. Each of its ``per_class``, ranked (worse, better, others; the largest first), has ``class``, ``n``,
+        ``a`` and ``b`` (recall), ``difference``, ``low`` and ``high`` (Newcombe's paired interval, taken alone), ``p``
+        (McNemar), ``p_adjusted`` (Holm, over all classes) and ``verdict``.
+
+    Raises:
+        ArgumentError: A metric cannot be compared.
+        DataError: The tables are about other data, other classes or no common example.
+    """
+    _check_metrics(metrics)
+    notes = _check_same_data(a, b)
+    labels, first, second, common_notes = _join_tables(a, b)
+    notes += common_notes
+    n = len(first.label)
+    right_a, right_b = first.prediction == first.label, second.prediction == second.label
+    only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
+
+    compared = {}
+    for name in dict.fromkeys(metrics):
+        value_a, value_b = (float(_METRICS[name](answers, np.ones((1, n)))[0]) for answers in (first, second))
+        drawn = draw_statistics(
+            lambda counts, measure=_METRICS[name]: measure(second, counts) - measure(first, counts),  # type: ignore[misc]
+            n,
+            seed=seed,
+            draws=draws,
+        )
+        low, high = (float(end) for end in take_percentiles(drawn, level))
+        if name == "accuracy":
+            p_value, is_exact = run_mcnemar_test(only_a, only_b)
+            p, test = float(p_value), f"McNemar ({'exact' if is_exact else 'mid-p'})"
+        else:
+            p = _exchange_answers(_METRICS[name], first, second, seed=seed, draws=draws)
+            test = f"exchanged answers, {draws:,} draws"
+        compared[name] = MetricComparison(
+            a=value_a,
+            b=value_b,
+            difference=Estimate(value_b - value_a, low, high, n, "bootstrap"),
+            p=p,
+            test=test,
+            verdict=_judge(low, high, p, level, lower_is_better=name in _LOWER_IS_BETTER),
+        )
+    return ComparisonRecord(
+        split=a.split,
+        a=str(a.source.get("model", "a")),
+        b=str(b.source.get("model", "b")),
+        labels=labels,
+        num_examples=n,
+        confidence_level=level,
+        decided_by=metrics[0],
+        verdict=compared[metrics[0]].verdict,
+        metrics=compared,
+        both_right=int((right_a & right_b).sum()),
+        only_a_right=only_a,
+        only_b_right=only_b,
+        none_right=int((~right_a & ~right_b).sum()),
+        per_class=_compare_classes(first.label, right_a, right_b, labels, level),
+        notes=notes,
+    )
+
+
+def describe_comparison(record: ComparisonRecord) -> str:
+    """The verdict as one sentence, with the numbers that it stands on."""
+    told = record.metrics[record.decided_by]
+    difference = told.difference
+    phrase = {
+        BETTER: "is better than",
+        WORSE: "is worse than",
+        NOT_DISTINGUISHABLE: "cannot be told from",
+    }[record.verdict]
+    return (
+        f"{record.b} {phrase} {record.a}: {record.decided_by} {told.b:.4f} against {told.a:.4f}, difference "
+        f"{difference.value:+.4f} ({difference.low:+.4f} to {difference.high:+.4f}, "
+        f"{record.confidence_level:.0%} interval), p = {told.p:.3g} by {told.test}, on the same {record.num_examples} "
+        f"examples of {record.split}"
+    )
+
+
+def _judge(low: float, high: float, p: float, level: float, *, lower_is_better: bool = False) -> str:
+    # 1 - 0.95 is a little more than 0.05.
+    if p > round(1 - level, 12) or low <= 0 <= high:
+        return NOT_DISTINGUISHABLE
+    return BETTER if (high < 0) == lower_is_better else WORSE
+
+
+def _exchange_answers(
+    measure: Callable[[_Answers, FloatArray], FloatArray], a: _Answers, b: _Answers, *, seed: int, draws: int
+) -> float:
+    """Two-sided p of a difference: how often one as large comes of dealing each example's two answers out by chance.
+
+    Source:
+        Approximate randomisation: Noreen (1989), "Computer-Intensive Methods for Testing Hypotheses".
+    """
+    generator = np.random.default_rng(seed)
+    once = np.ones((1, len(a.label)))
+    observed = abs(float((measure(b, once) - measure(a, once))[0]))
+    reached = 0
+    for _ in range(draws):
+        exchanged = generator.random(len(a.label)) < 0.5
+        one, other = (
+            _Answers(
+                a.label,
+                np.where(exchanged, theirs.prediction, ours.prediction),
+                np.where(exchanged, theirs.log_loss, ours.log_loss),
+                a.num_labels,
+            )
+            for ours, theirs in ((a, b), (b, a))
+        )
+        # Equal differences may differ by rounding.
+        reached += abs(float((measure(other, once) - measure(one, once))[0])) >= observed * (1 - 1e-9)
+    return (1 + reached) / (1 + draws)
+
+
+def _compare_classes(
+    label: IntArray, right_a: Any, right_b: Any, labels: list[str], level: float
+) -> list[dict[str, Any]]:
+    def count(chosen: Any) -> IntArray:
+        return np.bincount(label[chosen], minlength=len(labels))[known]
+
+    known = np.flatnonzero(np.bincount(label, minlength=len(labels)))
+    both, only_a, only_b = count(right_a & right_b), count(right_a & ~right_b), count(right_b & ~right_a)
+    neither = count(~right_a & ~right_b)
+    n = both + only_a + only_b + neither
+    differences, lows, highs = estimate_paired_difference(both, only_a, only_b, neither, level)
+    p, _ = run_mcnemar_test(only_a, only_b)
+    p_adjusted = adjust_by_holm(p)
+    changes = [
+        {
+            "class": labels[k],
+            "n": int(n[i]),
+            "a": float((both[i] + only_a[i]) / n[i]),
+            "b": float((both[i] + only_b[i]) / n[i]),
+            "difference": float(differences[i]),
+            "low": float(lows[i]),
+            "high": float(highs[i]),
+            "p": float(p[i]),
+            "p_adjusted": float(p_adjusted[i]),
+            "verdict": _judge(float(lows[i]), float(highs[i]), float(p_adjusted[i]), level),
+        }
+        for i, k in enumerate(known)
+    ]
+    return sorted(changes, key=lambda item: (_RANKS.index(item["verdict"]), -abs(item["difference"])))
+
+
+def _check_metrics(metrics: Sequence[str]) -> None:
+    for name in metrics or [""]:
+        if name not in _METRICS:
+            near = difflib.get_close_matches(name, COMPARED_METRICS, n=3)
+            raise ArgumentError(
+                f"models cannot be compared by {name!r}" + (f"; did you mean {', '.join(near)}?" if near else ""),
+                f"at least one of {', '.join(COMPARED_METRICS)}",
+                "name one of them",
+            )
+
+
+def _check_same_data(a: PredictionTable, b: PredictionTable) -> list[str]:
+    """Hold the tables' fingerprints against each other; without them, what else they say about their data."""
+    prints = [table.source.get("fingerprint") for table in (a, b)]
+    if all(prints):
+        same, notes = prints[0] == prints[1], []
+    else:
+        same = a.split == b.split
+        notes = ["A table has no fingerprint of its data: the examples were matched by number and label alone."]
+    if same:
+        return notes
+    found = [f"fingerprint {prints[0]} and {prints[1]}"] if all(prints) else []
+    if a.split != b.split:
+        found.append(f"split {a.split!r} and {b.split!r}")
+    if len(a.sample_index) != len(b.sample_index):
+        found.append(f"{len(a.sample_index)} and {len(b.sample_index)} examples")
+    if missing := sorted(set(a.labels) ^ set(b.labels)):
+        found.append(f"{len(missing)} classes that only one of them has ({', '.join(missing[:_NUM_NAMED])})")
+    raise DataError(
+        f"the two runs were measured on other data: {'; '.join(found)}",
+        "predictions for the same examples",
+        "measure both models on the same data first (same dataset, split, max_*_samples and scan_images)",
+    )
+
+
+def _join_tables(a: PredictionTable, b: PredictionTable) -> tuple[list[str], _Answers, _Answers, list[str]]:
+    """The examples that both tables have, with b's class ids turned into a's by name."""
+    labels, ids = _join_labels(a.labels, b.labels)
+    _, rows_a, rows_b = np.intersect1d(a.sample_index, b.sample_index, assume_unique=True, return_indices=True)
+    if len(rows_a) == 0:
+        raise DataError(
+            f"none of {len(a.sample_index)} and {len(b.sample_index)} examples is in both tables",
+            "predictions for the same examples",
+            "measure both models on the same split with the same max_*_samples",
+        )
+    notes = []
+    if len(rows_a) < max(len(a.sample_index), len(b.sample_index)):
+        notes.append(
+            f"Compared on the {len(rows_a)} examples that both have; the first has {len(a.sample_index)}, the second "
+            f"{len(b.sample_index)}."
+        )
+    first = _Answers(a.label[rows_a], a.prediction[rows_a], a.log_loss[rows_a], len(labels))
+    second = _Answers(ids[b.label[rows_b]], ids[b.prediction[rows_b]], b.log_loss[rows_b], len(labels))
+    other = np.flatnonzero(first.label != second.label)
+    if len(other):
+        row = other[0]
+        raise DataError(
+            f"{len(other)} of {len(rows_a)} examples have another label in the second table, for example sample_index "
+            f"{a.sample_index[rows_a[row]]}: {labels[first.label[row]]!r} and {labels[second.label[row]]!r}",
+            "the same label for the same example",
+            "measure both models on the same data first",
+        )
+    return labels, first, second, notes
+
+
+def _join_labels(a: list[str], b: list[str]) -> tuple[list[str], IntArray]:
+    """Names of both, a's first; and the id among them of each class of b."""
+    if a == b:
+        return a, np.arange(len(b))
+    repeated = [name for names in (a, b) for name, times in Counter(names).items() if times > 1]
+    if repeated:
+        raise DataError(
+            f"two classes are called {repeated[0]!r}, and the tables order their classes differently",
+            "unique class names, or the same names in the same order",
+            "make the names unique and measure again",
+        )
+    labels = [*a, *(name for name in b if name not in set(a))]
+    id_of = {name: index for index, name in enumerate(labels)}
+    return labels, np.array([id_of[name] for name in b])

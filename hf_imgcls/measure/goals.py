@@ -1,0 +1,252 @@
+"""Goals: what a classifier must reach, said before it is measured, and judged on the confidence interval.
+
+A goal is *met* when the whole interval is on its side, *not met* when the whole interval is on the other, and *not
+distinguishable* when the bound lies inside: more examples are needed to tell. A recipe ends with exit code 3 when a
+goal is not met, so that CI can stop there. Goals that are not distinguishable or not measured are printed and do not
+change the exit code.
+
+Importing this needs the standard library only, so that a mistyped goal is an error before torch is loaded.
+"""
+
+from __future__ import annotations
+
+import difflib
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hf_imgcls.errors import ArgumentError, UserError, join_errors
+from hf_imgcls.records import Estimate, ReportRecord
+
+GOALS_EXIT_CODE = 3
+MET, NOT_MET, NOT_DISTINGUISHABLE, NOT_MEASURED = "met", "not met", "not distinguishable", "not measured"
+
+_HIGHER_IS_BETTER = (
+    "accuracy", "top5_accuracy", "balanced_accuracy", "macro_precision", "macro_recall", "macro_f1",
+    "weighted_precision", "weighted_recall", "weighted_f1", "roc_auc",
+    "worst_class_recall", "worst_class_precision", "worst_slice_accuracy",
+)  # fmt: skip
+_LOWER_IS_BETTER = ("log_loss", "ece", "adaptive_ece", "brier", "latency_p50_ms", "latency_p95_ms", "size_mb")
+GOAL_NAMES = (*_HIGHER_IS_BETTER, *_LOWER_IS_BETTER)
+# Everything else is a share between 0 and 1; the Brier score of many classes goes up to 2.
+_UNBOUNDED = ("log_loss", "brier", "latency_p50_ms", "latency_p95_ms", "size_mb")
+_OPERATORS: dict[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+_PATTERN = re.compile(r"\s*([A-Za-z_]\w*)\s*(>=|<=|=>|=<|==|=|>|<)\s*(\S+)\s*")
+_EXAMPLE = 'for example --goals "accuracy>=0.93" "ece<=0.05"'
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One bound on one number.
+
+    Attributes:
+        metric: One of `GOAL_NAMES`.
+        operator: ``">="``, ``">"``, ``"<="`` or ``"<"``, towards the better side.
+        bound: A share in [0, 1], or in the metric's own unit.
+    """
+
+    metric: str
+    operator: str
+    bound: float
+
+    def __str__(self) -> str:
+        return f"{self.metric}{self.operator}{self.bound:g}"
+
+
+def parse_goals(texts: Sequence[Any]) -> list[Goal]:
+    """Read goals, as the command line or a YAML list gives them.
+
+    Args:
+        texts: For example ``["accuracy>=0.93", "latency_p95_ms<=50"]``.
+
+    Raises:
+        ArgumentError: Some cannot be read; all of them are named.
+    """
+    if isinstance(texts, str):  # one goal on a YAML line
+        texts = [texts]
+    goals: list[Goal] = []
+    errors: list[UserError] = []
+    for text in texts:
+        try:
+            goals.append(parse_goal(text))
+        except ArgumentError as error:
+            errors.append(error)
+    if errors:
+        raise join_errors(errors)
+    return goals
+
+
+def parse_goal(text: Any) -> Goal:
+    """Read one goal.
+
+    Args:
+        text: A name of `GOAL_NAMES`, an operator and a number.
+
+    Raises:
+        ArgumentError: It is no goal, its name is unknown (the nearest is offered), or its bound makes no sense.
+    """
+    match = _PATTERN.fullmatch(text) if isinstance(text, str) else None
+    if match is None or match[2] not in _OPERATORS:
+        raise ArgumentError(f"the goal {text!r} cannot be read", "a name, one of >= <= > <, and a number", _EXAMPLE)
+    name, sign, number = match.groups()
+    if name not in GOAL_NAMES:
+        near = difflib.get_close_matches(name, GOAL_NAMES, n=3)
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise ArgumentError(f"the goal {text!r} is about {name!r}{hint}", f"one of {', '.join(GOAL_NAMES)}", _EXAMPLE)
+    try:
+        bound = float(number)
+    except ValueError:
+        bound = float("nan")
+    highest = float("inf") if name in _UNBOUNDED else 1.0
+    if not 0.0 <= bound <= highest or bound == float("inf"):
+        what = "a share between 0 and 1" if highest == 1.0 else "a number from 0"
+        raise ArgumentError(f"the goal {text!r} has the bound {number!r}", what, "write 93 % as 0.93")
+    wanted = "<" if name in _LOWER_IS_BETTER else ">"
+    if not sign.startswith(wanted):
+        better = "lower" if wanted == "<" else "higher"
+        raise ArgumentError(
+            f"the goal {text!r} asks for the worse side", f"{name}{wanted}=...: {better} is better", "turn it round"
+        )
+    return Goal(name, sign, bound)
+
+
+def judge(goal: Goal, report: ReportRecord) -> dict[str, Any]:
+    """Hold a goal against a report.
+
+    Args:
+        goal: From `parse_goal`.
+        report: Its metrics, classes, slices and latency are read.
+
+    Returns:
+        ``goal`` (text), ``metric``, ``operator``, ``bound``; ``value``, ``low``, ``high`` and ``n`` (None where there
+        are none); ``where``: the class or slice that is the worst; ``status``: ``"met"``, ``"not met"``, ``"not
+        distinguishable"`` or ``"not measured"``; ``reason``: why it could not be told.
+    """
+    estimate, where = _find_estimate(goal.metric, report)
+    status, reason = _decide(goal, estimate)
+    return {
+        "goal": str(goal),
+        "metric": goal.metric,
+        "operator": goal.operator,
+        "bound": goal.bound,
+        "value": estimate.value,
+        "low": estimate.low,
+        "high": estimate.high,
+        "n": estimate.n,
+        "where": where,
+        "status": status,
+        "reason": reason,
+    }
+
+
+def choose_exit_code(judgements: Sequence[Mapping[str, Any]]) -> int:
+    """Exit code of a recipe: 3 when a goal is not met, else 0."""
+    return GOALS_EXIT_CODE if any(judgement["status"] == NOT_MET for judgement in judgements) else 0
+
+
+def describe_judgement(judgement: Mapping[str, Any]) -> str:
+    """One line for a person, for example ``accuracy>=0.93: met (0.9512, 0.9432 to 0.9581, n = 3000)``."""
+    details = []
+    if judgement["value"] is not None:
+        details.append(f"{judgement['value']:.4g}")
+        if judgement["low"] is not None and judgement["low"] != judgement["high"]:
+            high = "no upper end" if judgement["high"] is None else f"{judgement['high']:.4g}"
+            details.append(f"{judgement['low']:.4g} to {high}")
+        details += [f"n = {judgement['n']}"] if judgement["n"] else []
+    details += [text for text in (judgement["where"], judgement["reason"]) if text]
+    return f"{judgement['goal']}: {judgement['status']}" + (f" ({', '.join(details)})" if details else "")
+
+
+def _decide(goal: Goal, estimate: Estimate) -> tuple[str, str]:
+    if estimate.value is None:
+        return NOT_MEASURED, estimate.remark
+    holds = _OPERATORS[goal.operator]
+    upwards = goal.operator.startswith(">")
+    nearer, farther = (estimate.low, estimate.high) if upwards else (estimate.high, estimate.low)
+    if nearer is not None and holds(nearer, goal.bound):
+        return MET, ""
+    if farther is not None and not holds(farther, goal.bound):
+        return NOT_MET, ""
+    if nearer is None:
+        return NOT_DISTINGUISHABLE, estimate.remark or "its interval has no end on this side"
+    return NOT_DISTINGUISHABLE, "the bound lies inside the interval"
+
+
+def _find_estimate(metric: str, report: ReportRecord) -> tuple[Estimate, str]:
+    """The number that a goal is about, and the class or slice it belongs to."""
+    if metric in ("latency_p50_ms", "latency_p95_ms"):
+        return _find_latency(metric.removeprefix("latency_").removesuffix("_ms"), report), ""
+    if metric == "size_mb":
+        size = (report.latency or {}).get("size_mb")
+        if size is None:
+            return _nothing("the size of the model's files was not measured"), ""
+        return Estimate(size, size, size, 0, "none", "a fact, not a sample"), ""  # nothing is left to chance
+    if metric in ("worst_class_recall", "worst_class_precision"):
+        return _find_worst_class(metric.removeprefix("worst_class_"), report)
+    if metric == "worst_slice_accuracy":
+        shares = {
+            f"{entry['column']}: {entry['group']}": Estimate(
+                entry["value"], entry["low"], entry["high"], entry["n"], "wilson"
+            )
+            for entry in report.slices
+            if entry["verdict"] != "too few samples"
+        }
+        return _take_worst(shares, "no slice was measured on enough examples", report.confidence_level)
+    return report.metrics.get(metric) or _nothing("it is not in the report"), ""
+
+
+def _find_latency(percentile: str, report: ReportRecord) -> Estimate:
+    timed = (report.latency or {}).get("pipeline")
+    if timed is None:
+        return _nothing("latency was not measured")
+    value, low, high = (timed[f"{percentile}{end}_ms"] for end in ("", "_low", "_high"))
+    remark = "" if high is not None else f"{timed['n']} runs are too few for an upper end"
+    return Estimate(value, low, high, timed["n"], "order statistics", remark)
+
+
+def _find_worst_class(name: str, report: ReportRecord) -> tuple[Estimate, str]:
+    shares = {
+        label: _as_estimate(numbers[name])
+        for label, numbers in report.per_class.items()
+        if name in numbers and _as_estimate(numbers[name]).value is not None
+    }
+    estimate, where = _take_worst(shares, f"no class has a {name}", report.confidence_level)
+    if (missing := len(report.per_class) - len(shares)) and estimate.value is not None:
+        where += f"; {missing} of {len(report.per_class)} classes have no {name}"
+    return estimate, where
+
+
+def _take_worst(shares: Mapping[str, Estimate], otherwise: str, level: float) -> tuple[Estimate, str]:
+    """The smallest of many shares, with an interval for the smallest.
+
+    The lower end is the lowest of all lower ends: whichever is truly the smallest lies above its own. The smallest
+    upper end would often be too small by chance, so upper ends are taken at level 1 - (1 - level) / M for M shares
+    (Bonferroni).
+    """
+    from hf_imgcls.measure.intervals import wilson
+
+    if not shares:
+        return _nothing(otherwise), ""
+    worst = min(shares, key=lambda name: (shares[name].value, name))
+    sizes = [estimate.n for estimate in shares.values()]
+    successes = [round((estimate.value or 0.0) * estimate.n) for estimate in shares.values()]
+    _, high = wilson(successes, sizes, 1 - (1 - level) / len(shares))
+    low = min(estimate.low if estimate.low is not None else 0.0 for estimate in shares.values())
+    remark = f"of {len(shares)}; upper end for all of them together (Bonferroni)"
+    return Estimate(shares[worst].value, low, float(min(high)), shares[worst].n, "wilson", remark), worst
+
+
+def _as_estimate(content: Any) -> Estimate:
+    """A class's numbers are dicts once a report was read from its file."""
+    return content if isinstance(content, Estimate) else Estimate(**content)
+
+
+def _nothing(remark: str) -> Estimate:
+    return Estimate(None, None, None, 0, "none", remark)
