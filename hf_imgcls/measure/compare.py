@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,10 +18,8 @@ from hf_imgcls.errors import ArgumentError, DataError
 from hf_imgcls.measure.differences import adjust_by_holm, estimate_paired_difference, run_mcnemar_test
 from hf_imgcls.measure.formulas import FloatArray, IntArray
 from hf_imgcls.measure.intervals import DEFAULT_DRAWS, DEFAULT_LEVEL, draw_statistics, take_percentiles
+from hf_imgcls.measure.predictions import PredictionTable, unique_names
 from hf_imgcls.records import ComparisonRecord, Estimate, MetricComparison
-
-if TYPE_CHECKING:
-    from hf_imgcls.measure.predictions import PredictionTable
 
 COMPARISON_FILE = "comparison.json"
 BETTER, WORSE, NOT_DISTINGUISHABLE = "better", "worse", "not distinguishable"
@@ -158,7 +156,7 @@ def compare_tables(
         only_a_right=only_a,
         only_b_right=only_b,
         none_right=int((~right_a & ~right_b).sum()),
-        per_class=_compare_classes(first.label, right_a, right_b, labels, level),
+        per_class=_compare_classes(first.label, right_a, right_b, unique_names(labels), level),
         notes=notes,
     )
 
