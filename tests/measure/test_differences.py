@@ -55,12 +55,8 @@ def test_intervals_cover_what_they_promise(kind):
         truth = 0.08 - 0.05
         _, low, high = estimate_paired_difference(*generator.multinomial(300, [0.77, 0.05, 0.08, 0.10], draws).T)
     else:
-        truth, hard, sizes, other_sizes = (
-            -0.1,
-            np.array([0.9, 0.7, 0.5]),
-            np.array([20, 40, 60]),
-            np.array([90, 60, 30]),
-        )
+        truth, hard = -0.1, np.array([0.9, 0.7, 0.5])
+        sizes, other_sizes = np.array([20, 40, 60]), np.array([90, 60, 30])
         _, low, high = estimate_stratified_difference(
             generator.binomial(sizes, hard + truth, (draws, 3)), sizes,
             generator.binomial(other_sizes, hard, (draws, 3)), other_sizes,
