@@ -1,0 +1,369 @@
+"""The charts of a report, from the numbers of its record (extra ``report``).
+
+Every interval that the record has is drawn. Colour never carries a meaning alone: a marker's shape, a number or a place
+says the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hf_imgcls.measure.drawing import WIDTH_IN, Chart, ClassNames, Theme, make_figure, set_title, shorten_name, styled
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# A matrix with more classes cannot be read: the most confused pairs take its place.
+MAX_MATRIX_CLASSES = 30
+MAX_ROWS = 20
+_MAX_COUNT_CLASSES = 10  # up to here there is room for whole counts in the matrix
+_ROW_IN = 0.21
+_VERDICTS = {"better": "better", "worse": "worse", "not distinguishable": "not distinguishable from the first"}
+
+
+def draw_reliability(bins: Sequence[dict[str, Any]], theme: Theme) -> Chart:
+    """Share of right answers against confidence, bin by bin, over a histogram of the confidences.
+
+    Args:
+        bins: ``calibration["bins"]``, each with ``low``, ``high``, ``n``, ``confidence``, ``accuracy``,
+            ``accuracy_low`` and ``accuracy_high``; empty bins are passed over.
+        theme: Where the chart goes.
+    """
+    filled = [item for item in bins if item["n"]]
+    confidence, accuracy, low, high = _columns(filled, "confidence", "accuracy", "accuracy_low", "accuracy_high")
+    with styled(theme):
+        figure = make_figure(5.2)
+        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+        top.plot([0, 1], [0, 1], color=theme.muted, linestyle="--", linewidth=1, label="perfectly calibrated")
+        for x, y in zip(confidence, accuracy, strict=True):
+            top.plot([x, x], [x, y], color=theme.second, linewidth=3, alpha=0.35, solid_capstyle="butt", zorder=1)
+        _plot_intervals(top, confidence, accuracy, low, high, theme.first, label="measured, with interval")
+        top.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="share of right answers")
+        top.legend(loc="lower right")
+        set_title(figure, "Reliability: is an answer right as often as it is confident?")
+        edges = [item["low"] for item in bins] + [bins[-1]["high"]]
+        bottom.stairs([item["n"] for item in bins], edges, fill=True, color=theme.first, alpha=0.75)
+        bottom.set(xlabel="confidence: the answer's own probability", ylabel="images")
+        _thousands(bottom.yaxis)
+    worst = max(filled, key=lambda item: item["n"] * abs(item["confidence"] - item["accuracy"]))
+    return Chart(
+        figure,
+        f"Reliability diagram of {len(filled)} bins. The bin that adds most to the calibration error holds "
+        f"{worst['n']:,} answers of mean confidence {worst['confidence']:.3f}, of which {worst['accuracy']:.3f} "
+        "are right.",
+    )
+
+
+def draw_confusion_matrix(counts: npt.NDArray[np.int64], labels: Sequence[str], theme: Theme) -> Chart:
+    """The confusion matrix of up to `MAX_MATRIX_CLASSES` classes.
+
+    Right answers and mistakes have colours of their own; the darkest mistake is the most frequent one, so that
+    mistakes stay visible beside a diagonal that is a hundred times larger.
+
+    Args:
+        counts: (K, K) integers, rows are references and columns predictions.
+        labels: K class names.
+        theme: Where the chart goes.
+    """
+    from matplotlib.patches import Rectangle
+
+    num_labels = len(labels)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    mistakes = shares * (1 - np.eye(num_labels))
+    most = float(mistakes.max()) or 1.0
+    in_counts = num_labels <= _MAX_COUNT_CLASSES
+    names = ClassNames(labels, theme, 20)
+    with styled(theme):
+        shown = [names[name] for name in labels]
+        side = max(WIDTH_IN, 0.9 + 0.075 * max(map(len, shown)) + (0.42 if in_counts else 0.28) * num_labels)
+        figure = make_figure(side, side)
+        axes = figure.subplots()
+        for row, column in zip(*np.nonzero(counts), strict=True):
+            is_right, share = row == column, float(shares[row, column])
+            strength = share if is_right else share / most
+            colour = theme.first if is_right else theme.second
+            axes.add_patch(
+                Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=colour, alpha=0.06 + 0.94 * strength, linewidth=0)
+            )
+            if not in_counts and round(100 * share) == 0:
+                continue
+            count = int(counts[row, column])
+            text = (f"{count:,}" if count < 100_000 else f"{count / 1000:,.0f}k") if in_counts else f"{100 * share:.0f}"
+            inside = theme.on_first if is_right else theme.on_second
+            size = 8 if in_counts else 7
+            axes.text(
+                column,
+                row,
+                text,
+                ha="center",
+                va="center",
+                color=inside if strength > 0.55 else theme.ink,
+                fontsize=size,
+            )
+        axes.set(xlim=(-0.5, num_labels - 0.5), ylim=(num_labels - 0.5, -0.5), aspect="equal")
+        axes.set_xticks(range(num_labels), shown, rotation=90)
+        axes.set_yticks(range(num_labels), shown)
+        axes.tick_params(length=0)
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(False)
+        axes.set(xlabel="predicted", ylabel="true class")
+        unit = "images" if in_counts else "per cent of the true class's images, from 0.5"
+        set_title(
+            figure,
+            f"Confusion matrix: {unit}\nblue: right; orange: wrong, the fullest is {100 * most:.1f} % of its row",
+        )
+    return Chart(
+        figure,
+        f"Confusion matrix of {num_labels} classes, {int(counts.sum()):,} images, {int(np.trace(counts)):,} of them on "
+        "the diagonal. The most confused pairs are listed beside it.",
+    )
+
+
+def draw_confused_pairs(pairs: Sequence[dict[str, Any]], labels: Sequence[str], theme: Theme) -> Chart:
+    """How often one class is taken for another: the first `MAX_ROWS` of ``confused_pairs``."""
+    from matplotlib.ticker import MaxNLocator
+
+    pairs = pairs[:MAX_ROWS]
+    names = ClassNames(labels, theme, 22)
+    with styled(theme):
+        figure = make_figure(0.9 + 1.6 * _ROW_IN * len(pairs))
+        axes = figure.subplots()
+        places = np.arange(len(pairs))
+        counts = [pair["count"] for pair in pairs]
+        axes.barh(places, counts, height=0.6, color=theme.second, alpha=0.85)
+        for place, pair in enumerate(pairs):
+            text = f" {pair['count']:,} ({100 * pair['share_of_label']:.1f} %)"
+            axes.text(pair["count"], place, text, va="center", fontsize=8)
+        texts = [f"{names[pair['label']]}\ntaken for {names[pair['prediction']]}" for pair in pairs]
+        axes.set_yticks(places, texts)
+        axes.set(ylim=(len(pairs) - 0.4, -0.6), xlim=(0, 1.35 * max(counts)), xlabel="images")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", length=0)
+        set_title(figure, "Most confused pairs: images (share of the true class)")
+    first = pairs[0]
+    return Chart(
+        figure,
+        f"Bar chart of the {len(pairs)} most confused pairs of classes. First: "
+        f"{shorten_name(first['label'])} taken for {shorten_name(first['prediction'])}, {first['count']:,} images.",
+    )
+
+
+def draw_classes(per_class: dict[str, dict[str, Any]], labels: Sequence[str], theme: Theme) -> Chart:
+    """Recall of the classes with intervals, lowest first, and against the number of examples when there are many.
+
+    Args:
+        per_class: Class name -> ``recall`` -> estimate, as in the record.
+        labels: Class names by id.
+        theme: Where the chart goes.
+    """
+    recalls = {name: item["recall"] for name, item in per_class.items() if item["recall"]["value"] is not None}
+    order = sorted(recalls, key=lambda name: (recalls[name]["value"], name))
+    rows = order if len(order) <= MAX_MATRIX_CLASSES else order[:MAX_ROWS]
+    names = ClassNames(labels, theme)
+    with styled(theme):
+        if rows is order:
+            figure = make_figure(0.9 + _ROW_IN * len(rows))
+            upper, lower = figure.subplots(), None
+            set_title(figure, "Recall of each class, lowest first (n: its images)")
+        else:
+            figure = make_figure(3.4 + _ROW_IN * len(rows))
+            upper, lower = figure.subplots(2, 1, height_ratios=[_ROW_IN * len(rows), 2.3])
+            set_title(figure, f"The {len(rows)} of {len(order):,} classes with the lowest recall (n: their images)")
+        chosen = [recalls[name] for name in rows]
+        _draw_rows(upper, [names[name] for name in rows], chosen, theme, [f"{item['n']:,}" for item in chosen])
+        lowest = min((item["value"] if item["low"] is None else item["low"] for item in chosen), default=0.0)
+        upper.set(xlim=(max(0.0, np.floor(10 * lowest - 0.1) / 10), 1.01), xlabel="recall")
+        if lower is not None:
+            _draw_all_classes(lower, [recalls[name] for name in order], theme)
+    first = f"{shorten_name(order[0])} with {recalls[order[0]]['value']:.3f}"
+    return Chart(figure, f"Recall of {len(order):,} classes with intervals. The lowest is {first}.")
+
+
+def _draw_all_classes(axes: Axes, recalls: Sequence[dict[str, Any]], theme: Theme) -> None:
+    support, values = np.array([item["n"] for item in recalls]), np.array([item["value"] for item in recalls])
+    axes.set_title(f"All {len(recalls):,} classes")
+    if support.max() > 1.5 * support.min():
+        axes.scatter(support, values, s=10, color=theme.first, alpha=0.4, linewidths=0)
+        axes.set(xscale="log", ylim=(-0.02, 1.02), xlabel="images of the class (logarithmic)", ylabel="recall")
+        _thousands(axes.xaxis)
+    else:  # nothing to see against the support
+        axes.hist(values, bins=np.linspace(0, 1, 21).tolist(), color=theme.first, alpha=0.75)
+        each = f"{support.min():,}" + (f" to {support.max():,}" if support.max() > support.min() else "")
+        axes.set(xlim=(0, 1), xlabel=f"recall ({each} images each)", ylabel="classes")
+
+
+def draw_risk_coverage(risk_coverage: dict[str, Any], theme: Theme) -> Chart:
+    """Share of right answers when only the most confident share of images is answered.
+
+    Args:
+        risk_coverage: See `measure_risk_coverage` of `hf_imgcls.measure.selective`.
+        theme: Where the chart goes.
+    """
+    coverage, accuracy = np.array(risk_coverage["coverage"]), np.array(risk_coverage["accuracy"])
+    reached = {target: item for target, item in risk_coverage["threshold_for"].items() if item and item["n"]}
+    with styled(theme):
+        figure = make_figure(3.4)
+        axes = figure.subplots()
+        axes.plot(coverage, accuracy, color=theme.first, linewidth=1.8)
+        for target, item in reached.items():
+            x, y = item["coverage"], item["accuracy"]
+            axes.errorbar(
+                x,
+                y,
+                yerr=[[y - item["accuracy_low"]], [item["accuracy_high"] - y]],
+                color=theme.second,
+                fmt="D",
+                markersize=5,
+                linewidth=1.2,
+                capsize=2,
+            )
+            # The curve falls, so that there is room above it on the right and below it on the left.
+            side: dict[str, Any] = {"xytext": (6, 3), "ha": "left", "va": "bottom"}
+            if x > 0.6:
+                side = {"xytext": (-7, -3), "ha": "right", "va": "top"}
+            text = f"aim {100 * float(target):g} %: answer {100 * x:.3g} %"
+            axes.annotate(text, (x, y), textcoords="offset points", fontsize=8, **side)
+        lowest = float(min([accuracy.min(), *(item["accuracy_low"] for item in reached.values())]))
+        axes.set(xlim=(0, 1.02), ylim=(max(0.0, lowest - 0.15 * (1.02 - lowest) - 0.01), 1.005))
+        axes.set(xlabel="share of images answered, the most confident first", ylabel="share of right answers")
+        set_title(figure, "What is gained by leaving the least confident to a person")
+    return Chart(
+        figure,
+        f"Risk-coverage curve: {accuracy[-1]:.3f} right when all images are answered; "
+        + (f"{len(reached)} thresholds marked." if reached else "no threshold reaches a target."),
+    )
+
+
+def draw_slices(slices: Sequence[dict[str, Any]], theme: Theme) -> Chart:
+    """Gaps of groups of images to all other images, with intervals: the first `MAX_ROWS` that have one."""
+    rows = [item for item in slices if item.get("gap") is not None][:MAX_ROWS]
+    texts = [_name_slice(item, theme) for item in rows]
+    styles = {"worse": ("o", theme.second), "better": ("^", theme.first)}
+    with styled(theme):
+        figure = make_figure(1.2 + _ROW_IN * len(rows))
+        axes = figure.subplots()
+        axes.axvline(0, color=theme.muted, linewidth=1)
+        estimates = [{"value": item["gap"], "low": item["gap_low"], "high": item["gap_high"]} for item in rows]
+        shapes = [styles.get(item["verdict"], ("s", theme.muted)) for item in rows]
+        _draw_rows(axes, texts, estimates, theme, [f"{item['n']:,}" for item in rows], shapes)
+        axes.set_xlabel("accuracy of the group less that of all others")
+        set_title(figure, "Groups of images (n: their images)\ncircle: worse; triangle: better; square: cannot be told")
+    return Chart(
+        figure,
+        f"Accuracy gaps of {len(rows)} groups with intervals; "
+        f"{sum(item['verdict'] == 'worse' for item in rows)} are worse than the rest.",
+    )
+
+
+def draw_imbalance(imbalance: dict[str, Any], theme: Theme) -> Chart:
+    """Recall of the classes against their training images, with intervals while there is room for them."""
+    classes = imbalance["classes"]
+    train, recall, low, high = _columns(classes, "train", "recall", "low", "high")
+    with styled(theme):
+        figure = make_figure(3.2)
+        axes = figure.subplots()
+        if len(classes) <= 2 * MAX_MATRIX_CLASSES:
+            _plot_intervals(axes, train, recall, low, high, theme.first)
+        else:
+            axes.scatter(train, recall, s=10, color=theme.first, alpha=0.4, linewidths=0)
+        if train.max() > 10 * max(train.min(), 1):
+            axes.set_xscale("symlog", linthresh=1)
+        _thousands(axes.xaxis)
+        axes.set(ylim=(max(0.0, float(recall.min()) - 0.15), 1.02), xlabel="training images of the class")
+        axes.set_ylabel("recall")
+        set_title(figure, "Recall of a class against its training images")
+    rho = imbalance["rho"]
+    told = "" if rho is None else f" Spearman's rank correlation is {rho:.2f}."
+    return Chart(figure, f"Recall of {len(classes):,} classes against their number of training images.{told}")
+
+
+def draw_comparison(comparison: dict[str, Any], theme: Theme) -> Chart:
+    """Two models on the same images: differences of the metrics and of the classes' recall, with intervals.
+
+    Args:
+        comparison: `ComparisonRecord.to_json`. Metrics that are no shares are left out: they have another scale.
+        theme: Where the chart goes.
+    """
+    shares = {name: item for name, item in comparison["metrics"].items() if name != "log_loss"}
+    classes = comparison["per_class"][:MAX_ROWS]
+    names = ClassNames([item["class"] for item in comparison["per_class"]], theme)
+    verdicts = {
+        "worse": ("o", theme.second),
+        "better": ("^", theme.first),
+    }
+    with styled(theme):
+        figure = make_figure(2.6 + _ROW_IN * (len(shares) + len(classes)))
+        upper, lower = figure.subplots(2, 1, height_ratios=[len(shares) + 0.6, len(classes) + 0.6])
+        for axes in (upper, lower):
+            axes.axvline(0, color=theme.muted, linewidth=1)
+        labels = [f"{name.replace('_', ' ')}: {item['a']:.4f}, {item['b']:.4f}" for name, item in shares.items()]
+        differences = [item["difference"] for item in shares.values()]
+        shapes = [verdicts.get(item["verdict"], ("s", theme.muted)) for item in shares.values()]
+        _draw_rows(upper, labels, differences, theme, [f"{item['n']:,}" for item in differences], shapes)
+        upper.set_xlabel("second less first (first's and second's value at the left)")
+        changes = [{"value": item["difference"], "low": item["low"], "high": item["high"]} for item in classes]
+        shapes = [verdicts.get(item["verdict"], ("s", theme.muted)) for item in classes]
+        shown = [names[item["class"]] for item in classes]
+        _draw_rows(lower, shown, changes, theme, [f"{item['n']:,}" for item in classes], shapes)
+        lower.set_xlabel("recall of the second less recall of the first")
+        left_out = len(comparison["per_class"]) - len(classes)
+        lower.set_title(f"Classes, the surest changes first ({left_out:,} more not shown)" if left_out else "Classes")
+        set_title(
+            figure,
+            f"first: {shorten_name(comparison['a'], 60)}\nsecond: {shorten_name(comparison['b'], 60)}\n"
+            f"the second is {_VERDICTS[comparison['verdict']]}\n"
+            "circle: worse; triangle: better; square: cannot be told",
+        )
+    return Chart(
+        figure,
+        f"Two models on the same {comparison['num_examples']:,} images: by {comparison['decided_by']} the second is "
+        f"{_VERDICTS[comparison['verdict']]}.",
+    )
+
+
+def _name_slice(item: dict[str, Any], theme: Theme) -> str:
+    return ClassNames([], theme, 34)[f"{item['column']}: {item['group']}"]
+
+
+def _draw_rows(
+    axes: Axes,
+    texts: Sequence[str],
+    estimates: Sequence[dict[str, Any]],
+    theme: Theme,
+    counts: Sequence[str],
+    shapes: Sequence[tuple[str, str]] | None = None,
+) -> None:
+    """One row per estimate: its name, value with interval, and count at the right edge."""
+    for row, estimate in enumerate(estimates):
+        marker, colour = shapes[row] if shapes else ("o", theme.first)
+        if estimate["low"] is not None:
+            axes.plot([estimate["low"], estimate["high"]], [row, row], color=colour, linewidth=1.4, alpha=0.8)
+        axes.plot(estimate["value"], row, marker=marker, color=colour, markersize=4.5)
+    labels = axes.secondary_yaxis("right")
+    labels.set_yticks(range(len(counts)), [f"n {count}" for count in counts])
+    labels.tick_params(length=0, labelcolor=theme.muted)
+    labels.spines["right"].set_visible(False)
+    axes.set_yticks(range(len(texts)), texts)
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(len(texts) - 0.4, -0.6)
+
+
+def _plot_intervals(axes: Axes, x: Any, y: Any, low: Any, high: Any, colour: str, label: str | None = None) -> None:
+    axes.errorbar(
+        x, y, yerr=[y - low, high - y], color=colour, fmt="o", markersize=4.5, linewidth=1.3, capsize=2, label=label
+    )
+
+
+def _columns(rows: Sequence[dict[str, Any]], *names: str) -> list[npt.NDArray[np.float64]]:
+    return [np.array([row[name] for row in rows], dtype=np.float64) for name in names]
+
+
+def _thousands(axis: Any) -> None:
+    from matplotlib.ticker import FuncFormatter
+
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
