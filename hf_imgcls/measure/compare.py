@@ -65,9 +65,9 @@ def _count_classes(answers: _Answers, weights: FloatArray) -> tuple[FloatArray, 
     """(K,) weights of the references, the predictions and the right answers of each class."""
     size, right = answers.num_labels, answers.prediction == answers.label
     return (
-        np.bincount(answers.label, weights, size),
-        np.bincount(answers.prediction, weights, size),
-        np.bincount(answers.label[right], weights[right], size),
+        np.bincount(answers.label, weights=weights, minlength=size),
+        np.bincount(answers.prediction, weights=weights, minlength=size),
+        np.bincount(answers.label[right], weights=weights[right], minlength=size),
     )
 
 
@@ -128,16 +128,21 @@ def compare_tables(
             draws=draws,
         )
         low, high = (float(end) for end in take_percentiles(drawn, level))
+        method = "bootstrap"
         if name == "accuracy":
             p_value, is_exact = run_mcnemar_test(only_a, only_b)
             p, test = float(p_value), f"McNemar ({'exact' if is_exact else 'mid-p'})"
+            if low == high:  # no example tells them apart, and a bootstrap cannot see beyond that
+                counts = (int((right_a & right_b).sum()), only_a, only_b, int((~right_a & ~right_b).sum()))
+                low, high = (float(end) for end in estimate_paired_difference(*counts, level)[1:])
+                method = "newcombe"
         else:
             p = _exchange_answers(_METRICS[name], first, second, seed=seed, draws=draws)
             test = f"exchanged answers, {draws:,} draws"
         compared[name] = MetricComparison(
             a=value_a,
             b=value_b,
-            difference=Estimate(value_b - value_a, low, high, n, "bootstrap"),
+            difference=Estimate(value_b - value_a, low, high, n, method),
             p=p,
             test=test,
             verdict=_judge(low, high, p, level, lower_is_better=name in _LOWER_IS_BETTER),

@@ -24,8 +24,8 @@ GOALS_EXIT_CODE = 3
 MET, NOT_MET, NOT_DISTINGUISHABLE, NOT_MEASURED = "met", "not met", "not distinguishable", "not measured"
 
 _HIGHER_IS_BETTER = (
-    "accuracy", "top5_accuracy", "balanced_accuracy", "macro_precision", "macro_recall", "macro_f1",
-    "weighted_precision", "weighted_recall", "weighted_f1", "roc_auc",
+    "accuracy", "top3_accuracy", "top5_accuracy", "balanced_accuracy", "macro_precision", "macro_recall", "macro_f1",
+    "weighted_precision", "weighted_recall", "weighted_f1", "roc_auc", "average_precision",
     "worst_class_recall", "worst_class_precision", "worst_slice_accuracy",
 )  # fmt: skip
 _LOWER_IS_BETTER = ("log_loss", "ece", "adaptive_ece", "brier", "latency_p50_ms", "latency_p95_ms", "size_mb")

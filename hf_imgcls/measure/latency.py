@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hf_imgcls.errors import ArgumentError
+from hf_imgcls.errors import ArgumentError, ModelError
 from hf_imgcls.measure.formulas import FloatArray
 
 # With fewer than 72 runs the slowest of them need not lie above the 95th percentile (0.95^n > 0.025).
@@ -52,6 +52,7 @@ def measure_latency(
 
     Raises:
         ArgumentError: No timed run is asked for.
+        ModelError: The model cannot be loaded.
     """
     if runs < 1 or warmup < 0:
         raise ArgumentError(f"{runs} timed runs and {warmup} for warm-up", "at least 1 and at least 0", "raise them")
@@ -62,7 +63,14 @@ def measure_latency(
         options: dict[str, Any] = {} if device is None else {"device": device}
         if model_revision is not None:
             options["revision"] = model_revision
-        classifier = pipeline("image-classification", model=str(model_name_or_path), **options)
+        try:
+            classifier = pipeline("image-classification", model=str(model_name_or_path), **options)
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(
+                f"no image classifier could be loaded from {str(model_name_or_path)!r}: {str(error)[:300]}",
+                'what pipeline("image-classification") can load',
+                "check the name and the revision",
+            ) from error
         model, used = classifier.model, classifier.device
         image = image.convert("RGB")
         pixels = classifier.preprocess(image)["pixel_values"].to(used)

@@ -149,6 +149,16 @@ def test_other_metrics_are_rarely_told_apart_either():
     assert planted.verdict == "better"
 
 
+def test_a_model_and_itself():
+    first, _ = draw_pair(np.random.default_rng(2), 200)
+    record = compare_tables(first, first, metrics=COMPARED_METRICS, draws=50)
+    assert record.verdict == "not distinguishable"
+    assert {(item.p, item.verdict) for item in record.metrics.values()} == {(1.0, "not distinguishable")}
+    difference = record.metrics["accuracy"].difference
+    assert (difference.value, difference.method) == (0.0, "newcombe")
+    assert -0.05 < difference.low < 0 < difference.high < 0.05, "equal on 200 examples is not equal on all"
+
+
 def test_one_class_that_got_worse():
     generator, n = np.random.default_rng(9), 4000
     label = generator.integers(0, NUM_LABELS, n)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from trained_models import find_trained_model
+from tiny_models import TINY_CONFIGS
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
-from hf_imgcls.errors import ArgumentError
+from hf_imgcls.errors import ArgumentError, ModelError
 from hf_imgcls.measure import latency
 from hf_imgcls.measure.latency import (
     estimate_percentile,
@@ -22,8 +23,12 @@ from hf_imgcls.measure.latency import (
 
 
 @pytest.fixture(scope="module")
-def folder():
-    return find_trained_model("vit")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vit")
+    torch.manual_seed(0)
+    ViTForImageClassification(ViTConfig(**TINY_CONFIGS["vit"], image_size=32, num_labels=3)).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +135,7 @@ def test_both_are_called_as_often_as_it_is_said(folder, picture, monkeypatch):
 
 def test_threads_are_restored_after_an_error(tmp_path, picture):
     before = torch.get_num_threads()
-    with pytest.raises(OSError, match=str(tmp_path)):
+    with pytest.raises(ModelError, match=str(tmp_path)):
         measure_latency(tmp_path, picture, num_threads=before + 1)
     assert torch.get_num_threads() == before
     with pytest.raises(ArgumentError, match="0 timed runs"):

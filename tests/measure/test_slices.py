@@ -66,6 +66,7 @@ def test_every_number_is_recomputed():
 
 
 def test_a_planted_gap_is_found_and_ranked_first():
+    num_false = 0
     for seed in range(20):
         generator = np.random.default_rng(seed)
         n = 3000
@@ -82,7 +83,7 @@ def test_a_planted_gap_is_found_and_ranked_first():
         assert worst["verdict"] == "worse"
         assert (worst["column"], worst["group"]) == ("place", "east") or worst["group"].startswith("up to")
         assert {(item["column"], item["verdict"]) for item in slices} >= {("place", "worse"), ("brightness", "worse")}
-        assert all(item["verdict"] == "not distinguishable" for item in slices if item["column"] == "camera")
+        num_false += any(item["verdict"] in ("worse", "better") for item in slices if item["column"] == "camera")
         # Ranked: certain gaps first, the largest of each kind first.
         verdicts = [item["verdict"] for item in slices]
         assert verdicts == sorted(verdicts, key=["worse", "better", "not distinguishable"].index)
@@ -90,6 +91,7 @@ def test_a_planted_gap_is_found_and_ranked_first():
         assert gaps == sorted(gaps)
         assert all(item["gap_high"] < 0 for item in slices if item["verdict"] == "worse")
         assert all(item["gap_low"] > 0 for item in slices if item["verdict"] == "better")
+    assert num_false <= 3, "cameras make no difference; by chance one in twenty tables shows one"
 
 
 def test_nothing_is_called_worse_where_nothing_is():
