@@ -68,13 +68,14 @@ class Interrupted(Exception):
 
     Args:
         signal_name: The signal.
-        checkpoint: What was saved last.
+        checkpoint: What the run goes on from.
+        command: Which command does that.
     """
 
     exit_code = 75
 
-    def __init__(self, signal_name: str, checkpoint: str) -> None:
-        super().__init__(f"{signal_name}: stopped, saved as {checkpoint}; the same command goes on from there")
+    def __init__(self, signal_name: str, checkpoint: str, command: str = "the same command") -> None:
+        super().__init__(f"{signal_name}: stopped; {command} goes on from {checkpoint}")
 
 
 def join_errors(errors: list[UserError]) -> UserError:

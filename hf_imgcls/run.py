@@ -5,6 +5,7 @@ Only the standard library is imported, so that these errors come at once.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -34,6 +35,7 @@ DATA_FILE = "data.json"
 RUN_FILE = "run.json"
 BAD_IMAGES_FILE = "bad_images.csv"
 _LOCK_FILE = ".lock"
+_LOCK_PATIENCE_S = 10
 _OWN_FILES = (RUN_FILE, RECIPE_FILE, DATA_FILE, "trainer_state.json", BAD_IMAGES_FILE)
 _OWN_RESULTS = ("all_results.json", "train_results.json", "eval_results.json", "test_results.json", "parity.json")
 # What a finished run may be asked for again without being another run.
@@ -144,8 +146,7 @@ def open_output_folder(args: Arguments) -> Path:
     folder = Path(args.training["output_dir"])
     if folder.is_file():
         raise OutputError(f"output_dir {folder} is a file", "a folder", "choose another --output_dir")
-    if args.training["do_train"] and not args.fit.overwrite_output_dir:
-        _check_unfinished(folder, args)
+    goes_on = args.training["do_train"] and _check_earlier_run(folder, args)
     if not is_main_process():
         return folder
     try:
@@ -166,17 +167,23 @@ def open_output_folder(args: Arguments) -> Path:
             "choose another --output_dir, or pass --overwrite_output_dir to write into it all the same",
         )
     _lock(folder)
-    if is_own and args.training["do_train"] and args.fit.overwrite_output_dir:
+    if is_own and args.training["do_train"] and args.fit.overwrite_output_dir and not goes_on:
         _clear_run(folder)
     return folder
 
 
-def _check_unfinished(folder: Path, args: Arguments) -> None:
+def _check_earlier_run(folder: Path, args: Arguments) -> bool:
+    """Whether the folder holds this very run, unfinished: then it goes on, also with ``overwrite_output_dir``."""
     if not (folder / RUN_FILE).exists():
-        return
-    run = RunRecord.load(folder / RUN_FILE)
-    if run.state != "finished":
-        return
+        return False
+    try:
+        run = RunRecord.load(folder / RUN_FILE)
+    except UserError:
+        if args.fit.overwrite_output_dir:
+            return False
+        raise
+    if run.state == "finished" and args.fit.overwrite_output_dir:
+        return False
     now = json.loads(json.dumps(args.to_recipe(), default=str))
     names = [name for name in (now | run.recipe) if name not in _NOT_THE_RUN]
     changed = [
@@ -184,6 +191,13 @@ def _check_unfinished(folder: Path, args: Arguments) -> None:
         for name in names
         if run.recipe.get(name) != now.get(name)
     ]
+    if run.state != "finished":
+        if not changed and args.fit.overwrite_output_dir:
+            args.notes.append(
+                "overwrite_output_dir: the folder holds this very run, unfinished, which goes on; "
+                "--resume_from_checkpoint false begins anew."
+            )
+        return not changed
     if changed:
         raise OutputError(
             f"output_dir {folder} holds a finished run with other arguments:\n  - " + "\n  - ".join(changed),
@@ -201,7 +215,8 @@ def _lock(folder: Path) -> None:
 
     lock = FileLock(folder / _LOCK_FILE)
     try:
-        lock.acquire(timeout=0)
+        # Dataloader workers hold what they inherited, for some seconds after their trainer was killed.
+        lock.acquire(timeout=_LOCK_PATIENCE_S)
     except Timeout as error:
         owner = RunRecord.load(folder / RUN_FILE).process if (folder / RUN_FILE).exists() else ""
         raise OutputError(
@@ -268,22 +283,27 @@ def mark_run(folder: Path, state: str) -> None:
     if is_main_process():
         record = RunRecord.load(folder / RUN_FILE)
         # The name of a machine of the user's does not belong into what may be published.
-        replace(record, state=state, process="").save(folder / RUN_FILE)
+        with contextlib.suppress(OSError if state == "interrupted" else ()):  # a full disk must not hide the signal
+            replace(record, state=state, process="").save(folder / RUN_FILE)
 
 
-def check_disk_space(folder: Path, model_bytes: int, num_checkpoints: int) -> None:
+def check_disk_space(folder: Path, model_bytes: int, training_args: TrainingArguments) -> None:
     """Make sure the checkpoints will fit, before hours are spent on reaching the first one.
 
     Args:
         folder: The run's folder.
         model_bytes: Size of the weights.
-        num_checkpoints: Checkpoints that exist at the same time at most; 0 when none are saved.
+        training_args: Whether checkpoints are saved, and how many are kept.
 
     Raises:
         OutputError: Less is free than the weights at the end and the checkpoints need.
     """
-    # A checkpoint holds the weights and two moments of the same size (AdamW); one more while it is written.
-    needed = model_bytes * (1 + 3 * (num_checkpoints + 1 if num_checkpoints else 0))
+    # A checkpoint holds the weights and two moments of the same size (AdamW); one more while it is written. Those that
+    # are there already have their room.
+    num_checkpoints = 0 if training_args.save_strategy == "no" else training_args.save_total_limit or 1
+    checkpoint_bytes = 3 * model_bytes * (num_checkpoints + 1 if num_checkpoints else 0)
+    existing = sum(path.stat().st_size for path in folder.glob("checkpoint-*/**/*") if path.is_file())
+    needed = model_bytes + max(checkpoint_bytes - existing, 0)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OutputError(
@@ -294,7 +314,7 @@ def check_disk_space(folder: Path, model_bytes: int, num_checkpoints: int) -> No
 
 
 def _clear_run(folder: Path) -> None:
-    for checkpoint in (*folder.glob("checkpoint-*"), *folder.glob(".checkpoint-*")):
+    for checkpoint in (*folder.glob("checkpoint-*/"), *folder.glob(".checkpoint-*/")):
         shutil.rmtree(checkpoint)
     for name in (*_OWN_FILES, *_OWN_RESULTS):
         (folder / name).unlink(missing_ok=True)

@@ -196,6 +196,9 @@ def fill_training(arguments: Arguments, known: Collection[str]) -> list[Argument
             value = row.value(arguments) if callable(row.value) else row.value
             if value is not None:
                 training[row.name] = list(value) if isinstance(value, list) else value
+    if training.get("save_total_limit") == 1 and training.get("load_best_model_at_end"):
+        training["save_total_limit"] = 2
+        arguments.notes.append("save_total_limit 1 has no room for the best and the newest checkpoint: it is 2.")
     if organization:
         name = training.get("hub_model_id") or Path(training.get("output_dir", "model")).name
         training["hub_model_id"] = f"{organization}/{name.rpartition('/')[2]}"

@@ -59,13 +59,13 @@ def main() -> None:
     if training_args.do_train:
         # Model and transforms
         model, processor = build_model(args.fit, args.data, dataset.labels)
-        check_disk_space(output_dir, model.num_parameters() * 4, training_args.save_total_limit or 1)
         batches = attach_transforms(dataset, processor, args.data, training_args.seed)
         model = adapt_model(model, args.fit)
 
         # Where an earlier start of this run stopped, if there was one
         identity = describe_run(model, training_args, dataset.record, args)
         checkpoint = find_checkpoint(output_dir, training_args.resume_from_checkpoint, identity)
+        check_disk_space(output_dir, model.num_parameters() * 4, training_args)
         image_size = batches.train_transform.preprocessor.target_size
         settle_batch_size(training_args, model, image_size, checkpoint, streaming=args.data.streaming)
         metric = partial(ClassificationAccumulator, len(dataset.labels))
@@ -90,10 +90,10 @@ def main() -> None:
         measure_saved_model(saved, dataset, "validation", args, training_args)
     if training_args.do_predict:
         measure_saved_model(saved, dataset, "test", args, training_args)
-    if training_args.push_to_hub and training_args.do_train:
-        trainer.push_to_hub()
     if training_args.do_train:
         mark_run(output_dir, "finished")
+    if training_args.push_to_hub and training_args.do_train:
+        trainer.push_to_hub()
 
 
 if __name__ == "__main__":

@@ -31,8 +31,8 @@ def settle_batch_size(
 ) -> None:
     """Decide how a step's images are divided over processes and micro-batches; changes ``args``.
 
-    A resumed run keeps the images of its steps. Otherwise ``auto_find_batch_size`` tries how many fit a device, and
-    accumulates as many micro-batches as that leaves.
+    A resumed run keeps the images of its steps. ``auto_find_batch_size`` tries how many fit a device, unless the run
+    has found that already, and accumulates as many micro-batches as that leaves.
 
     Args:
         args: ``per_device_train_batch_size``, ``gradient_accumulation_steps`` and ``auto_find_batch_size`` are read
@@ -50,13 +50,21 @@ def settle_batch_size(
     per_device, accumulation = args.per_device_train_batch_size, args.gradient_accumulation_steps
     wanted = per_device * accumulation * args.world_size
     finds, args.auto_find_batch_size = args.auto_find_batch_size, False
-    if earlier is None:
-        if finds:
-            per_device = find_batch_size(model, args, image_size)
-            accumulation = wanted // (per_device * args.world_size)
-            logger.info("auto_find_batch_size: %d images at a time, %d times a step.", per_device, accumulation)
-    elif earlier.world_size == args.world_size and (finds or earlier.images_per_step == wanted):
-        per_device, accumulation = earlier.per_device_train_batch_size, earlier.gradient_accumulation_steps
+    if earlier is not None and finds:
+        wanted = earlier.images_per_step
+        if earlier.recipe.get("auto_find_batch_size"):
+            # Found already; more processes on the same devices do not make room for more.
+            per_device, finds = earlier.per_device_train_batch_size, False
+    if finds:
+        per_device, accumulation = divide_batch(wanted, args.world_size, per_device)
+        args.per_device_train_batch_size, args.gradient_accumulation_steps = per_device, accumulation
+        per_device = find_batch_size(model, args, image_size)
+        accumulation = wanted // (per_device * args.world_size)
+        logger.info("auto_find_batch_size: %d images at a time, %d times a step.", per_device, accumulation)
+    elif earlier is None:
+        pass
+    elif earlier.world_size == args.world_size and earlier.images_per_step == wanted:
+        accumulation = wanted // (per_device * args.world_size)
     elif earlier.world_size != args.world_size:
         per_device, accumulation = divide_batch(earlier.images_per_step, args.world_size, per_device)
         logger.warning(

@@ -32,11 +32,13 @@ if TYPE_CHECKING:
 MANIFEST_FILE = "manifest.json"
 # Without these a run can go on, but not as if it had never stopped.
 _STATE_PREFIXES = {
-    "optimizer": ("optimizer", "global_step", "pytorch_model_fsdp", "distrib_optim"),
+    "optimizer": ("optimizer", "global_step", "distrib_optim"),
     "scheduler": ("scheduler", "global_step"),
     "random state": ("rng_state", "random_states"),
 }
 _TRAINER_STATE = "trainer_state.json"
+# Endings of hidden folders: being written, to be replaced by what is written, being deleted.
+_PARTIAL, _REPLACED, _DOOMED = ".partial", ".replaced", ".doomed"
 # Parts of a model's configuration that say nothing about its weights, or are compared apart.
 _NOT_THE_MODEL = (
     "transformers_version",
@@ -124,24 +126,31 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 def partial_path(folder: Path, step: int) -> Path:
     """Where a checkpoint lies while it is written; hidden, and never taken for one."""
-    return folder / f".checkpoint-{step}.partial"
+    return folder / f".checkpoint-{step}{_PARTIAL}"
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """The folders that are named like checkpoints, by step, oldest first."""
-    found = [path for path in folder.glob("checkpoint-*") if path.is_dir() and _step_of(path) is not None]
-    return sorted(found, key=lambda path: _step_of(path) or 0)
+    found = [path for path in folder.glob("checkpoint-*") if path.is_dir() and step_of(path) is not None]
+    return sorted(found, key=lambda path: step_of(path) or 0)
 
 
-def _step_of(path: Path) -> int | None:
+def step_of(path: Path) -> int | None:
+    """The step in a checkpoint's name."""
     number = path.name.removeprefix("checkpoint-")
     return int(number) if number.isascii() and number.isdigit() else None
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a kill in the middle of saving left behind."""
-    for path in (*folder.glob(".checkpoint-*.partial"), *folder.glob(".checkpoint-*.replaced")):
-        shutil.rmtree(path, ignore_errors=True)
+    """Finish what a kill in the middle of saving left behind, or remove it."""
+    for replaced in folder.glob(f".checkpoint-*{_REPLACED}"):
+        final = folder / replaced.name.removeprefix(".").removesuffix(_REPLACED)
+        partial = replaced.with_name(f".{final.name}{_PARTIAL}")
+        if not final.exists():  # killed between the two renames: the new one is whole, with its manifest
+            (partial if (partial / MANIFEST_FILE).exists() else replaced).rename(final)
+    for path in folder.glob(".checkpoint-*"):
+        if path.name.endswith((_PARTIAL, _REPLACED, _DOOMED)):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def seal_checkpoint(folder: Path, record: CheckpointRecord) -> Path:
@@ -164,12 +173,12 @@ def seal_checkpoint(folder: Path, record: CheckpointRecord) -> Path:
             digest = _digest(file)
             os.fsync(file.fileno())
         record.files[path.relative_to(partial).as_posix()] = FileRecord(path.stat().st_size, digest)
-    record.checksum = _checksum(record)
+    record.checksum = _checksum(record.to_json())
     record.save(partial / MANIFEST_FILE)
     for inner in {partial, *(path.parent for path in _walk(partial))}:
         _flush_folder(inner)
-    replaced = folder / f".{final.name}.replaced"
-    if final.exists():  # a damaged one, or one that an older run left
+    replaced = folder / f".{final.name}{_REPLACED}"
+    if final.exists():  # a damaged one, or one that was stopped before its evaluation
         final.rename(replaced)
     partial.rename(final)
     _flush_folder(folder)
@@ -188,11 +197,11 @@ def inspect_checkpoint(path: Path) -> Inspection:
     listed = set(names)
     if MANIFEST_FILE in names:
         try:
-            record = CheckpointRecord.load(path / MANIFEST_FILE)
-            if record.checksum != _checksum(record):
-                raise UserError(f"{MANIFEST_FILE} does not have the checksum that it states")
-            result.record = record
-        except (UserError, TypeError, ValueError, AttributeError) as error:
+            content = json.loads((path / MANIFEST_FILE).read_text(encoding="utf-8"))
+            if content["checksum"] != _checksum(content):
+                raise UserError("it does not have the checksum that it states")
+            result.record = record = CheckpointRecord.load(path / MANIFEST_FILE)
+        except (UserError, OSError, TypeError, ValueError, KeyError) as error:
             result.damage.append(f"{MANIFEST_FILE} is damaged: {getattr(error, 'found', error)}")
             return result
         listed = set(record.files)
@@ -231,8 +240,8 @@ def choose_checkpoint(folder: Path, named: str | None, run: RunIdentity) -> Insp
 
     Args:
         folder: The run's folder.
-        named: ``--resume_from_checkpoint``: a folder; ``"false"`` for none; None, ``"auto"`` or ``"true"`` for the
-            newest whole one in ``folder``.
+        named: ``--resume_from_checkpoint``: a folder; ``"false"`` to begin anew, which deletes what lies there; None,
+            ``"auto"`` or ``"true"`` for the newest whole one in ``folder``.
         run: The run that is to go on.
 
     Returns:
@@ -244,6 +253,9 @@ def choose_checkpoint(folder: Path, named: str | None, run: RunIdentity) -> Insp
     """
     word = str(named).lower()
     if word == "false":
+        # What lies there belongs to a run that is given up; later on it would pass for this one's.
+        for path in list_checkpoints(folder):
+            shutil.rmtree(path)
         return None
     if word not in ("none", "auto", "true"):
         chosen = _take_named(Path(str(named)), folder)
@@ -264,13 +276,14 @@ def _take_named(path: Path, folder: Path) -> Inspection:
             "a whole checkpoint",
             "leave out --resume_from_checkpoint to go on from the newest whole one",
         )
-    step = _step_of(path) or 0
-    newer = [other.name for other in list_checkpoints(folder) if (_step_of(other) or 0) > step]
-    if newer and path.resolve().parent == folder.resolve():
+    step = (step_of(path) or 0) if path.resolve().parent == folder.resolve() else 0
+    newer = [other.name for other in list_checkpoints(folder) if (step_of(other) or 0) > step]
+    if newer:
         raise OutputError(
             f"{path} is to be resumed, but {folder} also holds {', '.join(newer)}",
             "no newer checkpoint, which the run would take for its own later on",
-            "move the newer ones away, or choose another --output_dir",
+            "leave out --resume_from_checkpoint to go on from the newest; or move the newer ones away, or choose "
+            "another --output_dir",
         )
     if not inspection.is_whole:
         logger.warning("Resumed from %s as asked, though %s: the run will differ.", path, inspection.reasons)
@@ -337,12 +350,12 @@ def rotate_checkpoints(folder: Path, limit: int | None, newest: int, best: int |
     """
     if not limit or limit < 0:
         return
-    steps = [_step_of(path) or 0 for path in list_checkpoints(folder)]
+    steps = [step_of(path) or 0 for path in list_checkpoints(folder)]
     order = [step for step in steps if step > newest] + [step for step in steps if step < newest and step != best]
     for step in order[: max(len(steps) - limit, 0)]:
         path = checkpoint_path(folder, step)
         # Renamed first: a kill in the middle of deleting must not leave half a checkpoint under its name.
-        doomed = folder / f".{path.name}.replaced"
+        doomed = folder / f".{path.name}{_DOOMED}"
         path.rename(doomed)
         shutil.rmtree(doomed, ignore_errors=True)
 
@@ -355,11 +368,14 @@ def _compare(path: Path, expected: FileRecord) -> str | None:
     """What is wrong with a file, or None."""
     if not path.is_file():
         return "is missing"
-    size = path.stat().st_size
-    if size != expected.size:
-        return f"has {size:,} bytes instead of {expected.size:,}"
-    with path.open("rb") as file:
-        return None if _digest(file) == expected.sha256 else "does not have its checksum"
+    try:
+        size = path.stat().st_size
+        if size != expected.size:
+            return f"has {size:,} bytes instead of {expected.size:,}"
+        with path.open("rb") as file:
+            return None if _digest(file) == expected.sha256 else "does not have its checksum"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
 
 
 def _digest(file: BinaryIO) -> str:
@@ -369,10 +385,9 @@ def _digest(file: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def _checksum(record: CheckpointRecord) -> str:
+def _checksum(manifest: dict[str, Any]) -> str:
     """SHA-256 of everything in a manifest but this."""
-    content = record.to_json()
-    content.pop("checksum")
+    content = {name: value for name, value in manifest.items() if name != "checksum"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -7,7 +7,6 @@ batch of logits is sent between processes.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -15,7 +14,6 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 from hf_imgcls.data.collate import collate_batch
-from hf_imgcls.fit.stopping import outlive_signals
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -63,7 +61,13 @@ class ShardSampler(Sampler[int]):
 
 
 def build_eval_dataloader(
-    dataset: Any, batch_size: int, state: PartialState, *, num_workers: int = 0, pin_memory: bool = False
+    dataset: Any,
+    batch_size: int,
+    state: PartialState,
+    *,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+    worker_init_fn: Callable[[int], None] | None = None,
 ) -> DataLoader:
     """A loader of this process's share of ``dataset``, in order and without shuffling.
 
@@ -73,6 +77,7 @@ def build_eval_dataloader(
         state: Tells rank and world size.
         num_workers: Loader processes.
         pin_memory: Copy batches into page-locked memory first.
+        worker_init_fn: Called in each loader process first, with its number.
     """
     sampler = None
     if isinstance(dataset, IterableDataset):
@@ -86,7 +91,7 @@ def build_eval_dataloader(
         num_workers=num_workers,
         pin_memory=pin_memory,
         collate_fn=collate_batch,
-        worker_init_fn=functools.partial(outlive_signals, None),
+        worker_init_fn=worker_init_fn,
         # A loader draws a seed for its workers when it starts: training's random state must not notice an evaluation.
         generator=torch.Generator(),
     )

@@ -8,6 +8,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from hf_imgcls.errors import MachineError, OutputError, UserError
 from hf_imgcls.fit.batch_size import is_out_of_memory
 from hf_imgcls.fit.checkpoints import list_checkpoints
@@ -17,10 +19,7 @@ if TYPE_CHECKING:
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LOST_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? [\d, ]+\).*", re.DOTALL)
-_LOST_PEER = re.compile(
-    r"Connection closed by peer|Connection reset by peer|Broken pipe|NCCL|Socket Timeout|Timed out waiting|gloo",
-    re.IGNORECASE,
-)
+_LOST_PEER = re.compile(r"Connection closed by peer|Connection reset by peer|Broken pipe|Timed out waiting")
 
 
 def translate_fault(error: BaseException, args: TrainingArguments) -> UserError | None:
@@ -33,7 +32,7 @@ def translate_fault(error: BaseException, args: TrainingArguments) -> UserError 
     Returns:
         The error in words, with what to do; None if it is about something else.
     """
-    again = f"run the same command again: it goes on from {_newest(args.output_dir)}"
+    again = f"run the same command again: it goes on from {name_newest(args.output_dir)}"
     text = str(error)
     if is_out_of_memory(error):
         size, accumulation = args.per_device_train_batch_size, args.gradient_accumulation_steps
@@ -50,7 +49,10 @@ def translate_fault(error: BaseException, args: TrainingArguments) -> UserError 
             "or when there is too little shared memory (/dev/shm)",
             f"lower --dataloader_num_workers, then {again}",
         )
-    if isinstance(error, RuntimeError) and args.world_size > 1 and _LOST_PEER.search(text):
+    lost = isinstance(error, torch.distributed.DistError) or (
+        isinstance(error, RuntimeError) and _LOST_PEER.search(text)
+    )
+    if args.world_size > 1 and lost:
         return MachineError(
             f"process {args.process_index} of {args.world_size} lost another one: {text.splitlines()[0]}",
             "all processes alive until the end of the run",
@@ -75,10 +77,11 @@ def describe_failed_save(path: Path, error: BaseException, needed: int) -> Outpu
         f"{path} could not be saved: {reason} ({free / 1e6:,.1f} MB are free there)",
         f"{need} for a checkpoint" + (", and a limit on the size of files above that" if full else ""),
         "make room (or lower --save_total_limit), then run the same command again: "
-        f"older checkpoints are as they were, and it goes on from {_newest(path.parent)}",
+        f"older checkpoints are as they were, and it goes on from {name_newest(path.parent)}",
     )
 
 
-def _newest(folder: str | Path | None) -> str:
+def name_newest(folder: str | Path | None) -> str:
+    """What a run in a folder goes on from, for a message."""
     checkpoints = list_checkpoints(Path(folder or "."))
     return checkpoints[-1].name if checkpoints else "the beginning"

@@ -19,14 +19,15 @@ class _Step:
     losses: list[torch.Tensor] = field(default_factory=list)
     sample_index: list[torch.Tensor] = field(default_factory=list)
     gradient_norm: torch.Tensor | None = None
-    is_finite: torch.Tensor | None = None
+    answer: torch.Tensor | None = None
+    done: torch.cuda.Event | None = None
 
 
 class FiniteWatch:
     """Collects a step's losses and gradient norm, and says whether all of them are finite.
 
-    Asking a GPU for an answer makes the CPU wait until all work before it is done. The answer about a step is therefore
-    asked for one step later there, when it has long been computed.
+    Asking a GPU for an answer makes the CPU wait for all work that it was given before. There, the answer about a step
+    is therefore copied to the CPU behind the step's work, and looked at one step later.
 
     Args:
         device: Where the model is.
@@ -35,6 +36,7 @@ class FiniteWatch:
     """
 
     def __init__(self, device: torch.device, *, gradients: bool) -> None:
+        self._device = device
         self._lag = 0 if device.type == "cpu" else 1
         self._gradients = gradients
         self._steps: list[_Step] = []
@@ -57,15 +59,32 @@ class FiniteWatch:
         self._steps[-1].losses.append(losses.detach())
         self._steps[-1].sample_index.append(sample_index)
 
-    def end_backward(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Look at the step's gradients, after they were summed over micro-batches and processes."""
-        step = self._steps[-1]
-        finite = [torch.isfinite(losses).all() for losses in step.losses]
+    def measure_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Look at gradients whose norm nobody else computes, when they are complete."""
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         if self._gradients:
-            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-            step.gradient_norm = nn.utils.get_total_norm(gradients)
+            self._steps[-1].gradient_norm = nn.utils.get_total_norm(gradients)
+
+    def end_step(self, gradient_norm: torch.Tensor | float | None) -> None:
+        """End the current step.
+
+        Args:
+            gradient_norm: Of all gradients before they were clipped, where that is known.
+        """
+        step = self._steps[-1]
+        if self._gradients and gradient_norm is not None:
+            step.gradient_norm = torch.as_tensor(gradient_norm, device=self._device)
+        finite = [torch.isfinite(losses).all() for losses in step.losses]
+        if step.gradient_norm is not None:
             finite.append(torch.isfinite(step.gradient_norm))
-        step.is_finite = torch.stack(finite).all()
+        answer = torch.stack(finite).all()
+        if self._device.type == "cuda":
+            step.answer = torch.empty((), dtype=torch.bool, pin_memory=True)
+            step.answer.copy_(answer, non_blocking=True)
+            step.done = torch.cuda.Event()
+            step.done.record()
+        else:
+            step.answer = answer
 
     def is_finite(self, *, wait: bool = False) -> bool:
         """Whether the steps were finite that can be answered for without waiting.
@@ -75,8 +94,10 @@ class FiniteWatch:
         """
         lag = 0 if wait else self._lag
         while len(self._steps) > lag:
-            answer = self._steps[0].is_finite
-            if answer is not None and not answer.item():
+            step = self._steps[0]
+            if step.done is not None:
+                step.done.synchronize()
+            if step.answer is not None and not step.answer.item():
                 return False
             self._steps.pop(0)
         return True

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from types import FrameType
 from typing import Any
 
@@ -43,7 +44,7 @@ class StopSignals:
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
@@ -58,12 +59,15 @@ class Agreement:
     """One bit per question on which all processes agree, at the price of a message of a few bytes.
 
     The messages go between the CPUs (gloo), so that no GPU is waited for.
+
+    Args:
+        timeout: How long a process waits for the others.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, timeout: timedelta) -> None:
         self._group = None
         if PartialState().num_processes > 1:
-            self._group = torch.distributed.new_group(backend="gloo")
+            self._group = torch.distributed.new_group(backend="gloo", timeout=timeout)
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
         """For each flag, whether it is up on any process. To be called by all processes at the same place."""
@@ -74,21 +78,44 @@ class Agreement:
         return tuple(bool(flag) for flag in raised.tolist())
 
 
-def outlive_signals(init: Callable[[int], None] | None, worker_id: int) -> None:
-    """Set up a dataloader worker that a signal to all processes of a job does not take away from its trainer.
+class WorkerGuard:
+    """``worker_init_fn`` for dataloader workers that a signal to all processes of a job must not take away.
 
     Schedulers and terminals signal every process. A worker that died of it would end its trainer in the middle of the
-    step, or of saving it. So SIGINT is left to the trainer, and SIGTERM gives it half a minute.
-
-    Args:
-        init: The ``worker_init_fn`` that there was before.
-        worker_id: Number of the worker.
+    step, or of saving it. So SIGINT is left to the trainer, and SIGTERM too while the workers are ``needed``; for half
+    a minute at most, by when a trainer has left.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "alarm"):
-        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_WORKER_GRACE_S) and None)
-    if init is not None:
-        init(worker_id)
+
+    def __init__(self) -> None:
+        self._needed = torch.zeros(1, dtype=torch.uint8).share_memory_()
+
+    @property
+    def needed(self) -> bool:
+        """Whether the trainer cannot do without its workers; seen by those that are alive already."""
+        return bool(self._needed.item())
+
+    @needed.setter
+    def needed(self, needed: bool) -> None:
+        self._needed.fill_(needed)
+
+    def set_up(self, init: Callable[[int], None] | None, worker_id: int) -> None:
+        """Set up a worker.
+
+        Args:
+            init: The ``worker_init_fn`` that there was before.
+            worker_id: Number of the worker.
+        """
+
+        def receive(number: int, frame: FrameType | None) -> None:
+            if not self.needed:
+                os._exit(0)  # the trainer has finished with this worker, and tells it so in this way
+            signal.alarm(_WORKER_GRACE_S)
+
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if hasattr(signal, "alarm"):
+            signal.signal(signal.SIGTERM, receive)
+        if init is not None:
+            init(worker_id)
 
 
 def decide_on_main(function: Callable[[], Any]) -> Any:

@@ -41,13 +41,14 @@ from hf_imgcls.fit.checkpoints import (
     partial_path,
     rotate_checkpoints,
     seal_checkpoint,
+    step_of,
 )
 from hf_imgcls.fit.evaluation import Accumulator, BatchTransform, build_eval_dataloader, evaluate_batches
-from hf_imgcls.fit.faults import describe_failed_save, translate_fault
+from hf_imgcls.fit.faults import describe_failed_save, name_newest, translate_fault
 from hf_imgcls.fit.finite import FiniteWatch
 from hf_imgcls.fit.loss import compute_sample_losses, divide_losses
 from hf_imgcls.fit.schedule import build_step_schedule
-from hf_imgcls.fit.stopping import Agreement, StopSignals, decide_on_main, outlive_signals
+from hf_imgcls.fit.stopping import Agreement, StopSignals, WorkerGuard, decide_on_main
 from hf_imgcls.records import CheckpointRecord, RunIdentity
 
 if TYPE_CHECKING:
@@ -109,8 +110,10 @@ class ImageClassificationTrainer(Trainer):
         self.new_accumulator = new_accumulator
         self._step_schedule = step_schedule
         self.identity = identity or describe_run(self.model, args)
-        self._agreement = Agreement()
+        self._agreement = Agreement(args.ddp_timeout_delta)
         self._signals = StopSignals()
+        self._workers = WorkerGuard()
+        self.at_epoch_end = False
         whole_gradients = not (self.is_fsdp_enabled or self.is_deepspeed_enabled) and not args.fp16
         self._watch = FiniteWatch(args.device, gradients=whole_gradients)
         self._sample_index = torch.empty(0, dtype=torch.int64)
@@ -152,7 +155,8 @@ class ImageClassificationTrainer(Trainer):
         """Map-style data is sharded by Accelerate; a stream is already this process's shard and is left alone."""
         if not isinstance(self.train_dataset, StreamingSplit):
             loader = super().get_train_dataloader()
-            loader.worker_init_fn = functools.partial(outlive_signals, loader.worker_init_fn)
+            inner = getattr(loader, "base_dataloader", loader)  # accelerate wraps the one that starts the workers
+            inner.worker_init_fn = functools.partial(self._workers.set_up, inner.worker_init_fn)
             return loader
         self.train_dataset.set_batch_size(self._train_batch_size)
         return DataLoader(
@@ -162,7 +166,7 @@ class ImageClassificationTrainer(Trainer):
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
             persistent_workers=self.args.dataloader_persistent_workers,
-            worker_init_fn=functools.partial(outlive_signals, None),
+            worker_init_fn=functools.partial(self._workers.set_up, None),
             drop_last=True,
         )
 
@@ -193,11 +197,13 @@ class ImageClassificationTrainer(Trainer):
             PartialState(),
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
+            worker_init_fn=functools.partial(self._workers.set_up, None),
         )
         # Only a sharded model must be called through its wrapper. DistributedDataParallel must not: it synchronises
         # buffers at every forward, also in evaluation.
         model = self.model_wrapped if self.is_fsdp_enabled or self.is_deepspeed_enabled else self.model
-        if self.args.bf16_full_eval or self.args.fp16_full_eval:
+        # Not in the middle of training, whose weights would stay rounded.
+        if (self.args.bf16_full_eval or self.args.fp16_full_eval) and not self.is_in_train:
             model = model.to(torch.bfloat16 if self.args.bf16_full_eval else torch.float16)
         accumulator: Any = evaluate_batches(
             model,
@@ -271,9 +277,13 @@ class ImageClassificationTrainer(Trainer):
             # Trainer skips a stream's used batches by taking them: it is told where to go on instead.
             if isinstance(self.train_dataset, StreamingSplit):
                 self._resume_stream(resume_from_checkpoint)
+        self._workers.needed = True
         with StopSignals() as self._signals:
             try:
                 result = super().train(resume_from_checkpoint, *args, **kwargs)
+                (stop,) = self._agreement.any(self._signals.received is not None)
+                if stop and self._saved_step == self.state.global_step:
+                    self._raise_interrupted()
             except _TrainingComplete:
                 result = self._finish()
             except DataError as error:  # of an image that cannot be decoded
@@ -285,7 +295,11 @@ class ImageClassificationTrainer(Trainer):
                 fault = translate_fault(error, self.args)
                 if fault is None:
                     raise
+                if self._signals.received is not None:  # the same signal has taken a worker or another process
+                    self._raise_interrupted()
                 raise fault from error
+            finally:
+                self._workers.needed = False
         result.metrics.pop("total_flos", None)
         return result
 
@@ -321,20 +335,22 @@ class ImageClassificationTrainer(Trainer):
 
     def on_gradients(self) -> None:
         """Called by `RunCallback` when a step's gradients are complete and the weights have not moved."""
-        self._watch.end_backward(self.model.parameters())
+        if not self.args.max_grad_norm:  # else Trainer hands their norm on
+            self._watch.measure_gradients(self.model.parameters())
 
-    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+    def _maybe_log_save_evaluate(self, tr_loss: Any, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
         """After each step, and once more after each epoch: stop if that is asked for, once what is due is done."""
-        stop, not_finite = self._agreement.any(self._signals.received is not None, not self._watch.is_finite())
+        if not self.at_epoch_end:
+            self._watch.end_step(grad_norm)
+        due = self.control.should_evaluate or self.control.should_save or self.control.should_training_stop
+        finite = self._watch.is_finite(wait=due or self.at_epoch_end)
+        stop, not_finite = self._agreement.any(self._signals.received is not None, not finite)
         if not_finite:
             self._raise_not_finite()
-        super()._maybe_log_save_evaluate(*args, **kwargs)
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
         # After an epoch's last step Trainer goes on to the epoch's end, where an evaluation may be due.
         if stop and (self.at_epoch_end or not float(self.state.epoch or 0).is_integer()):
             self._leave()
-
-    at_epoch_end = False
-    """Set by `RunCallback` between the end of an epoch and the next step."""
 
     def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         try:
@@ -348,14 +364,19 @@ class ImageClassificationTrainer(Trainer):
     def _leave(self, *, is_evaluation_due: bool = False) -> NoReturn:
         if is_evaluation_due or self._saved_step != self.state.global_step:
             self._write_checkpoint(is_evaluation_due=is_evaluation_due)
+        self._raise_interrupted()
+
+    def _raise_interrupted(self) -> NoReturn:
         received = self._signals.received or "a signal to another process"
-        raise Interrupted(received, f"checkpoint-{self.state.global_step}")
+        named = str(self.args.resume_from_checkpoint).lower() not in ("none", "auto", "true")
+        command = "the same command without --resume_from_checkpoint" if named else "the same command"
+        raise Interrupted(received, name_newest(self.args.output_dir), command)
 
     def _raise_not_finite(self) -> NoReturn:
         described = [text for text in gather_object([self._watch.describe()]) if text is not None]
-        step = described[0][0] if described else self.state.global_step
+        step = min((number for number, _ in described), default=self.state.global_step)
         # A loss says more than the gradients, which every process shares.
-        found = [text for _, texts in described for text in texts]
+        found = [text for number, texts in described for text in texts if number == step]
         found = [text for text in found if "loss" in text] or found[:1]
         saved = (
             f"checkpoint-{self._saved_step} is the last one saved, from before" if self._saved_step else "none saved"
@@ -410,7 +431,7 @@ class ImageClassificationTrainer(Trainer):
 
     def _write_checkpoint(self, *, is_evaluation_due: bool = False) -> None:
         """Save what ``Trainer`` saves, whole or not at all; see `hf_imgcls.fit.checkpoints`."""
-        (not_finite,) = self._agreement.any(not self._watch.is_finite(wait=True))
+        stop, not_finite = self._agreement.any(self._signals.received is not None, not self._watch.is_finite(wait=True))
         if not_finite:
             self._raise_not_finite()
         step, folder = self.state.global_step, Path(self.args.output_dir)
@@ -421,7 +442,8 @@ class ImageClassificationTrainer(Trainer):
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
-        self._all_or_none(lambda: self._write_files(partial, is_evaluation_due), partial)
+        # A run that is stopped goes on, whatever its checkpoints are for otherwise.
+        self._all_or_none(lambda: self._write_files(partial, stop or not self.args.save_only_model), partial)
         record = CheckpointRecord(
             step,
             dataclasses.replace(
@@ -438,12 +460,12 @@ class ImageClassificationTrainer(Trainer):
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(checkpoint_path(folder, step)))
 
-    def _write_files(self, partial: Path, is_stop: bool) -> None:
+    def _write_files(self, partial: Path, with_state: bool) -> None:
         self.save_model(str(partial), _internal_call=True)
         if self.args.should_save:
             # A pickle that resuming does not need.
             (partial / "training_args.bin").unlink(missing_ok=True)
-        if not self.args.save_only_model or is_stop or self._signals.received:
+        if with_state:
             self._save_optimizer_and_scheduler(str(partial))
             self._save_scaler(str(partial))
             self._save_rng_state(str(partial))
@@ -462,7 +484,9 @@ class ImageClassificationTrainer(Trainer):
         if self.args.should_save:
             seal_checkpoint(folder, record)
             self._saved_bytes = sum(file.size for file in record.files.values())
-            rotate_checkpoints(folder, self.args.save_total_limit, record.step, self.state.best_global_step)
+            best = self.state.best_model_checkpoint
+            kept = step_of(Path(best)) if best else None
+            rotate_checkpoints(folder, self.args.save_total_limit, record.step, kept)
 
     def _all_or_none(self, write: Callable[[], None], partial: Path) -> None:
         """Write on all processes, and give up on all of them if one cannot."""
@@ -478,16 +502,19 @@ class ImageClassificationTrainer(Trainer):
             shutil.rmtree(partial, ignore_errors=True)
         if error is None:
             sys.exit(UserError.exit_code)  # the other process says why
+        if (fault := translate_fault(error, self.args)) is not None:
+            raise fault from error
         path = checkpoint_path(Path(self.args.output_dir), self.state.global_step)
         needed = self._saved_bytes or sum(p.numel() * p.element_size() for p in self.model.parameters()) * 3
         raise describe_failed_save(path, error, needed) from error
 
     def _recall_best(self) -> None:
         """Look the best checkpoint up in this run's folder, which may have been moved, and make sure of it."""
-        best = self.state.best_global_step
-        if not best:
+        # Not from the live state: 5.x forgets a path that is not there any more.
+        saved = TrainerState.load_from_json(os.path.join(str(self._resumed_from), "trainer_state.json"))
+        if not saved.best_model_checkpoint:
             return
-        path = checkpoint_path(Path(self.args.output_dir), best)
+        path = Path(self.args.output_dir) / Path(saved.best_model_checkpoint).name
         inspection = decide_on_main(functools.partial(_inspect_if_there, path))
         self.state.best_model_checkpoint = str(path)
         if inspection is None or inspection.damage or inspection.record is None:
@@ -509,10 +536,20 @@ class ImageClassificationTrainer(Trainer):
         if checkpoint is None or self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._load_optimizer_and_scheduler(checkpoint)
             return
+        asked = [{key: value for key, value in g.items() if key != "params"} for g in self.optimizer.param_groups]
+        rates = list(getattr(self.lr_scheduler, "base_lrs", []))
         for name, part in (("optimizer.pt", self.optimizer), ("scheduler.pt", self.lr_scheduler)):
             path = Path(checkpoint) / name
             if path.exists():  # else it was asked for by name, and told
                 part.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        # The state holds learning rate and weight decay as they were; the user may have changed them since.
+        for group, wanted in zip(self.optimizer.param_groups, asked, strict=True):
+            rate = group["lr"]
+            if group.get("initial_lr"):
+                rate *= wanted["initial_lr"] / group["initial_lr"]
+            group.update(wanted, lr=rate)
+        if rates:
+            self.lr_scheduler.base_lrs = rates
 
     def _load_best_model(self) -> None:
         if self._restores_itself():

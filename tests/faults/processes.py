@@ -84,6 +84,7 @@ def _run(argv: list[str], log: str, limits: tuple[tuple[int, int], ...], environ
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
+    os.setpgid(0, 0)  # a job of its own, as a scheduler would start it
     os.environ.clear()
     os.environ.update(environment)
     # What a process that was started from a command line has; dataloader workers depend on it.

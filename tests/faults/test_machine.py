@@ -7,6 +7,7 @@ import resource
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from hf_imgcls.fit.batch_size import divide_batch, find_batch_size, settle_batch
 from hf_imgcls.fit.checkpoints import Inspection, describe_run, inspect_checkpoint, list_checkpoints
 from hf_imgcls.fit.model import build_model
 from hf_imgcls.records import CheckpointRecord
+from hf_imgcls.run import check_disk_space
 
 
 def test_a_disk_that_is_full_while_saving_leaves_older_checkpoints(whole_run, tmp_path):
@@ -122,10 +124,21 @@ def test_a_resumed_run_keeps_the_images_of_a_step(model, tmp_path):
     assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (16, 4)
     # What auto_find_batch_size had found is kept, and not searched again.
     args = arguments(tmp_path, per_device_train_batch_size=32, auto_find_batch_size=True)
-    found = earlier(model, args, per_device_train_batch_size=4, gradient_accumulation_steps=8)
+    found = earlier(model, args, per_device_train_batch_size=4, gradient_accumulation_steps=8,
+                    recipe={"auto_find_batch_size": True})  # fmt: skip
     settle_batch_size(args, model, (32, 32), found)
     assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (4, 8)
     assert args.auto_find_batch_size is False
+    # With more processes than the run had when it found that.
+    args = arguments(tmp_path, per_device_train_batch_size=32, auto_find_batch_size=True)
+    settle_batch_size(args, model, (32, 32), earlier(model, args, per_device_train_batch_size=4,
+                      gradient_accumulation_steps=4, world_size=2, recipe={"auto_find_batch_size": True}))  # fmt: skip
+    assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (4, 8)
+    # What the error about too little memory advises is followed.
+    args = arguments(tmp_path, per_device_train_batch_size=16, gradient_accumulation_steps=2)
+    settle_batch_size(args, model, (32, 32), earlier(model, args, per_device_train_batch_size=32,
+                      gradient_accumulation_steps=1))  # fmt: skip
+    assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (16, 2)
     # Another number of images a step would lose the place in the data.
     args = arguments(tmp_path, per_device_train_batch_size=64)
     with pytest.raises(OutputError, match="a step is to have 64 images"):
@@ -171,6 +184,18 @@ def test_too_little_memory_means_more_and_smaller_micro_batches(tmp_path):
     # Resumed with more memory, it keeps what it had found.
     read = read_json(tmp_path / "run" / "checkpoint-1" / "manifest.json")["run"]
     assert read["per_device_train_batch_size"] == record["per_device_train_batch_size"]
+
+
+def test_checkpoints_that_are_there_already_need_no_room(tmp_path, monkeypatch):
+    args = arguments(tmp_path, save_total_limit=2)
+    (tmp_path / "checkpoint-1").mkdir()
+    (tmp_path / "checkpoint-1" / "optimizer.pt").write_bytes(bytes(6000))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=4000))
+    check_disk_space(tmp_path, 1000, args)  # 10,000 in all, of which 6,000 lie there
+    (tmp_path / "checkpoint-1" / "optimizer.pt").unlink()
+    with pytest.raises(OutputError, match="GB are free"):
+        check_disk_space(tmp_path, 1000, args)
+    check_disk_space(tmp_path, 1000, arguments(tmp_path, save_strategy="no"))
 
 
 def test_memory_that_holds_not_one_image_is_an_error(model, tmp_path, monkeypatch):

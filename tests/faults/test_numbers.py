@@ -112,13 +112,37 @@ def test_a_nan_image_is_named_before_or_at_its_step(tmp_path):
     assert "Traceback" not in run.output
 
 
+def test_nan_in_the_last_step_is_not_too_late_for_a_gpu(digits, tmp_path):  # noqa: F811
+    trainer = make_trainer(digits, tmp_path, max_steps=2, save_strategy="no")
+    trainer._watch._lag = 1  # as on a GPU
+    inner, seen = trainer.train_device_transform, []
+
+    def poison_last(batch):
+        out = inner(batch)
+        seen.append(1)
+        if len(seen) == 2:
+            out["pixel_values"][0] = float("nan")
+        return out
+
+    trainer.train_device_transform = poison_last
+    with pytest.raises(NumericsError, match="step 2: the loss"):
+        trainer.train()
+
+
+def test_a_norm_that_overflows_stops_although_clipping_makes_it_zero(digits, tmp_path):  # noqa: F811
+    trainer = make_trainer(digits, tmp_path, max_steps=4)
+    next(iter(trainer.model.parameters())).register_hook(lambda gradient: torch.full_like(gradient, 1e30))
+    with pytest.raises(NumericsError, match=r"step 1: the gradient norm of sample_index .* is inf"):
+        trainer.train()
+
+
 def test_the_watch_asks_a_gpu_one_step_late_and_when_told_at_once():
     watch = FiniteWatch(torch.device("cpu"), gradients=False)
     watch._lag = 1  # as on a GPU
     for step, loss in enumerate((1.0, float("nan"), 1.0), start=1):
         watch.begin_step(step)
         watch.add(torch.tensor([1.0, loss]), torch.tensor([step * 10, step * 10 + 1]))
-        watch.end_backward([])
+        watch.end_step(None)
         assert watch.is_finite() is (step < 3)
         if step == 2:
             assert watch.is_finite(wait=True) is False

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from faults.processes import RUN, Run, read_json, weights_hash
 from faults.test_signals import TWO, launch
+from lifecycle.command_lines import TINY_VIT
 
 from hf_imgcls.fit.checkpoints import list_checkpoints
 
@@ -64,7 +63,8 @@ def test_two_processes_measure_what_one_measures(count, tmp_path):
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
     import shutil
 
-    flags = (*TWO, "--max_steps", "20", "--save_steps", "10", "--eval_steps", "10")
+    # Without dropout, whose masks are another matter.
+    flags = (*TWO[:-4], *TINY_VIT, "--max_steps", "20", "--save_steps", "10", "--eval_steps", "10")
     first = launch(tmp_path / "run", *flags, "--per_device_train_batch_size", "8")
     assert first.wait(180) == 0, first.log.read_text()
     folder = tmp_path / "one"
@@ -78,4 +78,4 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
         for path in (tmp_path / "run", folder)
     ]
     assert len(losses[0]) == len(losses[1]) == 2
-    assert json.dumps(losses[0][:1]) == json.dumps(losses[1][:1])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)

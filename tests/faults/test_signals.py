@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 from faults.processes import FINETUNE, REPOSITORY, RUN, Run, read_json, weights_hash
+from fit.test_trainer import digits, make_trainer  # noqa: F401 (a fixture)
 
+from hf_imgcls.errors import Interrupted
 from hf_imgcls.fit.checkpoints import inspect_checkpoint, list_checkpoints
 
 RESUMABLE = 75
@@ -45,20 +47,22 @@ def test_a_signal_ends_the_step_and_the_run_goes_on(number, workers, whole_run, 
 def test_a_signal_during_an_evaluation_does_not_wait_for_its_end(tmp_path):
     # An evaluation takes seconds, a step milliseconds: the signal cannot but fall into an evaluation.
     flags = (
-        *RUN, "--max_eval_samples", "600", "--max_train_samples", "128", "--per_device_eval_batch_size", "1",
+        *RUN, "--logging_steps", "1", "--max_eval_samples", "600", "--max_train_samples", "128", "--per_device_eval_batch_size", "1",
         "--eval_strategy", "epoch", "--save_strategy", "epoch", "--train_val_split", "600",
     )  # fmt: skip
     whole = Run(*flags, folder=tmp_path / "whole")
     assert whole.wait() == 0, whole.output
-    folder, stops = tmp_path / "run", []
-    for _ in range(2):
+    folder = tmp_path / "run"
+    for sign in (
+        "'epoch': 1.0",
+        "Resumed: ",
+    ):  # the last step of the epoch is logged; then its evaluation is done first
         run = Run(*flags, folder=folder)
-        run.wait_for("run.json")
-        time.sleep(0.6)
+        wait_for(lambda run=run, sign=sign: sign in run.output)
         run.kill(signal.SIGTERM)
         assert run.wait() == RESUMABLE, run.output
-        stops.append(inspect_checkpoint(list_checkpoints(folder)[-1]).record)
-    assert any(stop.is_evaluation_due and stop.is_save_due for stop in stops)
+        stop = inspect_checkpoint(list_checkpoints(folder)[-1]).record
+        assert (stop.step, stop.is_evaluation_due, stop.is_save_due) == (8, True, True)
     last = Run(*flags, folder=folder)
     assert last.wait() == 0, last.output
     assert weights_hash(folder) == weights_hash(tmp_path / "whole")
@@ -69,6 +73,50 @@ def test_a_signal_during_an_evaluation_does_not_wait_for_its_end(tmp_path):
     )  # fmt: skip
     assert history == expected
     assert len(history) == 2
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_signal_to_every_process_of_the_job_leaves_the_workers_to_their_trainer(workers, whole_run, tmp_path):
+    """What schedulers do; in the first epoch of a start, and in one that goes on in mid-epoch."""
+    flags = (*RUN, "--dataloader_num_workers", workers, "--eval_strategy", "no", "--load_best_model_at_end", "false")
+    flags = (*flags, "--num_train_epochs", "60", "--save_steps", "100", "--save_total_limit", "50")
+    for first in (100, 300):
+        run = Run(*flags, folder=tmp_path / "run")
+        run.wait_for(f"checkpoint-{first}")
+        os.killpg(run.process.pid, signal.SIGTERM)
+        start = time.monotonic()
+        assert run.wait() == RESUMABLE, run.output
+        assert time.monotonic() - start < 25
+        assert "dataloader worker" not in run.output
+        newest = list_checkpoints(tmp_path / "run")[-1]
+        assert inspect_checkpoint(newest).is_whole
+        assert inspect_checkpoint(newest).record.step % 100, "it was stopped between two regular checkpoints"
+
+
+def test_a_stopped_run_can_go_on_although_only_models_are_saved(tmp_path):
+    flags = (*RUN, "--save_only_model", "true")
+    run = Run(*flags, folder=tmp_path / "run")
+    run.wait_for("checkpoint-10")
+    run.kill(signal.SIGTERM)
+    assert run.wait() == RESUMABLE, run.output
+    resumed = Run(*flags, folder=tmp_path / "run")
+    assert resumed.wait() == 0, resumed.output
+
+
+def test_a_signal_while_the_best_weights_are_loaded_is_not_lost(digits, tmp_path, monkeypatch):  # noqa: F811
+    trainer = make_trainer(
+        digits, tmp_path, max_steps=2, save_strategy="steps", save_steps=1, eval_strategy="steps", eval_steps=1,
+        load_best_model_at_end=True, metric_for_best_model="accuracy", greater_is_better=True,
+    )  # fmt: skip
+    load = trainer._load_best_model
+
+    def load_slowly():
+        os.kill(os.getpid(), signal.SIGTERM)
+        load()
+
+    monkeypatch.setattr(trainer, "_load_best_model", load_slowly)
+    with pytest.raises(Interrupted, match="goes on from checkpoint-2"):
+        trainer.train()
 
 
 def test_a_signal_after_the_last_step_leaves_nothing_to_train(whole_run, tmp_path):
