@@ -8,6 +8,7 @@ number.
 from __future__ import annotations
 
 import difflib
+import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ import numpy as np
 
 from hf_imgcls.errors import ArgumentError, DataError
 from hf_imgcls.measure.differences import adjust_by_holm, estimate_paired_difference, run_mcnemar_test
-from hf_imgcls.measure.formulas import FloatArray, IntArray
+from hf_imgcls.measure.formulas import FloatArray, IntArray, average_counts
 from hf_imgcls.measure.intervals import DEFAULT_DRAWS, DEFAULT_LEVEL, draw_statistics, take_percentiles
 from hf_imgcls.measure.predictions import PredictionTable, unique_names
 from hf_imgcls.records import ComparisonRecord, Estimate, MetricComparison
@@ -44,38 +45,28 @@ def _weigh_log_loss(answers: _Answers, counts: FloatArray) -> FloatArray:
     return (counts @ answers.log_loss) / counts.sum(axis=1)
 
 
-def _weigh_balanced_accuracy(answers: _Answers, counts: FloatArray) -> FloatArray:
+def _weigh_average(name: str, answers: _Answers, counts: FloatArray) -> FloatArray:
+    right = answers.prediction == answers.label
     values = np.empty(len(counts))
     for row, weights in enumerate(counts):
-        support, _, right = _count_classes(answers, weights)
-        values[row] = (right[support > 0] / support[support > 0]).mean()
+        support, predicted, correct = (
+            np.bincount(ids, weights=own, minlength=answers.num_labels)
+            for ids, own in (
+                (answers.label, weights),
+                (answers.prediction, weights),
+                (answers.label[right], weights[right]),
+            )
+        )
+        values[row] = average_counts(support, predicted, correct)[name]
     return values
-
-
-def _weigh_macro_f1(answers: _Answers, counts: FloatArray) -> FloatArray:
-    values = np.empty(len(counts))
-    for row, weights in enumerate(counts):
-        support, predicted, right = _count_classes(answers, weights)
-        occurs = support + predicted > 0
-        values[row] = (2 * right[occurs] / (support + predicted)[occurs]).mean()
-    return values
-
-
-def _count_classes(answers: _Answers, weights: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """(K,) weights of the references, the predictions and the right answers of each class."""
-    size, right = answers.num_labels, answers.prediction == answers.label
-    return (
-        np.bincount(answers.label, weights=weights, minlength=size),
-        np.bincount(answers.prediction, weights=weights, minlength=size),
-        np.bincount(answers.label[right], weights=weights[right], minlength=size),
-    )
 
 
 # Each takes (d, N) weights of the examples and gives (d,) values.
-_METRICS: dict[str, Callable[[_Answers, FloatArray], FloatArray]] = {
+_Measure = Callable[[_Answers, FloatArray], FloatArray]
+_AVERAGES = ("balanced_accuracy", "macro_precision", "macro_recall", "macro_f1", "weighted_precision", "weighted_f1")
+_METRICS: dict[str, _Measure] = {
     "accuracy": _weigh_accuracy,
-    "balanced_accuracy": _weigh_balanced_accuracy,
-    "macro_f1": _weigh_macro_f1,
+    **{name: functools.partial(_weigh_average, name) for name in _AVERAGES},
     "log_loss": _weigh_log_loss,
 }
 _LOWER_IS_BETTER = ("log_loss",)
@@ -121,12 +112,8 @@ def compare_tables(
     compared = {}
     for name in dict.fromkeys(metrics):
         value_a, value_b = (float(_METRICS[name](answers, np.ones((1, n)))[0]) for answers in (first, second))
-        drawn = draw_statistics(
-            lambda counts, measure=_METRICS[name]: measure(second, counts) - measure(first, counts),  # type: ignore[misc]
-            n,
-            seed=seed,
-            draws=draws,
-        )
+        subtract = functools.partial(_subtract, _METRICS[name], first, second)
+        drawn = draw_statistics(subtract, n, seed=seed, draws=draws)
         low, high = (float(end) for end in take_percentiles(drawn, level))
         method = "bootstrap"
         if name == "accuracy":
@@ -183,6 +170,10 @@ def describe_comparison(record: ComparisonRecord) -> str:
     )
 
 
+def _subtract(measure: _Measure, a: _Answers, b: _Answers, counts: FloatArray) -> FloatArray:
+    return measure(b, counts) - measure(a, counts)
+
+
 def _judge(low: float, high: float, p: float, level: float, *, lower_is_better: bool = False) -> str:
     # 1 - 0.95 is a little more than 0.05.
     if p > round(1 - level, 12) or low <= 0 <= high:
@@ -190,9 +181,7 @@ def _judge(low: float, high: float, p: float, level: float, *, lower_is_better: 
     return BETTER if (high < 0) == lower_is_better else WORSE
 
 
-def _exchange_answers(
-    measure: Callable[[_Answers, FloatArray], FloatArray], a: _Answers, b: _Answers, *, seed: int, draws: int
-) -> float:
+def _exchange_answers(measure: _Measure, a: _Answers, b: _Answers, *, seed: int, draws: int) -> float:
     """Two-sided p of a difference: how often one as large comes of dealing each example's two answers out by chance.
 
     Source:
@@ -200,7 +189,7 @@ def _exchange_answers(
     """
     generator = np.random.default_rng(seed)
     once = np.ones((1, len(a.label)))
-    observed = abs(float((measure(b, once) - measure(a, once))[0]))
+    observed = abs(float(_subtract(measure, a, b, once)[0]))
     reached = 0
     for _ in range(draws):
         exchanged = generator.random(len(a.label)) < 0.5
@@ -214,7 +203,7 @@ def _exchange_answers(
             for ours, theirs in ((a, b), (b, a))
         )
         # Equal differences may differ by rounding.
-        reached += abs(float((measure(other, once) - measure(one, once))[0])) >= observed * (1 - 1e-9)
+        reached += abs(float(_subtract(measure, one, other, once)[0])) >= observed * (1 - 1e-9)
     return (1 + reached) / (1 + draws)
 
 

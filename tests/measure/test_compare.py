@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from planted_tables import make_table
 from scipy.stats import binomtest
-from sklearn.metrics import balanced_accuracy_score, f1_score
+from sklearn.metrics import balanced_accuracy_score, f1_score, precision_score, recall_score
 
 from hf_imgcls.errors import ArgumentError, DataError
 from hf_imgcls.measure.compare import COMPARED_METRICS, compare_tables, describe_comparison
@@ -72,12 +72,18 @@ def test_every_number_is_recomputed():
     expected = {
         "accuracy": [np.mean(label == prediction) for prediction in (one, other)],
         "balanced_accuracy": [balanced_accuracy_score(label, prediction) for prediction in (one, other)],
-        "macro_f1": [f1_score(label, prediction, average="macro") for prediction in (one, other)],
+        **{
+            f"{average}_{name}": [
+                measure(label, prediction, average=average, zero_division=0) for prediction in (one, other)
+            ]
+            for average in ("macro", "weighted")
+            for name, measure in {"precision": precision_score, "recall": recall_score, "f1": f1_score}.items()
+        },
         "log_loss": [first.log_loss.mean(), second.log_loss.mean()],
     }
     assert list(record.metrics) == list(COMPARED_METRICS)
-    for name, values in expected.items():
-        compared = record.metrics[name]
+    for name in COMPARED_METRICS:
+        values, compared = expected[name], record.metrics[name]
         assert [compared.a, compared.b] == pytest.approx(values, abs=1e-12)
         assert compared.difference.value == pytest.approx(values[1] - values[0], abs=1e-12)
         assert compared.difference.low < compared.difference.value < compared.difference.high
