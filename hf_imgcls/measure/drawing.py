@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 PNG_DPI = 200
 WIDTH_IN = 5.0  # narrow enough that text stays legible when a phone shows the SVG at its own width
 NAME_LENGTH = 28
+MAX_MATRIX_CLASSES = 30  # a matrix of more cannot be read: the most confused pairs take its place
+MAX_ROWS = 20  # of a chart with one named number in each
+ROW_IN = 0.21
 
 _FONT = "DejaVu Sans"  # comes with matplotlib
 # What the page asks for: Verdana is as wide as DejaVu Sans, which the layout was made for.
@@ -129,6 +132,13 @@ def make_figure(height_in: float, width_in: float = WIDTH_IN) -> Figure:
 def set_title(figure: Figure, text: str) -> None:
     """Put a title at the left edge of the whole figure, where no name of a class moves it."""
     figure.suptitle(text, x=0.01, ha="left", fontsize=9)
+
+
+def group_thousands(axis: Any) -> None:
+    """Label an axis with whole numbers such as 10,000."""
+    from matplotlib.ticker import FuncFormatter
+
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 
 def encode_png(chart: Chart) -> bytes:

@@ -39,6 +39,13 @@ METRIC_TITLES: dict[str, tuple[str, str]] = {
     "f1": ("F1", ""),
     "average_precision": ("Average precision", "area under the precision-recall curve, mean over classes"),
 }
+_WORDS = {
+    "aurc": "Area under the risk-coverage curve (mean error rate; lower is better)",
+    "ece before": "ECE before",
+    "ece after": "ECE after",
+    "size mb": "Size of the weights, MB",
+    "image size px": "Image size, pixels",
+}
 _CLASS_COLUMNS = ("recall", "precision", "f1", "average_precision")
 _SECTIONS = (
     ("goals", "Verdict on the goals"),
@@ -82,7 +89,7 @@ def render_page(content: Mapping[str, Any], charts: Mapping[str, Chart], images:
         "number": format_number,
         "signed": lambda value: f"{value:+.4f}",
         "small": lambda value: f"{value:.2g}",
-        "words": lambda name: str(name).replace("_", " ").strip().capitalize(),
+        "words": _spell_out,
         "plain": _describe,
     }
     script = _read_part("report_script.js")
@@ -143,6 +150,12 @@ def format_number(value: float) -> str:
     if value and abs(value) < 0.001:
         return f"{value:.3g}"
     return f"{value:,.4f}" if abs(value) < 100 else f"{value:,.1f}"
+
+
+def _spell_out(name: str) -> str:
+    """A key of the record in words."""
+    text = str(name).replace("_", " ").strip()
+    return _WORDS.get(text) or text[:1].upper() + text[1:]
 
 
 def _describe(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The charts of a report, from the numbers of its record (extra ``report``).
+"""The charts of a report, from the numbers of its record (extra ``report``); those of many rows are in row_plots.py.
 
 Every interval that the record has is drawn. Colour never carries a meaning alone: a marker's shape, a number or a place
 says the same.
@@ -12,17 +12,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from hf_imgcls.measure.drawing import WIDTH_IN, Chart, ClassNames, Theme, make_figure, set_title, shorten_name, styled
+from hf_imgcls.measure.drawing import (
+    MAX_MATRIX_CLASSES,
+    MAX_ROWS,
+    ROW_IN,
+    WIDTH_IN,
+    Chart,
+    ClassNames,
+    Theme,
+    group_thousands,
+    make_figure,
+    set_title,
+    shorten_name,
+    styled,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# A matrix with more classes cannot be read: the most confused pairs take its place.
-MAX_MATRIX_CLASSES = 30
-MAX_ROWS = 20
 _MAX_COUNT_CLASSES = 10  # up to here there is room for whole counts in the matrix
-_ROW_IN = 0.21
-_VERDICTS = {"better": "better", "worse": "worse", "not distinguishable": "not distinguishable from the first"}
 
 
 def draw_reliability(bins: Sequence[dict[str, Any]], theme: Theme) -> Chart:
@@ -48,7 +56,7 @@ def draw_reliability(bins: Sequence[dict[str, Any]], theme: Theme) -> Chart:
         edges = [item["low"] for item in bins] + [bins[-1]["high"]]
         bottom.stairs([item["n"] for item in bins], edges, fill=True, color=theme.first, alpha=0.75)
         bottom.set(xlabel="confidence: the answer's own probability", ylabel="images")
-        _thousands(bottom.yaxis)
+        group_thousands(bottom.yaxis)
     worst = max(filled, key=lambda item: item["n"] * abs(item["confidence"] - item["accuracy"]))
     return Chart(
         figure,
@@ -130,7 +138,7 @@ def draw_confused_pairs(pairs: Sequence[dict[str, Any]], labels: Sequence[str], 
     pairs = pairs[:MAX_ROWS]
     names = ClassNames(labels, theme, 22)
     with styled(theme):
-        figure = make_figure(0.9 + 1.6 * _ROW_IN * len(pairs))
+        figure = make_figure(0.9 + 1.6 * ROW_IN * len(pairs))
         axes = figure.subplots()
         places = np.arange(len(pairs))
         counts = [pair["count"] for pair in pairs]
@@ -153,50 +161,6 @@ def draw_confused_pairs(pairs: Sequence[dict[str, Any]], labels: Sequence[str], 
     )
 
 
-def draw_classes(per_class: dict[str, dict[str, Any]], labels: Sequence[str], theme: Theme) -> Chart:
-    """Recall of the classes with intervals, lowest first, and against the number of examples when there are many.
-
-    Args:
-        per_class: Class name -> ``recall`` -> estimate, as in the record.
-        labels: Class names by id.
-        theme: Where the chart goes.
-    """
-    recalls = {name: item["recall"] for name, item in per_class.items() if item["recall"]["value"] is not None}
-    order = sorted(recalls, key=lambda name: (recalls[name]["value"], name))
-    rows = order if len(order) <= MAX_MATRIX_CLASSES else order[:MAX_ROWS]
-    names = ClassNames(labels, theme)
-    with styled(theme):
-        if rows is order:
-            figure = make_figure(0.9 + _ROW_IN * len(rows))
-            upper, lower = figure.subplots(), None
-            set_title(figure, "Recall of each class, lowest first (n: its images)")
-        else:
-            figure = make_figure(3.4 + _ROW_IN * len(rows))
-            upper, lower = figure.subplots(2, 1, height_ratios=[_ROW_IN * len(rows), 2.3])
-            set_title(figure, f"The {len(rows)} of {len(order):,} classes with the lowest recall (n: their images)")
-        chosen = [recalls[name] for name in rows]
-        _draw_rows(upper, [names[name] for name in rows], chosen, theme, [f"{item['n']:,}" for item in chosen])
-        lowest = min((item["value"] if item["low"] is None else item["low"] for item in chosen), default=0.0)
-        upper.set(xlim=(max(0.0, np.floor(10 * lowest - 0.1) / 10), 1.01), xlabel="recall")
-        if lower is not None:
-            _draw_all_classes(lower, [recalls[name] for name in order], theme)
-    first = f"{shorten_name(order[0])} with {recalls[order[0]]['value']:.3f}"
-    return Chart(figure, f"Recall of {len(order):,} classes with intervals. The lowest is {first}.")
-
-
-def _draw_all_classes(axes: Axes, recalls: Sequence[dict[str, Any]], theme: Theme) -> None:
-    support, values = np.array([item["n"] for item in recalls]), np.array([item["value"] for item in recalls])
-    axes.set_title(f"All {len(recalls):,} classes")
-    if support.max() > 1.5 * support.min():
-        axes.scatter(support, values, s=10, color=theme.first, alpha=0.4, linewidths=0)
-        axes.set(xscale="log", ylim=(-0.02, 1.02), xlabel="images of the class (logarithmic)", ylabel="recall")
-        _thousands(axes.xaxis)
-    else:  # nothing to see against the support
-        axes.hist(values, bins=np.linspace(0, 1, 21).tolist(), color=theme.first, alpha=0.75)
-        each = f"{support.min():,}" + (f" to {support.max():,}" if support.max() > support.min() else "")
-        axes.set(xlim=(0, 1), xlabel=f"recall ({each} images each)", ylabel="classes")
-
-
 def draw_risk_coverage(risk_coverage: dict[str, Any], theme: Theme) -> Chart:
     """Share of right answers when only the most confident share of images is answered.
 
@@ -205,12 +169,15 @@ def draw_risk_coverage(risk_coverage: dict[str, Any], theme: Theme) -> Chart:
         theme: Where the chart goes.
     """
     coverage, accuracy = np.array(risk_coverage["coverage"]), np.array(risk_coverage["accuracy"])
-    reached = {target: item for target, item in risk_coverage["threshold_for"].items() if item and item["n"]}
+    reached: dict[float, tuple[list[str], dict[str, Any]]] = {}  # by threshold: several aims may need the same one
+    for target, item in risk_coverage["threshold_for"].items():
+        if item and item["n"]:
+            reached.setdefault(item["threshold"], ([], item))[0].append(f"{100 * float(target):g} %")
     with styled(theme):
         figure = make_figure(3.4)
         axes = figure.subplots()
         axes.plot(coverage, accuracy, color=theme.first, linewidth=1.8)
-        for target, item in reached.items():
+        for targets, item in reached.values():
             x, y = item["coverage"], item["accuracy"]
             axes.errorbar(
                 x,
@@ -226,9 +193,9 @@ def draw_risk_coverage(risk_coverage: dict[str, Any], theme: Theme) -> Chart:
             side: dict[str, Any] = {"xytext": (6, 3), "ha": "left", "va": "bottom"}
             if x > 0.6:
                 side = {"xytext": (-7, -3), "ha": "right", "va": "top"}
-            text = f"aim {100 * float(target):g} %: answer {100 * x:.3g} %"
+            text = f"aim {', '.join(targets)}: answer {100 * x:.3g} %"
             axes.annotate(text, (x, y), textcoords="offset points", fontsize=8, **side)
-        lowest = float(min([accuracy.min(), *(item["accuracy_low"] for item in reached.values())]))
+        lowest = float(min([accuracy.min(), *(item["accuracy_low"] for _, item in reached.values())]))
         axes.set(xlim=(0, 1.02), ylim=(max(0.0, lowest - 0.15 * (1.02 - lowest) - 0.01), 1.005))
         axes.set(xlabel="share of images answered, the most confident first", ylabel="share of right answers")
         set_title(figure, "What is gained by leaving the least confident to a person")
@@ -236,27 +203,6 @@ def draw_risk_coverage(risk_coverage: dict[str, Any], theme: Theme) -> Chart:
         figure,
         f"Risk-coverage curve: {accuracy[-1]:.3f} right when all images are answered; "
         + (f"{len(reached)} thresholds marked." if reached else "no threshold reaches a target."),
-    )
-
-
-def draw_slices(slices: Sequence[dict[str, Any]], theme: Theme) -> Chart:
-    """Gaps of groups of images to all other images, with intervals: the first `MAX_ROWS` that have one."""
-    rows = [item for item in slices if item.get("gap") is not None][:MAX_ROWS]
-    texts = [_name_slice(item, theme) for item in rows]
-    styles = {"worse": ("o", theme.second), "better": ("^", theme.first)}
-    with styled(theme):
-        figure = make_figure(1.2 + _ROW_IN * len(rows))
-        axes = figure.subplots()
-        axes.axvline(0, color=theme.muted, linewidth=1)
-        estimates = [{"value": item["gap"], "low": item["gap_low"], "high": item["gap_high"]} for item in rows]
-        shapes = [styles.get(item["verdict"], ("s", theme.muted)) for item in rows]
-        _draw_rows(axes, texts, estimates, theme, [f"{item['n']:,}" for item in rows], shapes)
-        axes.set_xlabel("accuracy of the group less that of all others")
-        set_title(figure, "Groups of images (n: their images)\ncircle: worse; triangle: better; square: cannot be told")
-    return Chart(
-        figure,
-        f"Accuracy gaps of {len(rows)} groups with intervals; "
-        f"{sum(item['verdict'] == 'worse' for item in rows)} are worse than the rest.",
     )
 
 
@@ -273,84 +219,13 @@ def draw_imbalance(imbalance: dict[str, Any], theme: Theme) -> Chart:
             axes.scatter(train, recall, s=10, color=theme.first, alpha=0.4, linewidths=0)
         if train.max() > 10 * max(train.min(), 1):
             axes.set_xscale("symlog", linthresh=1)
-        _thousands(axes.xaxis)
+        group_thousands(axes.xaxis)
         axes.set(ylim=(max(0.0, float(recall.min()) - 0.15), 1.02), xlabel="training images of the class")
         axes.set_ylabel("recall")
         set_title(figure, "Recall of a class against its training images")
     rho = imbalance["rho"]
     told = "" if rho is None else f" Spearman's rank correlation is {rho:.2f}."
     return Chart(figure, f"Recall of {len(classes):,} classes against their number of training images.{told}")
-
-
-def draw_comparison(comparison: dict[str, Any], theme: Theme) -> Chart:
-    """Two models on the same images: differences of the metrics and of the classes' recall, with intervals.
-
-    Args:
-        comparison: `ComparisonRecord.to_json`. Metrics that are no shares are left out: they have another scale.
-        theme: Where the chart goes.
-    """
-    shares = {name: item for name, item in comparison["metrics"].items() if name != "log_loss"}
-    classes = comparison["per_class"][:MAX_ROWS]
-    names = ClassNames([item["class"] for item in comparison["per_class"]], theme)
-    verdicts = {
-        "worse": ("o", theme.second),
-        "better": ("^", theme.first),
-    }
-    with styled(theme):
-        figure = make_figure(2.6 + _ROW_IN * (len(shares) + len(classes)))
-        upper, lower = figure.subplots(2, 1, height_ratios=[len(shares) + 0.6, len(classes) + 0.6])
-        for axes in (upper, lower):
-            axes.axvline(0, color=theme.muted, linewidth=1)
-        labels = [f"{name.replace('_', ' ')}: {item['a']:.4f}, {item['b']:.4f}" for name, item in shares.items()]
-        differences = [item["difference"] for item in shares.values()]
-        shapes = [verdicts.get(item["verdict"], ("s", theme.muted)) for item in shares.values()]
-        _draw_rows(upper, labels, differences, theme, [f"{item['n']:,}" for item in differences], shapes)
-        upper.set_xlabel("second less first (first's and second's value at the left)")
-        changes = [{"value": item["difference"], "low": item["low"], "high": item["high"]} for item in classes]
-        shapes = [verdicts.get(item["verdict"], ("s", theme.muted)) for item in classes]
-        shown = [names[item["class"]] for item in classes]
-        _draw_rows(lower, shown, changes, theme, [f"{item['n']:,}" for item in classes], shapes)
-        lower.set_xlabel("recall of the second less recall of the first")
-        left_out = len(comparison["per_class"]) - len(classes)
-        lower.set_title(f"Classes, the surest changes first ({left_out:,} more not shown)" if left_out else "Classes")
-        set_title(
-            figure,
-            f"first: {shorten_name(comparison['a'], 60)}\nsecond: {shorten_name(comparison['b'], 60)}\n"
-            f"the second is {_VERDICTS[comparison['verdict']]}\n"
-            "circle: worse; triangle: better; square: cannot be told",
-        )
-    return Chart(
-        figure,
-        f"Two models on the same {comparison['num_examples']:,} images: by {comparison['decided_by']} the second is "
-        f"{_VERDICTS[comparison['verdict']]}.",
-    )
-
-
-def _name_slice(item: dict[str, Any], theme: Theme) -> str:
-    return ClassNames([], theme, 34)[f"{item['column']}: {item['group']}"]
-
-
-def _draw_rows(
-    axes: Axes,
-    texts: Sequence[str],
-    estimates: Sequence[dict[str, Any]],
-    theme: Theme,
-    counts: Sequence[str],
-    shapes: Sequence[tuple[str, str]] | None = None,
-) -> None:
-    """One row per estimate: its name, value with interval, and count at the right edge."""
-    for row, estimate in enumerate(estimates):
-        marker, colour = shapes[row] if shapes else ("o", theme.first)
-        if estimate["low"] is not None:
-            axes.plot([estimate["low"], estimate["high"]], [row, row], color=colour, linewidth=1.4, alpha=0.8)
-        axes.plot(estimate["value"], row, marker=marker, color=colour, markersize=4.5)
-    labels = axes.secondary_yaxis("right")
-    labels.set_yticks(range(len(counts)), [f"n {count}" for count in counts])
-    labels.tick_params(length=0, labelcolor=theme.muted)
-    labels.spines["right"].set_visible(False)
-    axes.set_yticks(range(len(texts)), texts)
-    axes.tick_params(axis="y", length=0)
-    axes.set_ylim(len(texts) - 0.4, -0.6)
 
 
 def _plot_intervals(axes: Axes, x: Any, y: Any, low: Any, high: Any, colour: str, label: str | None = None) -> None:
@@ -361,9 +236,3 @@ def _plot_intervals(axes: Axes, x: Any, y: Any, low: Any, high: Any, colour: str
 
 def _columns(rows: Sequence[dict[str, Any]], *names: str) -> list[npt.NDArray[np.float64]]:
     return [np.array([row[name] for row in rows], dtype=np.float64) for name in names]
-
-
-def _thousands(axis: Any) -> None:
-    from matplotlib.ticker import FuncFormatter
-
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))

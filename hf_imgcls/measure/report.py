@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 REPORT_FOLDER = "report"
 REPORT_FILE = "report.json"
 PAGE_FILE = "report.html"
+CHART_FILES = tuple(
+    f"{name}.png" for name in ("reliability", "confusion", "classes", "imbalance", "risk_coverage", "slices")
+)
 
 
 def write_report(
@@ -114,31 +117,27 @@ def draw_charts(content: dict[str, Any], table: PredictionTable | None, theme: T
     Returns:
         Name -> chart: ``reliability``, ``confusion``, ``classes``, ``imbalance``, ``risk_coverage`` and ``slices``.
     """
-    from hf_imgcls.measure import plots
+    from hf_imgcls.measure import plots, row_plots
+    from hf_imgcls.measure.drawing import MAX_MATRIX_CLASSES
 
     labels = unique_names(content["labels"])
     charts = {}
     if any(item["n"] for item in content["calibration"].get("bins") or ()):
         charts["reliability"] = plots.draw_reliability(content["calibration"]["bins"], theme)
-    if table is not None and len(labels) <= plots.MAX_MATRIX_CLASSES:
+    if table is not None and len(labels) <= MAX_MATRIX_CLASSES:
         counts = count_confusions(table.label, table.prediction, len(labels))
         charts["confusion"] = plots.draw_confusion_matrix(counts, labels, theme)
     elif content["confused_pairs"]:
         charts["confusion"] = plots.draw_confused_pairs(content["confused_pairs"], labels, theme)
     if any(item.get("recall", {}).get("value") is not None for item in content["per_class"].values()):
-        charts["classes"] = plots.draw_classes(content["per_class"], labels, theme)
+        charts["classes"] = row_plots.draw_classes(content["per_class"], labels, theme)
     if (content["imbalance"] or {}).get("classes"):
         charts["imbalance"] = plots.draw_imbalance(content["imbalance"], theme)
     if content["risk_coverage"].get("coverage"):
         charts["risk_coverage"] = plots.draw_risk_coverage(content["risk_coverage"], theme)
     if any(item["gap"] is not None for item in content["slices"]):
-        charts["slices"] = plots.draw_slices(content["slices"], theme)
+        charts["slices"] = row_plots.draw_slices(content["slices"], theme)
     return charts
-
-
-CHART_FILES = tuple(
-    f"{name}.png" for name in ("reliability", "confusion", "classes", "imbalance", "risk_coverage", "slices")
-)
 
 
 def _collect_images(content: dict[str, Any], target: Path) -> dict[str, bytes]:
