@@ -317,6 +317,8 @@ class ImageClassificationTrainer(Trainer):
         if self._first_step == 0:
             self._saved_step = None
             return
+        # The state says how often to save, evaluate and log as it was asked then.
+        self.state.compute_steps(self.args, self.state.max_steps)
         self._restore_early_stopping()
         self._recall_best()
         if self._resumed is not None and self._resumed.is_evaluation_due:
@@ -550,6 +552,7 @@ class ImageClassificationTrainer(Trainer):
             group.update(wanted, lr=rate)
         if rates:
             self.lr_scheduler.base_lrs = rates
+            self.lr_scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]  # what is logged
 
     def _load_best_model(self) -> None:
         if self._restores_itself():

@@ -47,16 +47,15 @@ def test_a_signal_ends_the_step_and_the_run_goes_on(number, workers, whole_run, 
 def test_a_signal_during_an_evaluation_does_not_wait_for_its_end(tmp_path):
     # An evaluation takes seconds, a step milliseconds: the signal cannot but fall into an evaluation.
     flags = (
-        *RUN, "--logging_steps", "1", "--max_eval_samples", "600", "--max_train_samples", "128", "--per_device_eval_batch_size", "1",
-        "--eval_strategy", "epoch", "--save_strategy", "epoch", "--train_val_split", "600",
+        *RUN, "--logging_steps", "1", "--max_eval_samples", "600", "--max_train_samples", "128",
+        "--per_device_eval_batch_size", "1", "--eval_strategy", "epoch", "--save_strategy", "epoch",
+        "--train_val_split", "600",
     )  # fmt: skip
     whole = Run(*flags, folder=tmp_path / "whole")
     assert whole.wait() == 0, whole.output
     folder = tmp_path / "run"
-    for sign in (
-        "'epoch': 1.0",
-        "Resumed: ",
-    ):  # the last step of the epoch is logged; then its evaluation is done first
+    # The epoch's last step is logged, then comes its evaluation; the second start does that first.
+    for sign in ("'epoch': 1.0", "Resumed: "):
         run = Run(*flags, folder=folder)
         wait_for(lambda run=run, sign=sign: sign in run.output)
         run.kill(signal.SIGTERM)
