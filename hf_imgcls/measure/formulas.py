@@ -76,6 +76,13 @@ def count_confusions(references: IntArray, predictions: IntArray, num_labels: in
     return counts
 
 
+def count_classes(references: IntArray, predictions: IntArray, num_labels: int) -> tuple[IntArray, IntArray, IntArray]:
+    """References, predictions and right predictions of each class: (K,) int64 each."""
+    right = references[references == predictions]
+    support, predicted, correct = (np.bincount(ids, minlength=num_labels) for ids in (references, predictions, right))
+    return support, predicted, correct
+
+
 def measure_precision_recall_f1(references: IntArray, predictions: IntArray, num_labels: int) -> dict[str, Measured]:
     """Macro and weighted precision, recall and F1.
 
@@ -88,14 +95,8 @@ def measure_precision_recall_f1(references: IntArray, predictions: IntArray, num
         ``macro_precision``, ``macro_recall``, ``macro_f1`` (plain means over the classes among references or
         predictions) and the same with ``weighted_`` (means weighted by the number of references).
     """
-    support = np.bincount(references, minlength=num_labels)
-    predicted = np.bincount(predictions, minlength=num_labels)
-    correct = np.bincount(references[references == predictions], minlength=num_labels)
+    support, predicted, correct = count_classes(references, predictions, num_labels)
     occurs = (support + predicted) > 0
-    # A zero denominator means that the numerator is zero too: dividing by one gives the 0 of zero_division=0.
-    precision = correct / np.maximum(predicted, 1)
-    recall = correct / np.maximum(support, 1)
-    f1 = 2 * correct / np.maximum(support + predicted, 1)
 
     parts = []
     if absent := int((~occurs).sum()):
@@ -106,20 +107,47 @@ def measure_precision_recall_f1(references: IntArray, predictions: IntArray, num
         parts.append(f"predicted but without references, counted with recall 0: {unreferenced} of {num_labels} classes")
     remark = "; ".join(parts) or None
 
-    per_class = {"precision": precision, "recall": recall, "f1": f1}
-    macro = {f"macro_{name}": Measured(float(values[occurs].mean()), remark) for name, values in per_class.items()}
-    weights = support / support.sum()
-    return macro | {f"weighted_{name}": Measured(float(values @ weights)) for name, values in per_class.items()}
+    values = average_counts(support, predicted, correct)
+    return {
+        name: Measured(float(value), remark if name.startswith("macro") else None)
+        for name, value in values.items()
+        if name != "balanced_accuracy"
+    }
+
+
+def average_counts(
+    support: npt.NDArray[Any], predicted: npt.NDArray[Any], correct: npt.NDArray[Any]
+) -> dict[str, FloatArray]:
+    """Averages over classes, of one sample or of many at once.
+
+    Args:
+        support: (..., K) references of each class; not all are 0.
+        predicted: (..., K) predictions of each class.
+        correct: (..., K) examples of each class that were predicted as it.
+
+    Returns:
+        ``macro_`` and ``weighted_`` precision, recall and f1, and ``balanced_accuracy``: (...,) float64 each.
+    """
+    # A zero denominator means that the numerator is zero too: dividing by one gives the 0 of zero_division=0.
+    recall = correct / np.maximum(support, 1)
+    per_class = {
+        "precision": correct / np.maximum(predicted, 1),
+        "recall": recall,
+        "f1": 2 * correct / np.maximum(support + predicted, 1),
+    }
+    num_occurring = ((support + predicted) > 0).sum(axis=-1)
+    total = support.sum(axis=-1)
+    averages = {f"macro_{name}": values.sum(axis=-1) / num_occurring for name, values in per_class.items()}
+    averages |= {f"weighted_{name}": (values * support).sum(axis=-1) / total for name, values in per_class.items()}
+    return averages | {"balanced_accuracy": recall.sum(axis=-1) / (support > 0).sum(axis=-1)}
 
 
 def measure_balanced_accuracy(references: IntArray, predictions: IntArray, num_labels: int) -> Measured:
     """Mean recall over the classes that occur among the references."""
-    support = np.bincount(references, minlength=num_labels)
-    correct = np.bincount(references[references == predictions], minlength=num_labels)
-    occurs = support > 0
-    missing = num_labels - int(occurs.sum())
+    support, predicted, correct = count_classes(references, predictions, num_labels)
+    missing = num_labels - int((support > 0).sum())
     remark = f"left out, without references: {missing} of {num_labels} classes" if missing else None
-    return Measured(float((correct[occurs] / support[occurs]).mean()), remark)
+    return Measured(float(average_counts(support, predicted, correct)["balanced_accuracy"]), remark)
 
 
 def measure_top_k(ranks: IntArray, num_labels: int, k: int = 5) -> Measured:
@@ -129,7 +157,7 @@ def measure_top_k(ranks: IntArray, num_labels: int, k: int = 5) -> Measured:
     return Measured(float((ranks < k).mean()))
 
 
-def measure_roc_auc(references: IntArray, scores: FloatArray) -> Measured:
+def measure_roc_auc(references: IntArray, scores: npt.NDArray[Any]) -> Measured:
     """Macro one-vs-rest area under the ROC curve; ties count one half.
 
     Args:
@@ -174,7 +202,39 @@ def measure_calibration_error(
     Source:
         Guo et al. (2017), "On Calibration of Modern Neural Networks", https://arxiv.org/abs/1706.04599
     """
-    inner_edges = np.linspace(0.0, 1.0, num_bins + 1)[1:-1]
-    bins = np.searchsorted(inner_edges, confidences, side="left")
+    bins = assign_bins(confidences, num_bins)
+    return Measured(float(np.abs(sum_gaps(correct, confidences, bins, num_bins)).sum()))
+
+
+def measure_adaptive_calibration_error(
+    correct: npt.NDArray[np.bool_], confidences: FloatArray, num_bins: int = NUM_CALIBRATION_BINS
+) -> Measured:
+    """The calibration error over bins with equally many examples instead of equally wide ones.
+
+    Equal-width bins put nearly all answers of a confident model into the last one. Equal confidences stay together, so
+    bins may differ in size, or be empty.
+
+    Args:
+        correct: (N,) whether the top-1 class is right.
+        confidences: (N,) its softmax score.
+        num_bins: Bins, parted at the quantiles of the confidences and closed on the right.
+    """
+    bins = assign_mass_bins(confidences, num_bins)
+    return Measured(float(np.abs(sum_gaps(correct, confidences, bins, num_bins)).sum()))
+
+
+def assign_bins(confidences: FloatArray, num_bins: int = NUM_CALIBRATION_BINS) -> IntArray:
+    """Number of the equal-width bin over (0, 1], closed on the right, of each confidence: (N,) int64."""
+    return np.searchsorted(np.linspace(0.0, 1.0, num_bins + 1)[1:-1], confidences, side="left")
+
+
+def assign_mass_bins(confidences: FloatArray, num_bins: int = NUM_CALIBRATION_BINS) -> IntArray:
+    """Number of the bin between quantiles, closed on the right, of each confidence: (N,) int64."""
+    edges = np.quantile(confidences, np.linspace(0.0, 1.0, num_bins + 1)[1:-1])
+    return np.searchsorted(edges, confidences, side="left")
+
+
+def sum_gaps(correct: npt.NDArray[np.bool_], confidences: FloatArray, bins: IntArray, num_bins: int) -> FloatArray:
+    """What each bin adds to the calibration error, with its sign: (num_bins,) float64, negative if overconfident."""
     gaps = np.bincount(bins, weights=correct.astype(np.float64) - confidences, minlength=num_bins)
-    return Measured(float(np.abs(gaps).sum() / len(confidences)))
+    return cast(FloatArray, gaps / len(confidences))

@@ -6,6 +6,7 @@ Per example six numbers are kept, never the (N, K) logits, unless ROC-AUC is ask
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -108,12 +109,23 @@ class ClassificationAccumulator:
         return sum(len(chunk) for chunk in self._chunks)
 
     def update(self, logits: Any, labels: Any, sample_index: Any = None) -> None:
-        """Add a batch.
+        """Add a batch: `add` what `measure_batch` says."""
+        self.add(self.measure_batch(logits, labels, sample_index))
+
+    def add(self, batch: ExampleTable) -> None:
+        """Add a batch that was measured; its scores are let go unless they are kept."""
+        self._chunks.append(batch if self.keep_scores else dataclasses.replace(batch, scores=None))
+
+    def measure_batch(self, logits: Any, labels: Any, sample_index: Any = None) -> ExampleTable:
+        """What there is to know of each example of a batch, without adding it.
 
         Args:
             logits: (B, K) floating point tensor or array, on any device.
             labels: (B,) integers in [0, K).
             sample_index: (B,) integers, unique within the split; ``None`` where it is not known.
+
+        Returns:
+            The batch, with its scores.
 
         Raises:
             DataError: A label lies outside [0, K).
@@ -130,16 +142,14 @@ class ClassificationAccumulator:
         probabilities, log_probabilities = softmax(scores)
         prediction = scores.argmax(axis=1).astype(np.int64)
         rows = np.arange(len(label))
-        self._chunks.append(
-            ExampleTable(
-                sample_index=index,
-                label=label,
-                prediction=prediction,
-                probability=probabilities[rows, prediction],
-                log_loss=-log_probabilities[rows, label],
-                reference_rank=rank_references(scores, label),
-                scores=probabilities if self.keep_scores else None,
-            )
+        return ExampleTable(
+            sample_index=index,
+            label=label,
+            prediction=prediction,
+            probability=probabilities[rows, prediction],
+            log_loss=-log_probabilities[rows, label],
+            reference_rank=rank_references(scores, label),
+            scores=probabilities,
         )
 
     def _check_batch(self, scores: FloatArray, label: IntArray, index: IntArray) -> None:

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -22,10 +23,16 @@ from torch.utils.data import IterableDataset
 
 from hf_imgcls.compat import load_image_processor
 from hf_imgcls.errors import DataError, ModelError
+from hf_imgcls.measure.calibration import TEMPERATURE_KEY
+from hf_imgcls.measure.columns import read_columns
+from hf_imgcls.measure.formulas import Measured, measure_roc_auc
 from hf_imgcls.measure.metrics import ClassificationAccumulator, ExampleTable
+from hf_imgcls.measure.predictions import NOT_EVERY_SCORE, PredictionTable
+from hf_imgcls.measure.top_scores import TopScores
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from accelerate import PartialState
+    from transformers import PretrainedConfig, PreTrainedModel
     from transformers.image_processing_utils import BaseImageProcessor
 
     from hf_imgcls.arguments import DataArguments
@@ -33,9 +40,6 @@ if TYPE_CHECKING:
     from hf_imgcls.measure.formulas import IntArray
 
 logger = logging.getLogger(__name__)
-
-# ROC-AUC needs every softmax score: 50,000 examples of 1,000 classes take 0.4 GB.
-_MAX_SCORE_BYTES = 2**30
 
 
 @dataclass
@@ -52,6 +56,7 @@ class Score:
         notes: How model and data were brought together, one sentence each.
         confusion_matrix: (K, K) int64, rows are references and columns are predictions.
         examples: Label, prediction and probability of each example, ordered by sample_index.
+        table: What a report is made from, the scores of each example included; on the main process only.
     """
 
     split: str
@@ -62,6 +67,7 @@ class Score:
     notes: list[str]
     confusion_matrix: IntArray
     examples: ExampleTable
+    table: PredictionTable | None = None
 
 
 def score_folder(
@@ -90,7 +96,7 @@ def score_folder(
         on_batch: Called after every batch, for a progress bar.
 
     Returns:
-        The score, the same on every process.
+        The score, the same on every process but for its table.
 
     Raises:
         DataError: The dataset has no such split, or it is empty.
@@ -120,8 +126,7 @@ def score_folder(
     plan = attach_transforms(rows, processor, data, seed=0)
     # A stream's length is what this process gets of it.
     num_examples = plan.test.num_examples if isinstance(plan.test, IterableDataset) else len(plan.test)
-    keep_scores = num_examples * len(labels) * 8 <= _MAX_SCORE_BYTES
-    accumulator = ClassificationAccumulator(len(labels), keep_scores=keep_scores)
+    recorder = _Recorder(len(labels))
 
     device_type = state.device.type
     autocast: Callable[[], Any] = contextlib.nullcontext
@@ -131,7 +136,7 @@ def score_folder(
     evaluate_batches(
         _NamedLogits(model, columns).to(state.device),
         build_eval_dataloader(plan.test, batch_size, state, num_workers=num_workers, pin_memory=device_type == "cuda"),
-        accumulator,
+        recorder,
         state,
         device_transform=plan.eval_device_transform,
         autocast=autocast,
@@ -139,11 +144,20 @@ def score_folder(
     )
     seconds = time.perf_counter() - start
 
+    accumulator = recorder.accumulator
     metrics = accumulator.compute()
     examples = accumulator.collect_examples()
     if len(examples) != num_examples:
         raise RuntimeError(f"{len(examples)} of {num_examples} examples were counted")
+    table = None
+    if (top := recorder.top.collect(examples.sample_index, state)) is not None:
+        files, metadata = read_columns(dataset.splits[split], examples.sample_index)
+        source = _describe_source(model_name_or_path, model_revision, model.config, dataset, split)
+        table = PredictionTable.from_examples(
+            examples, *top, split=split, labels=labels, files=files, metadata=metadata, source=source
+        )
     metrics = {"loss": metrics["log_loss"], **metrics}
+    metrics["roc_auc"] = _add_roc_auc(table, accumulator, state)
     metrics |= {"runtime": round(seconds, 4), "samples_per_second": round(len(examples) / seconds, 3)}
     return Score(
         split=split,
@@ -154,7 +168,68 @@ def score_folder(
         notes=notes,
         confusion_matrix=accumulator.confusion_matrix,
         examples=examples,
+        table=table,
     )
+
+
+class _Recorder:
+    """What `evaluate_batches` fills: numbers of each example on every process, its scores on the one that had it.
+
+    Args:
+        num_labels: K, the number of classes.
+    """
+
+    def __init__(self, num_labels: int) -> None:
+        self.accumulator = ClassificationAccumulator(num_labels)
+        self.top = TopScores(num_labels)
+
+    def update(self, logits: Any, labels: Any, sample_index: Any = None) -> None:
+        """Add a batch."""
+        batch = self.accumulator.measure_batch(logits, labels, sample_index)
+        self.accumulator.add(batch)
+        self.top.update(batch)
+
+    def merge(self, other: _Recorder) -> None:
+        """Add what another process counted; its scores stay there until they are collected."""
+        self.accumulator.merge(other.accumulator)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is sent to other processes."""
+        return {"accumulator": self.accumulator}
+
+
+def _add_roc_auc(
+    table: PredictionTable | None, accumulator: ClassificationAccumulator, state: PartialState
+) -> float | None:
+    """ROC-AUC of the scores that the main process has, on every process; what is to be said about it is added."""
+    measured = Measured(None)
+    if table is not None:
+        scores = table.scores_by_class()
+        measured = measure_roc_auc(table.label, scores.T) if scores is not None else Measured(None, NOT_EVERY_SCORE)
+    if state.num_processes > 1:
+        from accelerate.utils import broadcast_object_list
+
+        measured = broadcast_object_list([measured])[0]
+    accumulator.reasons.pop("roc_auc", None)
+    if measured.remark:
+        (accumulator.reasons if measured.value is None else accumulator.remarks)["roc_auc"] = measured.remark
+    return measured.value
+
+
+def _describe_source(
+    model: str | Path, revision: str, config: PretrainedConfig, dataset: ImageDataset, split: str
+) -> dict[str, Any]:
+    record = dataset.record
+    is_local = Path(model).exists()
+    return {
+        "model": str(model),
+        "model_revision": None if is_local else getattr(config, "_commit_hash", None) or revision,
+        "data": " ".join(filter(None, [record.source, record.config])),
+        "data_revision": record.revision,
+        "fingerprint": record.splits[split].fingerprint if split in record.splits else None,
+        "temperature": getattr(config, TEMPERATURE_KEY, 1.0),
+        "hf_imgcls": version("hf_imgcls"),
+    }
 
 
 def load_classifier(

@@ -1,0 +1,234 @@
+"""Whether a confidence of 0.9 is right nine times in ten, and the one number that makes it so: the temperature.
+
+A temperature divides all logits of a model. It is fitted on the validation split and never on the split that is
+measured; folded into the head, a plain ``pipeline()`` gives calibrated scores and the same answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from hf_imgcls.errors import DataError, ModelError
+from hf_imgcls.measure.formulas import NUM_CALIBRATION_BINS, FloatArray, IntArray, assign_bins
+from hf_imgcls.measure.intervals import DEFAULT_LEVEL, wilson
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from hf_imgcls.measure.predictions import PredictionTable
+
+TEMPERATURE_KEY = "calibration_temperature"  # in config.json: what was folded into the head
+_RANGE = (0.01, 100.0)  # of temperatures that mean something
+_ROWS = 4096
+_SMALLEST = float(np.finfo(np.float32).smallest_subnormal)
+
+
+def measure_reliability(
+    correct: npt.NDArray[np.bool_],
+    confidences: FloatArray,
+    num_bins: int = NUM_CALIBRATION_BINS,
+    level: float = DEFAULT_LEVEL,
+) -> list[dict[str, Any]]:
+    """The reliability diagram: accuracy against confidence, over bins of equal width.
+
+    Args:
+        correct: (N,) whether the top-1 class is right.
+        confidences: (N,) its softmax score.
+        num_bins: Bins over (0, 1], closed on the right.
+        level: Of Wilson's interval of each bin's accuracy.
+
+    Returns:
+        For each bin ``low``, ``high``, ``n``, and mean ``confidence``, ``accuracy``, ``accuracy_low`` and
+        ``accuracy_high``, which are None in an empty bin. The sum over bins of ``n / N * |accuracy - confidence|`` is
+        the ``ece``.
+    """
+    bins, edges = assign_bins(confidences, num_bins), np.linspace(0.0, 1.0, num_bins + 1)
+    n = np.bincount(bins, minlength=num_bins)
+    right = np.bincount(bins, weights=correct, minlength=num_bins)
+    total = np.bincount(bins, weights=confidences, minlength=num_bins)
+    low, high = wilson(right, n, level)
+    names = ("confidence", "accuracy", "accuracy_low", "accuracy_high")
+    diagram = []
+    for index, size in enumerate(n.tolist()):
+        numbers = (total[index] / size, right[index] / size, low[index], high[index]) if size else (None,) * 4
+        row: dict[str, Any] = {"low": float(edges[index]), "high": float(edges[index + 1]), "n": size}
+        for name, number in zip(names, numbers, strict=True):
+            row[name] = None if number is None else float(number)
+        diagram.append(row)
+    return diagram
+
+
+def measure_brier(table: PredictionTable) -> FloatArray:
+    """Brier score of each example: the squared distance between its scores and its one-hot label, in [0, 2].
+
+    Args:
+        table: A complete one.
+
+    Returns:
+        (N,) float64.
+    """
+    scores = np.empty(len(table))
+    for rows in table.chunks():
+        distances = table.top_probabilities[rows].astype(np.float64)
+        distances -= table.top_classes[rows] == table.label[rows, None]
+        scores[rows] = np.einsum("nk,nk->n", distances, distances)
+    return scores
+
+
+def read_log_scores(table: PredictionTable) -> npt.NDArray[np.float32] | None:
+    """Logits up to a constant per example: (N, K) float32 by class id; None when not every score was kept.
+
+    A score that float32 rounds to 0 counts as the smallest that it knows; that of the label is exact.
+    """
+    if not table.is_complete:
+        return None
+    logs = np.empty((len(table), len(table.labels)), dtype=np.float32)
+    for rows in table.chunks():
+        part = np.log(np.maximum(table.top_probabilities[rows], _SMALLEST))
+        np.put_along_axis(logs[rows], table.top_classes[rows].astype(np.int64), part, axis=1)
+    logs[np.arange(len(table)), table.label] = -table.log_loss
+    return logs
+
+
+def fit_temperature(logits: npt.NDArray[Any], labels: IntArray) -> float:
+    """Find the temperature with the smallest log loss: that of ``softmax(logits / temperature)``.
+
+    Args:
+        logits: (N, K) floating point; a constant may be added to each row, so that logarithms of scores do.
+        labels: (N,) class ids.
+
+    Returns:
+        The temperature, above 1 for an overconfident model.
+
+    Raises:
+        DataError: The log loss has no minimum: the answers are all right, or no better than chance.
+
+    Source:
+        Guo et al. (2017), "On Calibration of Modern Neural Networks", https://arxiv.org/abs/1706.04599, section 4.2.
+    """
+    from scipy.optimize import brentq
+
+    def slope(log_temperature: float) -> float:
+        # The log loss is convex in the inverse temperature, and this is its derivative there.
+        inverse, total = np.exp(-log_temperature), 0.0
+        for part, label in _read_rows(logits, labels):
+            weights = np.exp(inverse * (part - part.max(axis=1, keepdims=True)))
+            expected = np.einsum("nk,nk->n", weights, part) / weights.sum(axis=1)
+            total += float((expected - part[np.arange(len(part)), label]).sum())
+        return total / len(labels)
+
+    low, high = np.log(_RANGE)
+    if len(labels) == 0 or slope(low) <= 0:
+        raise _no_temperature("the label is nearly always the best score already, so that sharper is always better")
+    if slope(high) >= 0:
+        raise _no_temperature("the scores say nothing about the labels, so that flatter is always better")
+    return float(np.exp(brentq(slope, low, high, xtol=1e-10)))
+
+
+def apply_temperature(logits: npt.NDArray[Any], labels: IntArray, temperature: float) -> tuple[FloatArray, FloatArray]:
+    """Confidence of the best class and log loss of ``softmax(logits / temperature)``.
+
+    Args:
+        logits: (N, K), as for `fit_temperature`.
+        labels: (N,) class ids.
+        temperature: What to divide by.
+
+    Returns:
+        Both (N,) float64.
+    """
+    confidences, log_losses = [], []
+    for part, label in _read_rows(logits, labels):
+        scaled = (part - part.max(axis=1, keepdims=True)) / temperature
+        log_sum = np.log(np.exp(scaled).sum(axis=1))
+        confidences.append(np.exp(-log_sum))
+        log_losses.append(log_sum - scaled[np.arange(len(part)), label])
+    return np.concatenate(confidences), np.concatenate(log_losses)
+
+
+def _read_rows(logits: npt.NDArray[Any], labels: IntArray) -> Iterator[tuple[FloatArray, IntArray]]:
+    for start in range(0, len(labels), _ROWS):
+        yield logits[start : start + _ROWS].astype(np.float64), labels[start : start + _ROWS]
+
+
+def _no_temperature(reason: str) -> DataError:
+    return DataError(
+        f"no temperature fits the validation split: {reason}",
+        "some wrong answers, and more right ones than by chance",
+        "validate on more examples, or leave the scores as they are",
+    )
+
+
+def fold_temperature(model: PreTrainedModel, temperature: float, pixel_values: torch.Tensor | None = None) -> None:
+    """Divide the head's last layer by a temperature, so that the model's own logits are divided by it.
+
+    Dividing all logits of an image by one positive number leaves their order as it is: the answers, and with them the
+    accuracy, stay the same. It is tried on images; a model that answers with anything else is left as it was.
+
+    Args:
+        model: Float32; its config gets ``calibration_temperature``, the product of all that was folded in.
+        temperature: From `fit_temperature`.
+        pixel_values: (B, 3, H, W) float32, what it is tried on; noise by default.
+
+    Raises:
+        ModelError: The head cannot be divided; the reason is said.
+    """
+    import torch
+
+    from hf_imgcls.fit.model import head_parameter_names
+
+    if not (np.isfinite(temperature) and temperature > 0):
+        raise ModelError(f"the temperature {temperature}", "a positive number", "fit it with fit_temperature")
+    if hasattr(model, "peft_config"):
+        raise _cannot_fold("its adapter is not merged", "merge it first: model.merge_and_unload()")
+    parameters = dict(model.named_parameters())
+    names = sorted(head_parameter_names(model.config))
+    if not names or any(name not in parameters or parameters[name].dtype != torch.float32 for name in names):
+        found = ", ".join(f"{name} {parameters[name].dtype if name in parameters else 'missing'}" for name in names)
+        raise _cannot_fold(f"its head is not made of float32 weights ({found or 'none found'})", "load it as float32")
+    if pixel_values is None:
+        pixel_values = _draw_noise(model)
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        expected = model(pixel_values=pixel_values).logits / temperature
+    kept = {name: parameters[name].detach().clone() for name in names}
+    with torch.no_grad():
+        for name in names:
+            parameters[name].copy_(kept[name].double() / temperature)
+    with torch.inference_mode():
+        difference = float((model(pixel_values=pixel_values).logits - expected).abs().max())
+    model.train(was_training)
+    if not difference <= 1e-4 * max(float(expected.abs().max()), 1.0 / temperature):
+        with torch.no_grad():
+            for name in names:
+                parameters[name].copy_(kept[name])
+        raise _cannot_fold(
+            f"with {', '.join(names)} divided by {temperature:.4g}, its logits are off by {difference:.2g}",
+            "divide the logits where the model is used",
+        )
+    setattr(model.config, TEMPERATURE_KEY, getattr(model.config, TEMPERATURE_KEY, 1.0) * temperature)
+
+
+def _draw_noise(model: PreTrainedModel) -> torch.Tensor:
+    import torch
+
+    config: Any = model.config
+    size = getattr(config, "image_size", None)
+    if size is None:
+        size = (getattr(config, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))[1:]
+    height, width = (size, size) if isinstance(size, int) else size
+    generator = torch.Generator().manual_seed(0)
+    return cast("torch.Tensor", torch.randn(4, 3, height, width, generator=generator).to(model.device))
+
+
+def _cannot_fold(reason: str, fix: str) -> ModelError:
+    return ModelError(
+        f"the temperature cannot be folded into the model: {reason}",
+        "a classifier whose last layer is linear in its weights",
+        fix,
+    )

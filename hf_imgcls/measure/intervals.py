@@ -1,0 +1,157 @@
+"""Confidence intervals: Wilson's for shares, a seeded bootstrap over examples for everything else.
+
+All intervals are two-sided, and their level is that of one number alone: of many intervals, some miss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import NormalDist
+
+import numpy as np
+import numpy.typing as npt
+
+from hf_imgcls.measure.formulas import FloatArray, IntArray
+
+DEFAULT_LEVEL = 0.95
+DEFAULT_DRAWS = 2000
+
+Statistic = Callable[[FloatArray], FloatArray]
+_CHUNK_BYTES = 2**25
+
+
+def wilson(successes: npt.ArrayLike, n: npt.ArrayLike, level: float = DEFAULT_LEVEL) -> tuple[FloatArray, FloatArray]:
+    """Wilson's score interval of a share, element by element.
+
+    Args:
+        successes: How many of the ``n`` examples; any shape.
+        n: Examples, of a shape that broadcasts with ``successes``. Of no example nothing is known: (0, 1).
+        level: Confidence level, in (0, 1).
+
+    Returns:
+        Lower and upper ends, in [0, 1].
+
+    Source:
+        Newcombe (1998), "Two-sided confidence intervals for the single proportion: comparison of seven methods",
+        Statistics in Medicine 17, 857-872, method 3; the same as scipy's ``proportion_ci(method="wilson")``.
+    """
+    x, size = np.broadcast_arrays(np.asarray(successes, dtype=np.float64), np.asarray(n, dtype=np.float64))
+    z = NormalDist().inv_cdf(0.5 + level / 2)
+    centre = x + z * z / 2
+    half = z * np.sqrt(x * (size - x) / np.maximum(size, 1) + z * z / 4)
+    total = size + z * z
+    low = np.where(x <= 0, 0.0, np.maximum((centre - half) / total, 0.0))
+    high = np.where(x >= size, 1.0, np.minimum((centre + half) / total, 1.0))
+    return low, high
+
+
+def bootstrap(
+    statistic: Statistic, n: int, *, seed: int, draws: int = DEFAULT_DRAWS, level: float = DEFAULT_LEVEL
+) -> tuple[FloatArray, FloatArray]:
+    """Percentile bootstrap: `draw_statistics`, then `take_percentiles`."""
+    return take_percentiles(draw_statistics(statistic, n, seed=seed, draws=draws), level)
+
+
+def draw_statistics(statistic: Statistic, n: int, *, seed: int, draws: int = DEFAULT_DRAWS) -> FloatArray:
+    """Compute a statistic on samples drawn from the examples with replacement.
+
+    Args:
+        statistic: Takes how often each example was drawn, (d, N) float64, rows of sum N, and returns (d,) or (d, M).
+        n: N, the number of examples.
+        seed: Of the draws; the same seed gives the same draws for every statistic of N examples.
+        draws: D, the number of samples.
+
+    Returns:
+        (D,) or (D, M).
+    """
+    generator = np.random.default_rng(seed)
+    rows = max(1, _CHUNK_BYTES // (8 * n))
+    parts = []
+    for start in range(0, draws, rows):
+        size = min(rows, draws - start)
+        drawn = generator.integers(0, n, (size, n))
+        drawn += n * np.arange(size)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
+        parts.append(statistic(counts))
+    return np.concatenate(parts)
+
+
+def take_percentiles(values: FloatArray, level: float = DEFAULT_LEVEL) -> tuple[FloatArray, FloatArray]:
+    """The ends between which the middle ``level`` of the values lies.
+
+    Args:
+        values: (D,) or (D, M); NaN stands for a draw in which the statistic is not defined, and is passed over.
+        level: Confidence level, in (0, 1).
+
+    Returns:
+        Lower and upper ends, of shape () or (M,).
+    """
+    ends = [(1 - level) / 2, (1 + level) / 2]
+    take = np.nanquantile if np.isnan(values).any() else np.quantile
+    low, high = take(values, ends, axis=0)
+    return low, high
+
+
+def enclose_absolute_sum(gaps: FloatArray, drawn_gaps: FloatArray, level: float = DEFAULT_LEVEL) -> tuple[float, float]:
+    """Interval of a sum of absolute values, such as a calibration error.
+
+    Noise never cancels in such a sum: measured on a sample it is too large on average, in a bootstrap sample even more
+    so, and percentiles would miss a small true value nearly always. So for the lower end truths in proportion to what
+    was measured are tried, each with the noise that the bootstrap shows, and those are kept under which the measured
+    sum is not among the largest (1 - level) / 2 (a test turned round). For the upper end the signs are taken as
+    measured, which leaves out the excess of the bootstrap; it is rather too high than too low.
+
+    Args:
+        gaps: (B,) what was measured, with signs.
+        drawn_gaps: (D, B) the same in bootstrap samples.
+        level: Confidence level, in (0, 1).
+
+    Returns:
+        Lower and upper end; the measured sum lies between them.
+    """
+    noise = drawn_gaps - gaps
+    measured = float(np.abs(gaps).sum())
+    high = max(measured, float(np.quantile(drawn_gaps @ np.sign(gaps), (1 + level) / 2)))
+
+    def is_too_small(scale: float) -> bool:
+        return bool(np.quantile(np.abs(scale * gaps + noise).sum(axis=1), (1 + level) / 2) < measured)
+
+    lower, upper = 0.0, 1.0
+    if not is_too_small(lower):
+        return 0.0, high
+    while upper - lower > 1e-4:
+        middle = (lower + upper) / 2
+        lower, upper = (middle, upper) if is_too_small(middle) else (lower, middle)
+    return lower * measured, high
+
+
+def bootstrap_average_precision(
+    num_positives: IntArray, num_negatives: IntArray, *, seed: int | Sequence[int], draws: int = DEFAULT_DRAWS
+) -> FloatArray:
+    """Average precision of one class in bootstrap samples, at a cost that grows with the class and not the split.
+
+    How often an example is drawn is close to Poisson(1), and negatives between two positives of the ranking matter by
+    their sum only, which is then Poisson as well.
+
+    Args:
+        num_positives: (G,) int64, positives of each score that positives have, best score first.
+        num_negatives: (G,) int64, negatives that score this much, or more but less than the group before.
+        seed: Of the draws.
+        draws: D.
+
+    Returns:
+        (D,) float64, NaN where no positive was drawn.
+    """
+    generator = np.random.default_rng(seed)
+    rows = max(1, _CHUNK_BYTES // (8 * len(num_positives)))
+    parts = []
+    for start in range(0, draws, rows):
+        positives = generator.poisson(num_positives, (min(rows, draws - start), len(num_positives))).astype(np.float64)
+        negatives = generator.poisson(num_negatives, positives.shape)
+        above = positives.cumsum(axis=1)
+        ranked = above + negatives.cumsum(axis=1)
+        total = above[:, -1]
+        # Where nothing is ranked yet there is no positive either, and the weight is 0.
+        summed = (positives * above / np.maximum(ranked, 1)).sum(axis=1)
+        parts.append(np.where(total > 0, summed / np.maximum(total, 1), np.nan))
+    return np.concatenate(parts)
