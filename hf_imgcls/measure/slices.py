@@ -24,7 +24,7 @@ from hf_imgcls.measure.differences import (
     estimate_stratified_difference,
     run_fisher_test,
 )
-from hf_imgcls.measure.formulas import FloatArray, IntArray
+from hf_imgcls.measure.formulas import FloatArray, IntArray, count_classes
 from hf_imgcls.measure.intervals import wilson
 
 if TYPE_CHECKING:
@@ -36,6 +36,14 @@ NUM_BINS = 4
 _MAX_VALUES = 50  # of a column of texts; the rest is taken together
 _MAX_DISCRETE = 10  # so many different numbers are shown one by one
 _MISSING = "(missing)"
+_EXPLAINED = "its classes may be all that sets it apart: at the same mix of classes no gap can be told"
+_NOT_JUDGED = {
+    **dict.fromkeys(("gap", "gap_low", "gap_high", "same_class_gap", "same_class_gap_low", "same_class_gap_high")),
+    "p": None,
+    "p_adjusted": None,
+    "verdict": "too few samples",
+    "remark": "",
+}
 _RANKS = ("worse", "better", "not distinguishable", "too few samples")
 # Up to here p comes from permutations; scipy's approximation is documented as accurate above 500 observations.
 _MAX_PERMUTED = 500
@@ -81,7 +89,8 @@ def build_slices(
           (Mantel-Haenszel): near 0 where the group merely holds harder classes; None where no class is on both sides;
         - ``p`` (Fisher), ``p_adjusted`` (Holm, over all groups that are judged);
         - ``verdict``: ``"worse"``, ``"better"``, ``"not distinguishable"`` or ``"too few samples"``. The gaps and p of
-          the last are None.
+          the last are None;
+        - ``remark``: said where the classes of a group may be all that sets it apart.
 
     Raises:
         ArgumentError: The table has no such column.
@@ -93,24 +102,11 @@ def build_slices(
             grouped.append(column)
     if not grouped:
         return []
-    num_labels = len(table.labels)
-    everyone = np.bincount(table.label, minlength=num_labels)
-    everyone_right = np.bincount(table.label[table.correct], minlength=num_labels)
-    # (groups of all columns, K): examples and right ones by class.
-    members = np.concatenate([_count(column, table.label, num_labels) for column in grouped])
-    right = np.concatenate([_count(column, table.label, num_labels, table.correct) for column in grouped])
-
+    members, right = _count_groups(table, grouped)
+    everyone, everyone_right = count_classes(table.label, table.prediction, len(table.labels))[::2]
     n, x = members.sum(axis=1), right.sum(axis=1)
-    rest_n, rest_x = len(table.label) - n, everyone_right.sum() - x
+    rest_n, rest_x = len(table) - n, everyone_right.sum() - x
     low, high = wilson(x, n, level)
-    judged = np.flatnonzero((n >= min_samples) & (rest_n >= min_samples))
-    pair = (x[judged], n[judged], rest_x[judged], rest_n[judged])
-    gaps = np.stack(estimate_difference(*pair, level), axis=-1)
-    strata = (right[judged], members[judged], everyone_right - right[judged], everyone - members[judged])
-    same_class_gaps = np.stack(estimate_stratified_difference(*strata, level), axis=-1)
-    p = run_fisher_test(*pair)
-    p_adjusted = adjust_by_holm(p)
-
     names = [(column.name, group) for column in grouped for group in column.groups]
     slices = [
         {
@@ -123,22 +119,19 @@ def build_slices(
             "high": float(high[row]),
             "rest_n": int(rest_n[row]),
             "rest": float(rest_x[row] / rest_n[row]) if rest_n[row] else None,
-            **dict.fromkeys(("gap", "gap_low", "gap_high")),
-            **dict.fromkeys(("same_class_gap", "same_class_gap_low", "same_class_gap_high")),
-            "p": None,
-            "p_adjusted": None,
-            "verdict": "too few samples",
+            **_NOT_JUDGED,
         }
         for row, (name, group) in enumerate(names)
     ]
-    for position, row in enumerate(judged):
-        entry = slices[row]
-        entry |= zip(("gap", "gap_low", "gap_high"), gaps[position].tolist(), strict=True)
-        if np.isfinite(same_class_gaps[position]).all():
-            ends = ("same_class_gap", "same_class_gap_low", "same_class_gap_high")
-            entry |= zip(ends, same_class_gaps[position].tolist(), strict=True)
-        entry |= {"p": float(p[position]), "p_adjusted": float(p_adjusted[position])}
-        entry["verdict"] = _judge(entry, level)
+    judged = np.flatnonzero((n >= min_samples) & (rest_n >= min_samples))
+    pair = (x[judged], n[judged], rest_x[judged], rest_n[judged])
+    gaps = np.stack(estimate_difference(*pair, level), axis=-1).tolist()
+    strata = (right[judged], members[judged], everyone_right - right[judged], everyone - members[judged])
+    same_class_gaps = np.stack(estimate_stratified_difference(*strata, level), axis=-1).tolist()
+    p = run_fisher_test(*pair)
+    tests = np.stack((p, adjust_by_holm(p)), axis=-1).tolist()
+    for row, gap, same_class_gap, test in zip(judged, gaps, same_class_gaps, tests, strict=True):
+        slices[row] |= _judge(gap, same_class_gap, test, level)
     return sorted(slices, key=_rank)
 
 
@@ -220,19 +213,37 @@ def _permute_ranks(first: FloatArray, second: FloatArray, generator: np.random.G
     return float((1 + reached.sum()) / (1 + _NUM_PERMUTATIONS))
 
 
-def _count(column: _Column, label: IntArray, num_labels: int, counted: Any = slice(None)) -> IntArray:
-    """(groups, K) number of examples, of all or of those counted."""
-    cells = (column.codes * num_labels + label)[counted]
-    return np.bincount(cells, minlength=len(column.groups) * num_labels).reshape(-1, num_labels)
+def _count_groups(table: PredictionTable, grouped: Sequence[_Column]) -> tuple[IntArray, IntArray]:
+    """(groups of all columns, K) each: examples by class, and the right ones among them."""
+    num_labels = len(table.labels)
+
+    def count(column: _Column, counted: Any) -> IntArray:
+        cells = (column.codes * num_labels + table.label)[counted]
+        return np.bincount(cells, minlength=len(column.groups) * num_labels).reshape(-1, num_labels)
+
+    members = [count(column, slice(None)) for column in grouped]
+    return np.concatenate(members), np.concatenate([count(column, table.correct) for column in grouped])
 
 
-def _judge(entry: dict[str, Any], level: float) -> str:
+def _judge(gap: list[float], same_class_gap: list[float], test: list[float], level: float) -> dict[str, Any]:
+    """What is known of a group that is judged.
+
+    Args:
+        gap: Value and the ends of its interval.
+        same_class_gap: The same at the same mix of classes; NaN where it is not defined.
+        test: p and adjusted p.
+        level: Of the intervals.
+    """
+    judged: dict[str, Any] = dict(zip(("gap", "gap_low", "gap_high", "p", "p_adjusted"), gap + test, strict=True))
     # Test and interval must agree, so that no verdict stands beside an interval that contains 0.
-    if entry["p_adjusted"] <= 1 - level and entry["gap_high"] < 0:
-        return "worse"
-    if entry["p_adjusted"] <= 1 - level and entry["gap_low"] > 0:
-        return "better"
-    return "not distinguishable"
+    is_certain = test[1] <= round(1 - level, 12) and not gap[1] <= 0 <= gap[2]
+    judged["verdict"] = "not distinguishable" if not is_certain else "worse" if gap[2] < 0 else "better"
+    if not math.isnan(same_class_gap[0]):
+        ends = ("same_class_gap", "same_class_gap_low", "same_class_gap_high")
+        judged |= dict(zip(ends, same_class_gap, strict=True))
+        if is_certain and same_class_gap[1] <= 0 <= same_class_gap[2]:
+            judged["remark"] = _EXPLAINED
+    return judged
 
 
 def _rank(entry: dict[str, Any]) -> tuple[Any, ...]:

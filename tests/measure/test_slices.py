@@ -124,6 +124,13 @@ def test_harder_classes_explain_a_gap():
     assert worst["gap"] < -0.15
     assert worst["same_class_gap_low"] < 0 < worst["same_class_gap_high"]
     assert abs(worst["same_class_gap"]) < 0.05
+    assert "its classes may be all" in worst["remark"]
+
+    # And do not where the place itself is hard.
+    correct = generator.random(n) < np.where(zoo, 0.7, 0.95)
+    worst = build_slices(make_table(label, correct, metadata=table.metadata), ["place"])[0]
+    assert worst["same_class_gap_high"] < -0.15
+    assert worst["remark"] == ""
 
 
 def test_small_groups_are_not_judged():
