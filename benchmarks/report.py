@@ -1,0 +1,121 @@
+"""The numbers of a report at ImageNet's size: 50,000 predictions of 1,000 classes, in a process of its own.
+
+    python benchmarks/report.py [--output benchmarks/report.txt]
+
+Logits arrive batch by batch, as in scoring, and become a prediction table that is saved; another process loads the file
+and summarises it twice over, without and with a temperature fitted on a validation table of the same size. Memory is
+the peak resident set of each process, everything that Python imports included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import scipy
+
+from hf_imgcls.measure.metrics import ClassificationAccumulator
+from hf_imgcls.measure.predictions import PredictionTable
+from hf_imgcls.measure.summary import summarise
+from hf_imgcls.measure.top_scores import TopScores
+
+BATCH_SIZE = 64
+LIMIT_S, LIMIT_GIB = 60.0, 2.0
+
+
+def write_table(path: Path, split: str, num_examples: int, num_labels: int) -> None:
+    """Make up answers that are right about 8 times in 10 and too sure of themselves, batch by batch, and save them."""
+    generator = np.random.default_rng(len(split))
+    accumulator, top = ClassificationAccumulator(num_labels), TopScores(num_labels)
+    for start in range(0, num_examples, BATCH_SIZE):
+        index = np.arange(start, min(start + BATCH_SIZE, num_examples))
+        labels = index % num_labels
+        logits = generator.normal(scale=2.0, size=(len(index), num_labels)).astype(np.float32)
+        logits[np.arange(len(index)), labels] += generator.normal(9.5, 2.5, len(index))
+        batch = accumulator.measure_batch(2.5 * logits, labels, index)
+        accumulator.add(batch)
+        top.update(batch)
+    examples = accumulator.collect_examples()
+    collected = top.collect(examples.sample_index)
+    assert collected is not None
+    names = [f"class {number}" for number in range(num_labels)]
+    PredictionTable.from_examples(examples, *collected, split=split, labels=names).save(path)
+
+
+def summarise_table(path: Path, validation: Path | None) -> None:
+    """Load a table and compute every number of its report."""
+    record = summarise(PredictionTable.load(path), validation=validation and PredictionTable.load(validation))
+    accuracy = record.metrics["accuracy"]
+    print(f"accuracy {accuracy.value:.4f} [{accuracy.low:.4f}, {accuracy.high:.4f}]", end="")
+    if (temperature := record.calibration["temperature"]) is not None:
+        print(f", temperature {temperature['value']:.3f}", end="")
+
+
+def run_step(*arguments: str) -> tuple[float, float, str]:
+    """Run one step in a process of its own: seconds, peak GiB, and what it printed."""
+    start = time.perf_counter()
+    command = [sys.executable, __file__, *arguments]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    seconds = time.perf_counter() - start
+    text, peak = output.rsplit("\n", 1)
+    return seconds, int(peak) / 2**20, text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--output", help="also write the table to this file")
+    parser.add_argument("--num_examples", type=int, default=50_000)
+    parser.add_argument("--num_labels", type=int, default=1000)
+    parser.add_argument("--step", nargs="+", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.step:
+        name, *files = arguments.step
+        paths = [Path(file) for file in files]
+        if name == "write":
+            write_table(paths[0], paths[0].stem, arguments.num_examples, arguments.num_labels)
+        else:
+            summarise_table(paths[0], paths[1] if len(paths) > 1 else None)
+        # Linux counts in KiB.
+        print(f"\n{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}", end="")
+        return
+
+    lines = [
+        f"{platform.machine()}, {os.cpu_count()} cores; Python {platform.python_version()}, numpy {np.__version__}, "
+        f"scipy {scipy.__version__}, pyarrow {pyarrow.__version__}",
+        f"{arguments.num_examples:,} examples, {arguments.num_labels:,} classes, 2,000 bootstrap draws",
+        f"{'':44s}{'s':>7s}{'peak GiB':>10s}",
+    ]
+    print(*lines, sep="\n", flush=True)
+    sizes = ["--num_examples", str(arguments.num_examples), "--num_labels", str(arguments.num_labels)]
+    worst_s = worst_gib = 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        test, validation = (str(Path(folder, f"{split}.parquet")) for split in ("test", "validation"))
+        for title, *step in (
+            ("batches to a saved table", "write", test),
+            ("the same for validation", "write", validation),
+            ("file to report", "read", test),
+            ("files to report with temperature", "read", test, validation),
+        ):
+            seconds, gib, text = run_step(*sizes, "--step", *step)
+            worst_s, worst_gib = max(worst_s, seconds), max(worst_gib, gib)
+            lines.append(f"{title:44s}{seconds:7.1f}{gib:10.2f}   {text}".rstrip())
+            print(lines[-1], flush=True)
+        lines.append(f"file: {Path(test).stat().st_size / 2**20:,.0f} MiB")
+    is_within = worst_s < LIMIT_S and worst_gib < LIMIT_GIB
+    lines.append(f"{'within' if is_within else 'BEYOND'} {LIMIT_S:.0f} s and {LIMIT_GIB:.0f} GiB for each step")
+    print(*lines[-2:], sep="\n")
+    if arguments.output:
+        Path(arguments.output).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
