@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hf_imgcls.measure.predictions import PredictionTable
 
 TEMPERATURE_KEY = "calibration_temperature"  # in config.json: what was folded into the head
-_RANGE = (0.01, 100.0)  # of temperatures that mean something
+_MOST = 100.0  # neither a larger temperature nor a smaller one than its inverse means anything
 _ROWS = 4096
 _SMALLEST = float(np.finfo(np.float32).smallest_subnormal)
 
@@ -122,12 +122,14 @@ def fit_temperature(logits: npt.NDArray[Any], labels: IntArray) -> float:
             total += float((expected - part[np.arange(len(part)), label]).sum())
         return total / len(labels)
 
-    low, high = np.log(_RANGE)
-    if len(labels) == 0 or slope(low) <= 0:
-        raise _no_temperature("the label is nearly always the best score already, so that sharper is always better")
-    if slope(high) >= 0:
-        raise _no_temperature("the scores say nothing about the labels, so that flatter is always better")
-    return float(np.exp(brentq(slope, low, high, xtol=1e-10)))
+    # From 1, where most temperatures are near, by factors of 2 until the minimum is passed.
+    is_overconfident = slope(0.0) > 0
+    near, far = 0.0, np.log(2.0) if is_overconfident else -np.log(2.0)
+    while (slope(far) > 0) == is_overconfident:
+        near, far = far, far + (far - near)
+        if abs(far) > np.log(_MOST):
+            raise _no_temperature(is_overconfident)
+    return float(np.exp(brentq(slope, min(near, far), max(near, far), xtol=1e-10)))
 
 
 def apply_temperature(logits: npt.NDArray[Any], labels: IntArray, temperature: float) -> tuple[FloatArray, FloatArray]:
@@ -155,7 +157,10 @@ def _read_rows(logits: npt.NDArray[Any], labels: IntArray) -> Iterator[tuple[Flo
         yield logits[start : start + _ROWS].astype(np.float64), labels[start : start + _ROWS]
 
 
-def _no_temperature(reason: str) -> DataError:
+def _no_temperature(is_overconfident: bool) -> DataError:
+    reason = "the label is nearly always the best score already, so that sharper is always better"
+    if is_overconfident:
+        reason = "the scores say nothing about the labels, so that flatter is always better"
     return DataError(
         f"no temperature fits the validation split: {reason}",
         "some wrong answers, and more right ones than by chance",
