@@ -209,11 +209,11 @@ class ClassNames:
         self._theme, self._limit = theme, limit
 
     def __getitem__(self, name: str) -> str:
-        """The name on one line, shortened; ``class 7`` where the PNG's font cannot write it."""
+        """The name on one line, shortened; ``class id 7`` where the PNG's font cannot write it."""
         text = shorten_name(name, self._limit)
         if self._theme.is_page:
             return f"\u2068{text}\u2069"  # isolated: a name from right to left leaves its surroundings in order
-        return text if _can_draw(text) else f"class {self._ids.get(name, '?')}"
+        return text if _can_draw(text) else f"class id {self._ids.get(name, '?')}"
 
 
 def shorten_name(name: str, limit: int = NAME_LENGTH) -> str:

@@ -196,7 +196,7 @@ def draw_risk_coverage(risk_coverage: dict[str, Any], theme: Theme) -> Chart:
             text = f"aim {', '.join(targets)}: answer {100 * x:.3g} %"
             axes.annotate(text, (x, y), textcoords="offset points", fontsize=8, **side)
         lowest = float(min([accuracy.min(), *(item["accuracy_low"] for _, item in reached.values())]))
-        axes.set(xlim=(0, 1.02), ylim=(max(0.0, lowest - 0.15 * (1.02 - lowest) - 0.01), 1.005))
+        axes.set(xlim=(0, 1.02), ylim=(max(0.0, lowest - 0.15 * (1.02 - lowest) - 0.01), 1 + 0.03 * (1.02 - lowest)))
         axes.set(xlabel="share of images answered, the most confident first", ylabel="share of right answers")
         set_title(figure, "What is gained by leaving the least confident to a person")
     return Chart(

@@ -20,6 +20,7 @@ from hf_imgcls.measure.drawing import (
     shorten_name,
     styled,
 )
+from hf_imgcls.measure.predictions import unique_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -101,7 +102,7 @@ def draw_comparison(comparison: dict[str, Any], theme: Theme) -> Chart:
     """
     shares = {name: item for name, item in comparison["metrics"].items() if name != "log_loss"}
     classes = comparison["per_class"][:MAX_ROWS]
-    names = ClassNames([item["class"] for item in comparison["per_class"]], theme)
+    names = ClassNames(unique_names(comparison["labels"]), theme)
     verdicts = {
         "worse": ("o", theme.second),
         "better": ("^", theme.first),
@@ -122,7 +123,7 @@ def draw_comparison(comparison: dict[str, Any], theme: Theme) -> Chart:
         _draw_rows(lower, shown, changes, theme, [f"{item['n']:,}" for item in classes], shapes)
         lower.set_xlabel("recall of the second less recall of the first")
         left_out = len(comparison["per_class"]) - len(classes)
-        lower.set_title(f"Classes, the surest changes first ({left_out:,} more not shown)" if left_out else "Classes")
+        lower.set_title(f"Classes ({left_out:,} more not shown)" if left_out else "Classes")
         set_title(
             figure,
             f"first: {shorten_name(comparison['a'], 60)}\nsecond: {shorten_name(comparison['b'], 60)}\n"
@@ -149,11 +150,14 @@ def _draw_rows(
     shapes: Sequence[tuple[str, str]] | None = None,
 ) -> None:
     """One row per estimate: its name, value with interval, and count at the right edge."""
+    from matplotlib.ticker import MaxNLocator
+
     for row, estimate in enumerate(estimates):
         marker, colour = shapes[row] if shapes else ("o", theme.first)
         if estimate["low"] is not None:
             axes.plot([estimate["low"], estimate["high"]], [row, row], color=colour, linewidth=1.4, alpha=0.8)
         axes.plot(estimate["value"], row, marker=marker, color=colour, markersize=4.5)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
     labels = axes.secondary_yaxis("right")
     labels.set_yticks(range(len(counts)), [f"n {count}" for count in counts])
     labels.tick_params(length=0, labelcolor=theme.muted)

@@ -157,7 +157,7 @@ def test_both_ends_of_a_long_name_are_kept():
 
 def test_a_png_says_the_class_id_where_its_font_lacks_a_letter():
     labels = ["dog", "猫", "cat"]
-    assert [ClassNames(labels, PRINT)[name] for name in labels] == ["dog", "class 1", "cat"]
+    assert [ClassNames(labels, PRINT)[name] for name in labels] == ["dog", "class id 1", "cat"]
     assert ClassNames(labels, PAGE)["猫"] == "\u2068猫\u2069"
 
 
