@@ -12,7 +12,7 @@ from hf_imgcls.errors import ArgumentError
 from hf_imgcls.training_defaults import steps_agree
 
 if TYPE_CHECKING:
-    from hf_imgcls.arguments import Arguments, DataArguments, FitArguments
+    from hf_imgcls.arguments import Arguments, DataArguments, FitArguments, MeasureArguments
 
 # What ``measure.metrics`` computes and a best model can be chosen by.
 SELECTION_METRICS = (
@@ -50,7 +50,9 @@ def check_arguments(arguments: Arguments, known: Collection[str], *, complete: b
         known: The names this command has; what it does not have is not missing.
         complete: Whether everything the user wrote was understood; if not, nothing is said to be missing.
     """
-    problems = _check_sources(arguments.data, complete and "dataset_name" in known) + _check_pixels(arguments.data)
+    measure = arguments.measure
+    needs_data = complete and "dataset_name" in known and not (measure.predictions or measure.compare)
+    problems = _check_sources(arguments.data, needs_data) + _check_pixels(arguments.data) + _check_measure(measure)
     problems += _check_model(arguments.fit, arguments.explicit)
     if {"do_train", "eval_strategy"} <= arguments.training.keys():
         problems += _check_training(arguments, complete)
@@ -60,6 +62,24 @@ def check_arguments(arguments: Arguments, known: Collection[str], *, complete: b
             problems.append(
                 _error(f"{name} is {value!r}, which is no file", "a JSON file or a mapping", "correct the path")
             )
+    return problems
+
+
+def _check_measure(measure: MeasureArguments) -> list[ArgumentError]:
+    problems = []
+    if measure.compare is not None and len(measure.compare) != 2:
+        problems.append(_error(f"compare names {len(measure.compare)} runs", "2: the old one, the new one", "name two"))
+    if measure.compare and measure.predictions:
+        problems.append(_error("compare and predictions are both given", "one of them", "leave one out"))
+    for path in (*(measure.compare or ()), *filter(None, [measure.predictions])):
+        if not os.path.exists(path):
+            problems.append(_error(f"there is no {path!r}", "a run's folder or a prediction table", "correct the path"))
+    if measure.report == "false":
+        asked = [
+            name for name in ("slice_columns", "goals", "measure_latency", "explain_samples") if getattr(measure, name)
+        ]
+        if asked:
+            problems.append(_error(f"{', '.join(asked)} with report false", "a report", "leave out --report false"))
     return problems
 
 

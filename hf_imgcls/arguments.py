@@ -216,7 +216,33 @@ class MeasureArguments:
     max_parity_samples: int = _setting(
         1000, "Test images on which pipeline() must predict as the Trainer did.", within="[1, inf)"
     )
+    report: str = _setting(
+        "auto",
+        "Write report/ with intervals, slices and examples; auto: if matplotlib and jinja2 are installed.",
+        choices=["auto", "true", "false"],
+    )
+    slice_columns: list[str] | None = _setting(
+        None, "Columns of the dataset whose groups are compared; brightness, sharpness and size always are."
+    )
+    goals: list[str] | None = _setting(
+        None, "What must be reached, for example 'accuracy>=0.93' 'worst_class_recall>=0.8'; exit code 3 if one is not."
+    )
+    measure_latency: bool = _setting(False, "Time the saved model, one image at a time (a goal about it does so too).")
+    explain_samples: int = _setting(
+        0, "Worst mistakes to explain with heat maps (on a CPU a minute each).", within="[0, inf)"
+    )
+    calibrate: bool = _setting(
+        False, "Fit a temperature on the validation split and fold it into the saved head; answers stay the same."
+    )
     split: str = _setting("test", "The split to score.", group="score", choices=["train", "validation", "test"])
+    predictions: str | None = _setting(
+        None, "Report on this prediction table (a run's folder or parquet file) again, without a model.", group="score"
+    )
+    compare: list[str] | None = _setting(
+        None,
+        "Compare two runs (folders or prediction tables) on the same examples: the old one, the new one.",
+        group="score",
+    )
 
 
 @dataclass

@@ -3,8 +3,8 @@
 Every message has the same three parts: what was found, what was expected, and what to do. The recipes print these
 errors without a traceback and exit with status 2; anything else is a bug of ours and keeps its traceback.
 
-Exit codes of a recipe: 0 done; 2 something must be repaired first; 75 (EX_TEMPFAIL of sysexits.h) stopped by a signal,
-and the same command goes on; 1 a bug.
+Exit codes of a recipe: 0 done; 2 something must be repaired first; 3 done, and a goal was not met; 75 (EX_TEMPFAIL of
+sysexits.h) stopped by a signal, and the same command goes on; 1 a bug.
 """
 
 from __future__ import annotations

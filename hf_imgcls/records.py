@@ -247,7 +247,8 @@ class RunRecord(Record):
         gradient_accumulation_steps: Micro-batches per optimiser step.
         started_at: UTC, ISO 8601; of the last start.
         resumed_from: The checkpoints that the run went on from, in order.
-        process: Host and process id of the last start.
+        process: Host and process id of the last start, while it runs.
+        exit_code: Of a finished run: 0, or 3 when a goal was not met.
     """
 
     state: str
@@ -263,6 +264,7 @@ class RunRecord(Record):
     started_at: str
     resumed_from: list[str] = field(default_factory=list)
     process: str = ""
+    exit_code: int = 0
 
 
 @dataclass

@@ -5,7 +5,6 @@ Only the standard library is imported, so that these errors come at once.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -141,7 +140,7 @@ def open_output_folder(args: Arguments) -> Path:
     Raises:
         OutputError: The folder is a file, cannot be written, belongs to something else, is being written to by another
             run, or holds a finished run with other arguments.
-        SystemExit: With status 0, after saying so: it holds this very run, finished.
+        SystemExit: With the run's own exit code, after saying so: it holds this very run, finished.
     """
     folder = Path(args.training["output_dir"])
     if folder.is_file():
@@ -206,7 +205,7 @@ def _check_earlier_run(folder: Path, args: Arguments) -> bool:
         )
     if is_main_process():
         print(f"The run in {folder} is finished; pass --overwrite_output_dir to run it again.", file=sys.stderr)
-    sys.exit(0)
+    sys.exit(run.exit_code)
 
 
 def _lock(folder: Path) -> None:
@@ -278,13 +277,18 @@ def begin_run(
     ).save(folder / RUN_FILE)
 
 
-def mark_run(folder: Path, state: str) -> None:
-    """Set the state in ``run.json``: ``"interrupted"`` or ``"finished"``."""
-    if is_main_process():
-        record = RunRecord.load(folder / RUN_FILE)
-        # The name of a machine of the user's does not belong into what may be published.
-        with contextlib.suppress(OSError if state == "interrupted" else ()):  # a full disk must not hide the signal
-            replace(record, state=state, process="").save(folder / RUN_FILE)
+def mark_run(folder: Path, state: str, exit_code: int = 0) -> None:
+    """Set the state in ``run.json``: ``"interrupted"`` or ``"finished"``, and with what exit code."""
+    if not is_main_process():
+        return
+    record = RunRecord.load(folder / RUN_FILE)
+    # The name of a machine of the user's does not belong into what may be published.
+    record = replace(record, state=state, exit_code=exit_code, process="")
+    try:
+        record.save(folder / RUN_FILE)
+    except OSError:
+        if state != "interrupted":  # a full disk must not hide the signal
+            raise
 
 
 def check_disk_space(folder: Path, model_bytes: int, training_args: TrainingArguments) -> None:

@@ -8,10 +8,12 @@
 Every command line of transformers' run_image_classification.py works here unchanged.
 """
 
+import sys
 from functools import partial
 
 from hf_imgcls.arguments import parse_arguments
 from hf_imgcls.errors import Interrupted
+from hf_imgcls.measure.goals import choose_exit_code, parse_goals
 from hf_imgcls.run import (
     BAD_IMAGES_FILE,
     begin_run,
@@ -27,6 +29,7 @@ from hf_imgcls.run import (
 def main() -> None:
     # Whatever is wrong with the arguments, the processes or the output folder is said before torch is imported.
     args = parse_arguments(description=__doc__)
+    parse_goals(args.measure.goals or [])
     check_launch(args.fit.num_processes)
     output_dir = open_output_folder(args)
     set_up_logging(args.notes)
@@ -45,6 +48,7 @@ def main() -> None:
     from hf_imgcls.fit.saving import save_run
     from hf_imgcls.fit.trainer import build_trainer
     from hf_imgcls.measure.metrics import ClassificationAccumulator
+    from hf_imgcls.measure.run_report import calibrate_saved_model, report_score
     from hf_imgcls.measure.saved_model import measure_saved_model
 
     use_all_cores()
@@ -83,17 +87,22 @@ def main() -> None:
             trainer.save_metrics("train", result.metrics)
         if training_args.do_eval:
             trainer.save_metrics("eval", trainer.evaluate())
+            if args.measure.calibrate:
+                calibrate_saved_model(output_dir, dataset, args, training_args)
 
     # Measuring, through the saved folder as a consumer would load it; the test split is touched here, and only here
     saved = output_dir if training_args.do_train else args.fit.model_name_or_path
     if training_args.do_eval and not training_args.do_train:
         measure_saved_model(saved, dataset, "validation", args, training_args)
+    goals = []
     if training_args.do_predict:
-        measure_saved_model(saved, dataset, "test", args, training_args)
+        score = measure_saved_model(saved, dataset, "test", args, training_args)
+        goals = report_score(saved, score, dataset, args, training_args)
     if training_args.do_train:
-        mark_run(output_dir, "finished")
+        mark_run(output_dir, "finished", choose_exit_code(goals))
     if training_args.push_to_hub and training_args.do_train:
         trainer.push_to_hub()
+    sys.exit(choose_exit_code(goals))
 
 
 if __name__ == "__main__":

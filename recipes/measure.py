@@ -2,8 +2,10 @@
 """Score a saved model, or one from the Hub, and check that pipeline("image-classification") answers the same.
 
     python recipes/measure.py --model_name_or_path outputs/digits_vit                        # the run's own test split
-    python recipes/measure.py --model_name_or_path outputs/digits_vit --split validation
+    python recipes/measure.py --model_name_or_path outputs/digits_vit --split validation --goals "accuracy>=0.93"
     python recipes/measure.py --model_name_or_path microsoft/resnet-50 --dataset_name imagenet-1k --split validation
+    python recipes/measure.py --predictions outputs/digits_vit              # the report again, without a model
+    python recipes/measure.py --compare outputs/digits_vit outputs/digits_convnext      # on the same examples
     torchrun --nproc_per_node 2 recipes/measure.py --model_name_or_path outputs/digits_vit --test_dir my_photos
 
 Classes are matched by name. The numbers go to <output_dir>/<split>_results.json, by default beside the runs, in
@@ -11,10 +13,12 @@ outputs/<dataset>_<model>_measured.
 """
 
 import sys
+from pathlib import Path
 
 from hf_imgcls.arguments import Arguments, parse_arguments
 from hf_imgcls.errors import ArgumentError
 from hf_imgcls.measure.earlier_run import compare_data, names_dataset, recall_arguments
+from hf_imgcls.measure.goals import choose_exit_code, parse_goals
 from hf_imgcls.run import check_launch, run_recipe, set_up_logging
 
 FLAGS = (
@@ -28,12 +32,16 @@ def main() -> None:
     # Whatever is wrong with the arguments is said before torch is imported.
     argv = sys.argv[1:]
     args = read_arguments(argv)
+    parse_goals(args.measure.goals or [])
     check_launch(args.fit.num_processes)
     set_up_logging(args.notes)
+    if args.measure.compare or args.measure.predictions:
+        sys.exit(measure_tables(args))
 
     from hf_imgcls.compat import build_training_arguments
     from hf_imgcls.data.load import load_image_dataset
     from hf_imgcls.data.scan import check_images
+    from hf_imgcls.measure.run_report import report_score
     from hf_imgcls.measure.saved_model import measure_saved_model
 
     runtime = build_training_arguments(args.training, args.hub_token)
@@ -41,19 +49,43 @@ def main() -> None:
     # Data: the run's own, unless another was named
     with runtime.main_process_first(desc="loading the dataset"):
         dataset = load_image_dataset(args.data)
-        dataset.splits = {name: split for name, split in dataset.splits.items() if name == args.measure.split}
+        # The training split is looked at in examples only.
+        train = dataset.splits.pop("train", None) if args.measure.split != "train" else None
         dataset = check_images(dataset, args.data)
     notes = [] if names_dataset(argv) else compare_data(args.fit.model_name_or_path, dataset.record, args.measure.split)
 
-    # Score, write, compare with pipeline()
-    measure_saved_model(args.fit.model_name_or_path, dataset, args.measure.split, args, runtime)
+    # Score, write, compare with pipeline(), report
+    score = measure_saved_model(args.fit.model_name_or_path, dataset, args.measure.split, args, runtime)
     for note in notes:
         print(f"  note: {note}")
+    if train is not None:
+        dataset.splits["train"] = train
+    sys.exit(choose_exit_code(report_score(args.fit.model_name_or_path, score, dataset, args, runtime)))
+
+
+def measure_tables(args: Arguments) -> int:
+    """Work on prediction tables alone: compare two, or report on one again."""
+    from hf_imgcls.measure.run_report import compare_runs, find_tables, report_table
+
+    folder = Path(args.training["output_dir"])
+    if args.measure.compare:
+        compare_runs(args.measure.compare, args.measure.split, folder, args.data.split_seed)
+        return 0
+    table, validation = find_tables(str(args.measure.predictions), args.measure.split)
+    return choose_exit_code(report_table(table, validation, None, args, folder))
 
 
 def read_arguments(argv: list[str]) -> Arguments:
     """Parse the command line, completed by the run's recipe."""
     args = parse_arguments(recall_arguments(argv), description=__doc__, groups=("data", "measure", "score"), also=FLAGS)
+    measure = args.measure
+    if measure.predictions or measure.compare:
+        if "output_dir" not in args.explicit:
+            path = Path(measure.predictions or "outputs")
+            names = [Path(run).stem if Path(run).is_file() else Path(run).name for run in measure.compare or ()]
+            folder = path / "_vs_".join(names) if names else path if path.is_dir() else path.parent
+            args.training["output_dir"] = str(folder)
+        return args
     if "model_name_or_path" not in args.explicit:
         raise ArgumentError("no model is named", "--model_name_or_path", "name a run's folder or a model on the Hub")
     if "output_dir" not in args.explicit:

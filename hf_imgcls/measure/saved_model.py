@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from accelerate import PartialState
 
 from hf_imgcls.measure.parity import PARITY_FILE, check_parity
+from hf_imgcls.measure.predictions import PREDICTIONS_FILE
 from hf_imgcls.measure.results import write_results
 from hf_imgcls.measure.score import Score, score_folder
 
@@ -53,6 +54,8 @@ def measure_saved_model(
         return score
     folder = Path(training_args.output_dir)
     write_results(folder, score)
+    if score.table is not None:
+        score.table.save(folder / PREDICTIONS_FILE.format(split=split))
     print_score(score)
     (folder / PARITY_FILE).unlink(missing_ok=True)  # an earlier agreement does not speak for this model
     parity = check_parity(

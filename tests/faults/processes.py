@@ -28,6 +28,7 @@ RUN = (
     "--dataset_name", "digits", "--image_size", "16", "--max_train_samples", "384", "--max_eval_samples", "61",
     "--max_test_samples", "61", "--per_device_train_batch_size", "16", "--num_train_epochs", "2", "--save_steps", "5",
     "--eval_steps", "5", "--save_total_limit", "3", "--disable_tqdm", "true", "--use_cpu", "--learning_rate", "3e-3",
+    "--report", "false",
     *TINY_VIT[:3], TINY_VIT[3].replace("}", ", hidden_dropout_prob: 0.1, attention_probs_dropout_prob: 0.1}"),
 )  # fmt: skip
 

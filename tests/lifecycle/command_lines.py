@@ -8,5 +8,5 @@ TINY_VIT = (
 SMALL_DIGITS = (
     "--dataset_name", "digits", "--image_size", "16", "--max_train_samples", "256", "--max_eval_samples", "61",
     "--max_test_samples", "61", "--per_device_train_batch_size", "32", "--disable_tqdm", "true", "--use_cpu",
-    "--horizontal_flip_probability", "0", "--learning_rate", "3e-3",
+    "--horizontal_flip_probability", "0", "--learning_rate", "3e-3", "--report", "false",
 )  # fmt: skip

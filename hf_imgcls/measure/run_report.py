@@ -1,0 +1,268 @@
+"""From a score to a report that a person can decide on: everything about one model on one split, in one folder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch.utils.data import IterableDataset
+
+from hf_imgcls.data.decode import decode_image
+from hf_imgcls.measure.calibration import fit_temperature, fold_temperature, read_log_scores
+from hf_imgcls.measure.gallery import find_rows
+from hf_imgcls.measure.goals import describe_judgement, judge, parse_goals
+from hf_imgcls.measure.image_statistics import measure_images
+from hf_imgcls.measure.predictions import PREDICTIONS_FILE, PredictionTable
+from hf_imgcls.measure.report import REPORT_FOLDER, write_report
+from hf_imgcls.measure.score import load_classifier, score_folder
+from hf_imgcls.measure.slices import build_slices, check_columns, relate_support_to_recall
+from hf_imgcls.measure.summary import summarise
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+    from hf_imgcls.arguments import Arguments, DataArguments, MeasureArguments
+    from hf_imgcls.data.load import ImageDataset
+    from hf_imgcls.measure.score import Score
+    from hf_imgcls.records import ReportRecord
+
+logger = logging.getLogger(__name__)
+
+
+def wants_report(args: MeasureArguments) -> bool:
+    """Whether a report is asked for, or ``auto`` and what draws it is installed."""
+    if args.report == "auto":
+        return bool(args.goals) or all(find_spec(name) for name in ("matplotlib", "jinja2"))
+    return args.report == "true"
+
+
+def report_score(
+    model: str | Path, score: Score | None, dataset: ImageDataset, args: Arguments, training_args: TrainingArguments
+) -> list[dict[str, Any]]:
+    """Report on what was scored; the validation split is scored too, for temperature and thresholds.
+
+    Called on every process; the main one writes ``report/`` and the tables into ``output_dir``.
+
+    Args:
+        model: What was scored.
+        score: From `hf_imgcls.measure.saved_model.measure_saved_model`; None where the split is not there.
+        dataset: Has the split, and where there is one the validation split.
+        args: The arguments of the group ``measure``.
+        training_args: ``output_dir``, batch size and loader processes.
+
+    Returns:
+        What became of ``--goals``, see `hf_imgcls.measure.goals.judge`; nothing on other processes.
+    """
+    if score is None or not wants_report(args.measure):
+        return []
+    validation = None
+    if score.split != "validation" and "validation" in dataset.splits:
+        validation = _score_validation(model, dataset, args, training_args).table
+    if score.table is None:
+        return []
+    folder = Path(training_args.output_dir)
+    if validation is not None:
+        validation.save(folder / PREDICTIONS_FILE.format(split="validation"))
+    return report_table(score.table, validation, dataset, args, folder)
+
+
+def report_table(
+    table: PredictionTable,
+    validation: PredictionTable | None,
+    dataset: ImageDataset | None,
+    args: Arguments,
+    folder: Path,
+) -> list[dict[str, Any]]:
+    """Write the report on a prediction table, and say what became of the goals.
+
+    Args:
+        table: What was predicted.
+        validation: The same model's predictions on the validation split.
+        dataset: For pictures and what is measured on them; None leaves them out.
+        args: The arguments of the group ``measure``.
+        folder: Gets ``report/``.
+
+    Returns:
+        One dict for each of ``--goals``, see `hf_imgcls.measure.goals.judge`.
+    """
+    measure = args.measure
+    goals = parse_goals(measure.goals or [])
+    record = summarise(table, seed=args.data.split_seed, validation=validation)
+    split = dataset.splits.get(table.split) if dataset is not None else None
+    train = dataset.splits.get("train") if dataset is not None else None
+    split, train = (None if isinstance(rows, IterableDataset) else rows for rows in (split, train))
+    statistics = None if split is None else measure_images(split, args.data, table.sample_index)
+    check_columns(table, measure.slice_columns or [])
+    record.slices = build_slices(table, measure.slice_columns or [], statistics)
+    counts = dataset.record.splits["train"].class_counts if dataset and "train" in dataset.record.splits else None
+    if counts:
+        record.imbalance = relate_support_to_recall(table, counts)
+    if split is not None and (
+        measure.measure_latency or any("latency" in g.metric or g.metric == "size_mb" for g in goals)
+    ):
+        from hf_imgcls.measure.latency import measure_latency
+
+        image = decode_image(split[0]["image"], background=args.data.alpha_background)
+        revision = table.source.get("model_revision")
+        record.latency = measure_latency(table.source["model"], image, model_revision=revision)
+    if split is not None and measure.explain_samples:
+        record.explanations = _explain_mistakes(table, split, args.data, measure.explain_samples, folder)
+    record.goals = [judge(goal, record) for goal in goals]
+    write_report(
+        record, folder, table=table, dataset=split, train=train,
+        background=args.data.alpha_background, max_pixels=args.data.max_image_pixels,
+    )  # fmt: skip
+    _print_report(record, folder)
+    return record.goals
+
+
+def calibrate_saved_model(
+    folder: Path, dataset: ImageDataset, args: Arguments, training_args: TrainingArguments
+) -> float | None:
+    """Fit a temperature on the validation split and fold it into the saved head.
+
+    The answers stay the same; the scores of plain ``pipeline()`` become calibrated. Called on every process.
+
+    Args:
+        folder: The saved model.
+        dataset: Has the validation split.
+        args: How images are decoded.
+        training_args: Batch size and loader processes.
+
+    Returns:
+        The temperature, on the main process.
+
+    Raises:
+        DataError: Only the best scores of each example are kept, or no temperature fits.
+        ModelError: The head cannot be divided.
+    """
+    table = _score_validation(folder, dataset, args, training_args).table
+    if table is None:
+        return None
+    from hf_imgcls.errors import DataError
+
+    scores = read_log_scores(table)
+    if scores is None:
+        raise DataError(
+            f"calibrate with {len(table.labels):,} classes",
+            "at most 1,000 classes, whose scores are all kept",
+            "leave out --calibrate",
+        )
+    temperature = fit_temperature(scores, table.label)
+    model, _ = load_classifier(folder, args.data)
+    fold_temperature(model, temperature)
+    model.save_pretrained(folder)
+    logger.info("Temperature %.3f, fitted on %d validation examples, is in the saved head.", temperature, len(table))
+    return temperature
+
+
+def _score_validation(
+    model: str | Path, dataset: ImageDataset, args: Arguments, training_args: TrainingArguments
+) -> Score:
+    return score_folder(
+        model,
+        dataset,
+        args.data,
+        split="validation",
+        model_revision=args.fit.model_revision,
+        batch_size=training_args.per_device_eval_batch_size,
+        num_workers=training_args.dataloader_num_workers,
+    )
+
+
+def _explain_mistakes(
+    table: PredictionTable, split: Any, data: DataArguments, count: int, folder: Path
+) -> dict[str, Any] | None:
+    """Heat maps for the mistakes with the largest loss: why the model gave the answer that it gave."""
+    from hf_imgcls.measure.explain import explain_examples
+
+    wrong = np.flatnonzero(~table.correct)
+    chosen = wrong[np.argsort(-table.log_loss[wrong], kind="stable")][:count]
+    if not len(chosen):
+        return None
+    revision = table.source.get("model_revision") or "main"
+    model, processor = load_classifier(table.source["model"], data, revision=revision)
+    images_folder = folder / REPORT_FOLDER / "images"
+    images_folder.mkdir(parents=True, exist_ok=True)
+    rows = find_rows(split, table.sample_index[chosen].tolist())
+    images = [
+        decode_image(rows[index], background=data.alpha_background, max_pixels=data.max_image_pixels)
+        for index in table.sample_index[chosen].tolist()
+    ]
+    ids = {str(name): index for index, name in model.config.id2label.items()}
+    targets = [ids[table.labels[table.prediction[row]]] for row in chosen]
+    explained = explain_examples(model, processor, images, targets, overlay_folder=images_folder)
+    for example, row in zip(explained["examples"], chosen, strict=True):
+        example["sample_index"] = int(table.sample_index[row])
+        example["label"] = table.labels[table.label[row]]
+    return explained
+
+
+def _print_report(record: ReportRecord, folder: Path) -> None:
+    accuracy = record.metrics["accuracy"]
+    if accuracy.low is not None and accuracy.high is not None:
+        print(f"  accuracy is {accuracy.low:.4f} to {accuracy.high:.4f} ({record.confidence_level:.0%} interval)")
+    worse = [entry for entry in record.slices if entry["verdict"] == "worse"]
+    for entry in worse[:3]:
+        group, share = f"{entry['column']} {entry['group']}", f"{entry['value']:.4f} of {entry['n']}"
+        print(f"  worse on {group}: {share} against {entry['rest']:.4f} of the others")
+    for judgement in record.goals:
+        print(f"  goal {describe_judgement(judgement)}")
+    print(f"  report                {folder / REPORT_FOLDER / 'report.html'}")
+
+
+def find_tables(path: str | Path, split: str) -> tuple[PredictionTable, PredictionTable | None]:
+    """Read a prediction table and the validation table beside it.
+
+    Args:
+        path: A run's folder, or a parquet file.
+        split: Which split's table of a folder is meant.
+
+    Returns:
+        The table, and that of the validation split where it is another one and is there.
+
+    Raises:
+        DataError: There is no such table, or it cannot be read.
+    """
+    path = Path(path)
+    file = path / PREDICTIONS_FILE.format(split=split) if path.is_dir() else path
+    table = PredictionTable.load(file)
+    beside = file.with_name(PREDICTIONS_FILE.format(split="validation"))
+    other = PredictionTable.load(beside) if table.split != "validation" and beside.exists() else None
+    return table, other
+
+
+def compare_runs(paths: Sequence[str], split: str, folder: Path, seed: int) -> None:
+    """Compare two runs on the same examples; the verdict is printed and written with a picture.
+
+    Args:
+        paths: Two run folders or prediction tables: the one there was, the one that may take its place.
+        split: Which split's table of a folder is meant.
+        folder: Gets ``comparison.json`` and ``comparison.png``.
+        seed: Of the bootstrap.
+
+    Raises:
+        DataError: A table is missing, or the two are about other data.
+    """
+    from hf_imgcls.measure.compare import COMPARISON_FILE, compare_tables, describe_comparison
+
+    a, b = (find_tables(path, split)[0] for path in paths)
+    record = compare_tables(a, b, metrics=("accuracy", "macro_f1", "log_loss"), seed=seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    record.save(folder / COMPARISON_FILE)
+    print(describe_comparison(record))
+    for entry in record.per_class:
+        if entry["verdict"] != "not distinguishable":
+            print(f"  {entry['class']}: recall {entry['a']:.4f} -> {entry['b']:.4f}, {entry['verdict']}")
+    for note in record.notes:
+        print(f"  note: {note}")
+    if find_spec("matplotlib"):
+        from hf_imgcls.measure.drawing import PRINT, encode_png
+        from hf_imgcls.measure.row_plots import draw_comparison
+
+        (folder / "comparison.png").write_bytes(encode_png(draw_comparison(record.to_json(), PRINT)))
+    print(f"  written to            {folder}")
