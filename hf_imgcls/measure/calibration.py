@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 TEMPERATURE_KEY = "calibration_temperature"  # in config.json: what was folded into the head
 _MOST = 100.0  # neither a larger temperature nor a smaller one than its inverse means anything
-_ROWS = 4096
+_ROWS = 256  # at a time, which a processor's caches hold
 _SMALLEST = float(np.finfo(np.float32).smallest_subnormal)
 
 

@@ -32,7 +32,7 @@ NOT_EVERY_SCORE = f"of more than {MAX_CLASSES_KEPT:,} classes only the {NUM_TOP_
 _VERSION = 1  # of the file's layout
 _KEY = b"hf_imgcls.predictions"
 _METADATA = "metadata."
-_ROWS = 4096  # converted at a time, so that memory holds a table once
+_ROWS = 4096  # of a row group: converted at a time, so that memory holds a table once
 
 
 @dataclass
@@ -104,10 +104,14 @@ class PredictionTable:
             scores[:, rows] = part.T
         return scores
 
-    def chunks(self) -> Iterator[slice]:
-        """Slices over all rows, for work that would need too much memory at once."""
-        for start in range(0, len(self), _ROWS):
-            yield slice(start, min(start + _ROWS, len(self)))
+    def chunks(self, size: int = 512) -> Iterator[slice]:
+        """Slices over all rows, for work that needs little memory, and a processor's caches, when done piece by piece.
+
+        Args:
+            size: Rows in a slice; the last one may be shorter.
+        """
+        for start in range(0, len(self), size):
+            yield slice(start, min(start + size, len(self)))
 
     @classmethod
     def from_examples(
@@ -161,7 +165,7 @@ class PredictionTable:
             with pq.ParquetWriter(
                 temporary, schema, compression="zstd", use_dictionary=False, write_page_checksum=True
             ) as writer:
-                for rows in self.chunks():
+                for rows in self.chunks(_ROWS):
                     writer.write_table(self._to_arrow(rows, schema))
             os.replace(temporary, path)
         finally:
