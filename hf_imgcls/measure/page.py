@@ -172,7 +172,7 @@ def _describe(value: Any) -> str:
                 return f"not measured: {value.get('remark', '')}"
             ends = "" if value["low"] is None else f" ({_describe(value['low'])} to {_describe(value['high'])})"
             return f"{_describe(value['value'])}{ends}, n {value['n']:,}"
-        return "; ".join(f"{key}: {_describe(item)}" for key, item in value.items())
+        return "; ".join(f"{_spell_out(key)}: {_describe(item)}" for key, item in value.items())
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_describe, value))
     return str(value)

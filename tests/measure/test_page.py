@@ -11,7 +11,6 @@ import shutil
 import subprocess
 from html.parser import HTMLParser
 
-import numpy as np
 import pytest
 from planted_reports import HOSTILE_NAMES, make_bare_record, make_images, make_record, make_table
 
@@ -19,6 +18,7 @@ from hf_imgcls.errors import OutputError, UserError
 from hf_imgcls.measure import gallery, report
 from hf_imgcls.measure.page import clean_text, format_number, judge_report
 from hf_imgcls.measure.report import read_report, write_report
+from hf_imgcls.measure.summary import list_confused_pairs
 
 VOID = {"meta", "link", "img", "br", "input"}
 NUMBER = re.compile(r"[-+]?\d+(?:,\d{3})*(?:\.\d+)?(?:e-?\d+)?")
@@ -216,6 +216,7 @@ def test_explanations_are_shown_with_their_verdicts(tmp_path):
     overlays = {
         "occlusion": {**found, "overlay": "explanation_0_occlusion.png"},
         "grad_cam": {**found, "overlay": "../../secret.png"},
+        "attention_rollout": {"verdict": "not applicable", "reason": "no attention"},
     }
     explanations = {
         "methods": {"occlusion": found, "grad_cam": {**found, "verdict": "trust"}},
@@ -226,6 +227,7 @@ def test_explanations_are_shown_with_their_verdicts(tmp_path):
     page = Page(text)
     assert "it shows <edges>" in page.by_id["explanations"]
     assert "0.0123" in page.by_id["explanations"]
+    assert "Attention rollout: not applicableno attention" in page.by_id["explanations"]
     shown = [item for item in page.find("img") if "of example" in item["alt"]]
     assert [item["alt"] for item in shown] == [
         "Occlusion of example 0: do not trust"
@@ -235,12 +237,17 @@ def test_explanations_are_shown_with_their_verdicts(tmp_path):
 
 def test_a_thousand_classes_stay_small(tmp_path):
     table = make_table(1000, num_examples=4000)
-    dataset = make_images(
-        table.label[:400].tolist(), table.labels, size=(400, 300)
-    )  # noise: the largest files there are
-    train = make_images(np.arange(400).tolist(), table.labels, size=(400, 300))
+    # Noise makes the largest files there are. Only what the gallery will show needs to exist.
+    shown = re.findall(r'"sample_index": (\d+)', json.dumps(gallery.build_gallery(table).content))
+    shown = sorted(set(map(int, shown)))
+    dataset = make_images([0] * len(shown), table.labels, size=(400, 300)).remove_columns("sample_index")
+    dataset = dataset.add_column("sample_index", shown)
+    pairs = list_confused_pairs(table)[:5]
+    classes = sorted({pair[key] for pair in pairs for key in ("label_id", "prediction_id")})
+    train = make_images([*classes] * 4, table.labels, size=(400, 300))
     target = write_report(make_record(table), tmp_path, table=table, dataset=dataset, train=train)
     page = Page((target / "report.html").read_text(encoding="utf-8"))
+    assert len(page.find("img")) == 20 + 10 + 5 * 2 * 4 + sum(min(pair["count"], 4) for pair in pairs)
     assert (target / "report.html").stat().st_size < 5e6
     assert sum("class 9" in text for text in page.texts) >= 100
     details = page.by_id["classes"]
