@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from scipy.stats import binomtest, fisher_exact
@@ -43,6 +45,19 @@ def test_paired_difference_is_mirrored_and_narrower_than_an_unpaired_one():
     assert paired[2] - paired[1] < 0.7 * (alone[2] - alone[1])
 
 
+def test_paired_interval_step_by_step():
+    # As https://rdrr.io/rforge/biostatUZH/src/R/confIntPairedProportion.R computes the example of Altman et al. (2000).
+    both, first, second, neither = 14, 5, 0, 22
+    n = both + first + second + neither
+    (l1, u1), (l2, u2) = (binomtest(x, n).proportion_ci(method="wilson") for x in (both + first, both + second))
+    p1, p2 = (both + first) / n, (both + second) / n
+    phi = (both * neither - first * second - n / 2) / math.sqrt(19 * 22 * 14 * 27)
+    low = (p1 - p2) - math.sqrt((p1 - l1) ** 2 - 2 * phi * (p1 - l1) * (u2 - p2) + (u2 - p2) ** 2)
+    high = (p1 - p2) + math.sqrt((p2 - l2) ** 2 - 2 * phi * (p2 - l2) * (u1 - p1) + (u1 - p1) ** 2)
+    _, *ends = estimate_paired_difference(both, first, second, neither)
+    assert ends == pytest.approx([-high, -low], abs=1e-9)
+
+
 @pytest.mark.parametrize("kind", ["independent", "paired", "stratified"])
 def test_intervals_cover_what_they_promise(kind):
     generator, draws = np.random.default_rng(1), 1000
@@ -67,7 +82,12 @@ def test_intervals_cover_what_they_promise(kind):
 def test_stratified_difference_of_one_stratum_and_of_none():
     difference, low, high = estimate_stratified_difference([30], [50], [45], [60])
     assert difference == pytest.approx(30 / 50 - 45 / 60)
-    assert low < difference < high
+    # Sato's variance as SAS documents it: (d * P + Q) / w^2.
+    weight = 50 * 60 / 110
+    p = (50**2 * 45 - 60**2 * 30 + 50 * 60 * 10 / 2) / 110**2
+    q = (30 * 15 + 45 * 20) / (2 * 110)
+    reach = 1.959963984540054 * math.sqrt(difference * p + q) / weight
+    assert [low, high] == pytest.approx([difference - reach, difference + reach], abs=1e-9)
     # Strata that one side lacks say nothing.
     same = estimate_stratified_difference([30, 3, 0], [50, 9, 0], [45, 0, 2], [60, 0, 7])
     np.testing.assert_allclose(same[0], difference)

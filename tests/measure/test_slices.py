@@ -89,6 +89,8 @@ def test_a_planted_gap_is_found_and_ranked_first():
         assert verdicts == sorted(verdicts, key=["worse", "better", "not distinguishable"].index)
         gaps = [item["gap"] for item in slices if item["verdict"] == "worse"]
         assert gaps == sorted(gaps)
+        gaps = [item["gap"] for item in slices if item["verdict"] == "better"]
+        assert gaps == sorted(gaps, reverse=True)
         assert all(item["gap_high"] < 0 for item in slices if item["verdict"] == "worse")
         assert all(item["gap_low"] > 0 for item in slices if item["verdict"] == "better")
     assert num_false <= 3, "cameras make no difference; by chance one in twenty tables shows one"
@@ -220,7 +222,8 @@ def test_image_statistics():
         encode(noise), encode(blurred), encode(gray), encode(large), encode(noise, format="JPEG", exif=exif),
         encode(gray[:2, :2]),
     ]  # fmt: skip
-    split = make_split(sources, [10, 11, 12, 13, 14, 15])
+    shuffled = [3, 0, 5, 1, 4, 2]  # a split need not be in the order of its numbers
+    split = make_split([sources[i] for i in shuffled], [10 + i for i in shuffled])
     wanted = np.array([15, 14, 10, 11, 12, 13])
     measured = measure_images(split, DataArguments(), wanted)
     assert tuple(measured) == STATISTICS
