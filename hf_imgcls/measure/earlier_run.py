@@ -29,7 +29,7 @@ def recall_arguments(argv: Sequence[str]) -> list[str]:
 
     Without a dataset on the command line, the run's own is meant, cut as the run cut it; with one, everything the
     recipe says about the source is unset. The run's output folder is never meant: another command must not write into
-    it unless told to.
+    it unless told to. Nor is its number of processes.
 
     Args:
         argv: A command line with ``--model_name_or_path``.
@@ -41,7 +41,7 @@ def recall_arguments(argv: Sequence[str]) -> list[str]:
     recipe = Path(given.get("model_name_or_path", "")) / RECIPE_FILE
     if "config" in given or not given.get("model_name_or_path") or not recipe.is_file():
         return list(argv)
-    unset = {"output_dir"}
+    unset = {"output_dir", "num_processes"}
     if names_dataset(argv):
         unset |= {*_SOURCES, *_SOURCE_DETAILS}
     nulls = [word for name in sorted(unset - given.keys()) for word in (f"--{name}", "null")]

@@ -123,8 +123,10 @@ def test_served_otherwise_than_scored_is_code_2(run_folder, measure, tmp_path, m
 def test_recall_arguments(run_folder, tmp_path):
     model = f"--model_name_or_path={run_folder}"
     recipe = ["--config", str(run_folder / "recipe.yaml")]
-    assert recall_arguments([model]) == [*recipe, "--output_dir", "null", model]
-    assert recall_arguments([model, "--output-dir", "x"]) == [*recipe, model, "--output-dir", "x"]
+    assert recall_arguments([model]) == [*recipe, "--num_processes", "null", "--output_dir", "null", model]
+    assert recall_arguments([model, "--output-dir", "x"]) == [
+        *recipe, "--num_processes", "null", model, "--output-dir", "x",
+    ]  # fmt: skip
     assert recall_arguments([model, "--config", "x.yaml"]) == [model, "--config", "x.yaml"]
     assert recall_arguments(["--model_name_or_path", str(tmp_path)]) == ["--model_name_or_path", str(tmp_path)]
     assert recall_arguments(["--dataset_name", "digits"]) == ["--dataset_name", "digits"]
