@@ -157,7 +157,7 @@ def _draw_rows(
         if estimate["low"] is not None:
             axes.plot([estimate["low"], estimate["high"]], [row, row], color=colour, linewidth=1.4, alpha=0.8)
         axes.plot(estimate["value"], row, marker=marker, color=colour, markersize=4.5)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
     labels = axes.secondary_yaxis("right")
     labels.set_yticks(range(len(counts)), [f"n {count}" for count in counts])
     labels.tick_params(length=0, labelcolor=theme.muted)
