@@ -201,6 +201,8 @@ def _describe(
         return None
     if item.tensor.ndim == 4:
         _, first, second, third = item.tensor.shape
+        # No map is finer than the patches it is made of: (B, heads, tokens, channels) may look like one.
+        image_size = image_size if patch_grid is None else (2 * patch_grid[0], 2 * patch_grid[1])
         if _follows_image((second, third), image_size):
             return FeatureLayer(item.module, "channels_first", (second, third))
         if _follows_image((first, second), image_size):
