@@ -175,7 +175,8 @@ class _Explainer:
         for first, second in itertools.combinations(maps, 2):
             agreements[first][second] = agreements[second][first] = correlate_maps(maps[first], maps[second])
         for method, heat_map in maps.items():
-            scores = self._measure(model, pixel_values, target, heat_map) | {"random_map_faithfulness": random_map}
+            scores: dict[str, Any] = {"random_map_faithfulness": random_map}
+            scores |= self._measure(model, pixel_values, target, heat_map)
             scores |= self._compare_with_random_weights(pixel_values, target, method, heat_map)
             known = [value for value in agreements[method].values() if value is not None]
             scores |= {"agreement": max(known, default=None), "agreements": agreements[method]}

@@ -14,7 +14,7 @@ import contextlib
 import copy
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,7 +72,8 @@ def compute_heat_maps(
     """
     require("explain")
     occlude = functools.partial(_occlude, batch_size=batch_size)
-    explain = {"grad_cam": _grad_cam, "attention_rollout": _attention_rollout, "occlusion": occlude}[method]
+    functions = {"grad_cam": _grad_cam, "attention_rollout": _attention_rollout, "occlusion": occlude}
+    explain: Callable[..., torch.Tensor] = functions[method]
     with evaluation_mode(model):
         pixel_values, targets = pixel_values.to(model.device, model.dtype), targets.to(model.device)
         batches = zip(pixel_values.split(batch_size), targets.split(batch_size), strict=True)
