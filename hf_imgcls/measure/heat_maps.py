@@ -72,8 +72,12 @@ def compute_heat_maps(
     """
     require("explain")
     occlude = functools.partial(_occlude, batch_size=batch_size)
-    functions = {"grad_cam": _grad_cam, "attention_rollout": _attention_rollout, "occlusion": occlude}
-    explain: Callable[..., torch.Tensor] = functions[method]
+    functions: dict[str, Callable[..., torch.Tensor]] = {
+        "grad_cam": _grad_cam,
+        "attention_rollout": _attention_rollout,
+        "occlusion": occlude,
+    }
+    explain = functions[method]
     with evaluation_mode(model):
         pixel_values, targets = pixel_values.to(model.device, model.dtype), targets.to(model.device)
         batches = zip(pixel_values.split(batch_size), targets.split(batch_size), strict=True)
