@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -55,9 +56,9 @@ def test_a_signal_during_an_evaluation_does_not_wait_for_its_end(tmp_path):
     assert whole.wait() == 0, whole.output
     folder = tmp_path / "run"
     # The epoch's last step is logged, then comes its evaluation; the second start does that first.
-    for sign in ("'epoch': 1.0", "Resumed: "):
+    for sign in (r"'epoch': '?1(\.0)?'?\}", "Resumed: "):
         run = Run(*flags, folder=folder)
-        wait_for(lambda run=run, sign=sign: sign in run.output)
+        wait_for(lambda run=run, sign=sign: re.search(sign, run.output))
         run.kill(signal.SIGTERM)
         assert run.wait() == RESUMABLE, run.output
         stop = inspect_checkpoint(list_checkpoints(folder)[-1]).record
