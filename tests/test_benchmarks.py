@@ -49,11 +49,11 @@ def test_trainer_overhead_notices_loops_that_differ(load_benchmark, monkeypatch)
 
 
 def halve(function):
-    """The bare loop's loss, halved; the Trainer's, which sums, left alone. AdamW hides it, but for clipping."""
+    """The bare loop's loss, shrunk; the Trainer's, one per sample, left alone. AdamW hides it, but for clipping."""
 
     def changed(*args, **options):
         loss = function(*args, **options)
-        return loss if options.get("reduction") == "sum" else 0.01 * loss
+        return loss if options.get("reduction") == "none" else 0.01 * loss
 
     return changed
 

