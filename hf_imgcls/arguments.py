@@ -37,7 +37,7 @@ GROUPS = {
     "fit": "the model and how it is adapted",
     "measure": "how the result is checked",
     "score": "what recipes/measure.py scores",
-    "publish": "upload to the Hub",
+    "publish": "the model card and the Hub",
     "training": "TrainingArguments of the installed transformers",
 }
 _NOT_IN_RECIPE = {"local_rank", "resume_from_checkpoint"}
@@ -246,6 +246,16 @@ class MeasureArguments:
 
 
 @dataclass
+class PublishArguments:
+    """What the model card says besides the records, and what is uploaded (group ``publish``)."""
+
+    license: str | None = _setting(
+        None, "Licence of the model as the Hub names it, for example apache-2.0; if not given, the card says so."
+    )
+    card_notes: str | None = _setting(None, "Markdown file whose text is put into the model card.")
+
+
+@dataclass
 class Arguments:
     """Everything a run was asked to do.
 
@@ -253,6 +263,7 @@ class Arguments:
         data: Which examples, and how they become model input.
         fit: The model and its adaptation.
         measure: How the result is checked.
+        publish: What is told and uploaded.
         training: Keyword arguments for ``TrainingArguments``: what the user gave, and our defaults (see
             ``training_defaults``). Two keys are not fields on transformers 5: ``warmup_ratio`` and ``logging_dir``;
             ``lr_scheduler_type`` may be ``"step"``, which is ours.
@@ -264,6 +275,7 @@ class Arguments:
     data: DataArguments
     fit: FitArguments
     measure: MeasureArguments
+    publish: PublishArguments
     training: dict[str, Any]
     hub_token: str | None = field(default=None, repr=False, compare=False)
     explicit: set[str] = field(default_factory=set, compare=False)
@@ -276,7 +288,7 @@ class Arguments:
         """
         values = self.training | {
             item.name: getattr(part, item.name)
-            for part in (self.data, self.fit, self.measure)
+            for part in (self.data, self.fit, self.measure, self.publish)
             for item in dataclasses.fields(part)
             if item.name in self.explicit or getattr(part, item.name) != _default(item)
         }
@@ -348,7 +360,8 @@ def parse_arguments(
 def known_arguments() -> dict[str, Argument]:
     """All arguments by name: ours, the installed ``TrainingArguments``, and old names (hidden from ``--help``)."""
     known: dict[str, Argument] = {}
-    for cls, stage in ((DataArguments, "data"), (FitArguments, "fit"), (MeasureArguments, "measure")):
+    stages = {"data": DataArguments, "fit": FitArguments, "measure": MeasureArguments, "publish": PublishArguments}
+    for stage, cls in stages.items():
         for item in dataclasses.fields(cls):
             value_type = dataclasses.replace(read_annotation(str(item.type)), choices=item.metadata["choices"])
             known[item.name] = Argument(
@@ -458,9 +471,9 @@ def _build(given: dict[str, Any], known: dict[str, Argument], problems: list[Arg
         return {item.name: given.pop(item.name) for item in dataclasses.fields(cls) if item.name in given}
 
     data, fit = DataArguments(**take(DataArguments)), FitArguments(**take(FitArguments))
-    measure = MeasureArguments(**take(MeasureArguments))
+    measure, publish = MeasureArguments(**take(MeasureArguments)), PublishArguments(**take(PublishArguments))
     if fit.model_name_or_path is None and fit.model_type is None:
         fit.model_name_or_path = DEFAULT_MODEL
-    arguments = Arguments(data, fit, measure, given, hub_token, explicit)
+    arguments = Arguments(data, fit, measure, publish, given, hub_token, explicit)
     problems += fill_training(arguments, known)
     return arguments

@@ -24,6 +24,7 @@ from hf_imgcls.arguments import (
     DataArguments,
     FitArguments,
     MeasureArguments,
+    PublishArguments,
     known_arguments,
     parse_arguments,
 )
@@ -668,7 +669,7 @@ def test_dataclass_defaults_are_the_parsers() -> None:
 
 
 def test_every_argument_of_ours_is_documented_and_typed() -> None:
-    for cls in (DataArguments, FitArguments, MeasureArguments):
+    for cls in (DataArguments, FitArguments, MeasureArguments, PublishArguments):
         for item in dataclasses.fields(cls):
             argument = known_arguments()[item.name]
             assert argument.type.kinds, item.name

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_models import TINY_CONFIGS
 
-from hf_imgcls.arguments import Arguments, DataArguments, FitArguments, MeasureArguments
+from hf_imgcls.arguments import Arguments, DataArguments, FitArguments, MeasureArguments, PublishArguments
 from hf_imgcls.compat import build_training_arguments
 from hf_imgcls.data.load import load_image_dataset
 from hf_imgcls.data.transforms import attach_transforms
@@ -48,7 +48,7 @@ def make_trainer(digits, folder, family="vit", fit=None, **training):
     }
     batches = attach_transforms(digits, processor, DATA, seed=0)
     metric = partial(ClassificationAccumulator, len(digits.labels))
-    args = Arguments(DATA, fit, MeasureArguments(), training)
+    args = Arguments(DATA, fit, MeasureArguments(), PublishArguments(), training)
     return build_trainer(adapt_model(model, fit), processor, batches, metric, args, build_training_arguments(training))
 
 
