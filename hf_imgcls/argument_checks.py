@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_imgcls.argument_types import Argument, is_within
 from hf_imgcls.errors import ArgumentError
+from hf_imgcls.publish.hub_rules import find_license_problem, find_notes_problem, is_repo_id
 from hf_imgcls.training_defaults import steps_agree
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def check_arguments(arguments: Arguments, known: Collection[str], *, complete: b
     measure = arguments.measure
     needs_data = complete and "dataset_name" in known and not (measure.predictions or measure.compare)
     problems = _check_sources(arguments.data, needs_data) + _check_pixels(arguments.data) + _check_measure(measure)
-    problems += _check_model(arguments.fit, arguments.explicit)
+    problems += _check_model(arguments.fit, arguments.explicit) + _check_publish(arguments)
     if {"do_train", "eval_strategy"} <= arguments.training.keys():
         problems += _check_training(arguments, complete)
     for name in ("deepspeed", "fsdp_config", "accelerator_config"):
@@ -80,6 +81,26 @@ def _check_measure(measure: MeasureArguments) -> list[ArgumentError]:
         ]
         if asked:
             problems.append(_error(f"{', '.join(asked)} with report false", "a report", "leave out --report false"))
+    return problems
+
+
+def _check_publish(arguments: Arguments) -> list[ArgumentError]:
+    """What would be wrong with the card, as far as it is known before training."""
+    publish, problems = arguments.publish, []
+    if wrong := find_license_problem(publish.license, publish.license_name, publish.license_link):
+        problems.append(_error(*wrong))
+    if publish.card_notes is not None:
+        expected = "a Markdown file in UTF-8"
+        try:
+            with open(publish.card_notes, encoding="utf-8") as file:
+                reason = find_notes_problem(file.read())
+        except (OSError, UnicodeDecodeError) as error:
+            reason = str(error)
+        if reason is not None:
+            problems.append(_error(f"card_notes is {publish.card_notes!r}: {reason}", expected, "correct the file"))
+    hub_model_id = arguments.training.get("hub_model_id")
+    if hub_model_id is not None and not is_repo_id(hub_model_id):
+        problems.append(_error(f"hub_model_id is {hub_model_id!r}", "name or owner/name", "for example me/my-model"))
     return problems
 
 

@@ -45,6 +45,7 @@ FINETUNE_GROUPS = tuple(group for group in GROUPS if group != "score")
 _PATHS = frozenset(f"{split}_{kind}" for split in ("train", "validation", "test") for kind in ("dir", "file")) | {
     "output_dir",
     "cache_dir",
+    "card_notes",
 }
 
 
@@ -250,9 +251,13 @@ class PublishArguments:
     """What the model card says besides the records, and what is uploaded (group ``publish``)."""
 
     license: str | None = _setting(
-        None, "Licence of the model as the Hub names it, for example apache-2.0; if not given, the card says so."
+        None, "Licence of the model as the Hub names it, for example apache-2.0; if not given, the base model's."
     )
-    card_notes: str | None = _setting(None, "Markdown file whose text is put into the model card.")
+    license_name: str | None = _setting(None, "With --license other: the licence's name.")
+    license_link: str | None = _setting(
+        None, "With --license other: where its text is, a URL or LICENSE, a file in the run's folder."
+    )
+    card_notes: str | None = _setting(None, "Markdown file whose text is put into the model card, and kept there.")
 
 
 @dataclass

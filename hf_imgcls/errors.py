@@ -59,6 +59,10 @@ class ParityError(UserError):
     """The served model does not predict what the scored model predicted."""
 
 
+class CardError(UserError):
+    """A model card that must not be published as it is."""
+
+
 class MissingExtraError(UserError):
     """An optional package is not installed."""
 

@@ -90,8 +90,10 @@ def _build(cls: Any, content: dict[str, Any]) -> Any:
         if item.name not in content:
             continue
         value, arguments = content[item.name], typing.get_args(hints[item.name])
-        if isinstance(value, dict) and dataclasses.is_dataclass(hints[item.name]):
-            value = _build(hints[item.name], value)
+        # A record that may be missing, `X | None`, is built as X.
+        kind = arguments[0] if arguments[1:] == (type(None),) else hints[item.name]
+        if isinstance(value, dict) and dataclasses.is_dataclass(kind):
+            value = _build(kind, value)
         elif isinstance(value, dict) and len(arguments) == 2 and dataclasses.is_dataclass(arguments[1]):
             value = {key: _build(arguments[1], inner) for key, inner in value.items()}
         values[item.name] = value
@@ -111,6 +113,9 @@ class SplitRecord:
             ``--scan_images false``, the bytes of the image files; then another value, which does not notice a changed
             file. It depends neither on the machine nor on the place of the files. ``None`` when streaming, or before
             `check_images` of ``data.scan``.
+        source_split: The source's own name of the split that it is, or was cut from.
+        is_cut: Whether it is a part that was cut from that split.
+        num_available: Examples before ``--max_*_samples`` took some of them.
     """
 
     name: str
@@ -118,6 +123,9 @@ class SplitRecord:
     num_examples: int | None = None
     class_counts: dict[str, int] | None = None
     fingerprint: str | None = None
+    source_split: str | None = None
+    is_cut: bool = False
+    num_available: int | None = None
 
 
 @dataclass
@@ -231,6 +239,31 @@ class CheckpointRecord(Record):
 
 
 @dataclass
+class ModelRecord:
+    """What is trained, and where it comes from.
+
+    Attributes:
+        architecture: The model's class, for example ``"ViTForImageClassification"``.
+        num_parameters: Of the model that is saved; an adapter is merged into it.
+        num_trainable_parameters: Those that training changes, an adapter's included.
+        base_model: The pretrained model, Hub id or folder as the user named it; None from scratch.
+        base_revision: Its commit on the Hub; None for a folder.
+        base_license: What the base model's own card states; None where it states nothing or could not be read.
+        base_license_name: Its name, where the licence is ``other``.
+        base_license_link: Where its text is, where the licence is ``other``.
+    """
+
+    architecture: str
+    num_parameters: int
+    num_trainable_parameters: int
+    base_model: str | None = None
+    base_revision: str | None = None
+    base_license: str | None = None
+    base_license_name: str | None = None
+    base_license_link: str | None = None
+
+
+@dataclass
 class RunRecord(Record):
     """``run.json``: the state of a run, and what repeating it needs besides ``recipe.yaml``.
 
@@ -249,6 +282,7 @@ class RunRecord(Record):
         resumed_from: The checkpoints that the run went on from, in order.
         process: Host and process id of the last start, while it runs.
         exit_code: Of a finished run: 0, or 3 when a goal was not met.
+        model: What is trained; None in records of older releases.
     """
 
     state: str
@@ -265,6 +299,7 @@ class RunRecord(Record):
     resumed_from: list[str] = field(default_factory=list)
     process: str = ""
     exit_code: int = 0
+    model: ModelRecord | None = None
 
 
 @dataclass

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from hf_imgcls.arguments import Arguments
     from hf_imgcls.fit.checkpoints import Inspection
-    from hf_imgcls.records import DataRecord
+    from hf_imgcls.records import DataRecord, ModelRecord
 
 RECIPE_FILE = "recipe.yaml"
 DATA_FILE = "data.json"
@@ -244,6 +244,7 @@ def begin_run(
     training_args: TrainingArguments,
     record: DataRecord,
     checkpoint: Inspection | None,
+    model: ModelRecord | None = None,
 ) -> None:
     """Write ``run.json``: what runs, on what, with which versions.
 
@@ -253,6 +254,7 @@ def begin_run(
         training_args: Batch sizes and processes as they were settled.
         record: The dataset's record.
         checkpoint: What the run goes on from.
+        model: What is trained.
     """
     if not is_main_process():
         return
@@ -274,6 +276,7 @@ def begin_run(
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         resumed_from=resumed,
         process=name_process(),
+        model=model,
     ).save(folder / RUN_FILE)
 
 

@@ -50,6 +50,8 @@ def main() -> None:
     from hf_imgcls.measure.metrics import ClassificationAccumulator
     from hf_imgcls.measure.run_report import calibrate_saved_model, report_score
     from hf_imgcls.measure.saved_model import measure_saved_model
+    from hf_imgcls.publish.base_model import describe_model
+    from hf_imgcls.publish.card import write_run_card
 
     use_all_cores()
     training_args = build_training_arguments(args.training, args.hub_token)
@@ -74,7 +76,8 @@ def main() -> None:
         settle_batch_size(training_args, model, image_size, checkpoint, streaming=args.data.streaming)
         metric = partial(ClassificationAccumulator, len(dataset.labels))
         trainer = build_trainer(model, processor, batches, metric, args, training_args, identity)
-        begin_run(output_dir, args, training_args, dataset.record, checkpoint)
+        about = describe_model(model, args.fit, args.data)
+        begin_run(output_dir, args, training_args, dataset.record, checkpoint, about)
 
         # Training, the best weights saved, the validation split measured once more
         try:
@@ -100,6 +103,7 @@ def main() -> None:
         goals = report_score(saved, score, dataset, args, training_args)
     if training_args.do_train:
         mark_run(output_dir, "finished", choose_exit_code(goals))
+        write_run_card(output_dir, args)
     if training_args.push_to_hub and training_args.do_train:
         trainer.push_to_hub()
     sys.exit(choose_exit_code(goals))

@@ -126,7 +126,8 @@ def _assemble(source: Source, args: DataArguments) -> ImageDataset:
     for role, (origin, rows, text) in parts.items():
         split_ids = ids[origin] if rows is None else ids[origin][rows]
         maximum = getattr(args, f"max_{'eval' if role == 'validation' else role}_samples")
-        subset = choose_subset(len(split_ids), maximum, args.split_seed, role)
+        num_available, is_cut = len(split_ids), rows is not None
+        subset = choose_subset(num_available, maximum, args.split_seed, role)
         if subset is not None:
             text += f", {len(subset)} of {len(split_ids)} chosen at random, seed {args.split_seed}"
             rows = subset if rows is None else rows[subset]
@@ -139,6 +140,9 @@ def _assemble(source: Source, args: DataArguments) -> ImageDataset:
             text,
             len(split),
             {name: int(count) for name, count in zip(names, counts, strict=True)},
+            source_split=roles[origin],
+            is_cut=is_cut,
+            num_available=num_available,
         )
     notes += _find_absent_classes(record)
     return dataset

@@ -91,7 +91,14 @@ def load_streaming(args: DataArguments) -> ImageDataset | None:
             shuffle_buffer_size=args.shuffle_buffer_size if role == "train" else 0,
             seed=args.split_seed,
         )
-        dataset.record.splits[role] = SplitRecord(role, text, int(groups[:, 3].sum()))
+        dataset.record.splits[role] = SplitRecord(
+            role,
+            text,
+            int(groups[:, 3].sum()),
+            source_split=roles[origin],
+            is_cut=role not in roles or (role == "train" and len(parts) > len(roles)),
+            num_available=total,
+        )
     return dataset
 
 

@@ -428,6 +428,9 @@ class ImageClassificationTrainer(Trainer):
 
     # ------------------------------------------------------------------------------------------------ checkpoints
 
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the card is written from the run's records, see `hf_imgcls.publish.card`, and must stay."""
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self._write_checkpoint()
 

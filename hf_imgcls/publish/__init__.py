@@ -1,0 +1,1 @@
+"""From a run's folder to what others see of it: the model card."""

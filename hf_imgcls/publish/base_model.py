@@ -1,0 +1,73 @@
+"""What a run's record says about its model: sizes, and the pretrained model it began from with that one's licence."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from huggingface_hub import ModelCard, hf_hub_download
+
+from hf_imgcls.records import ModelRecord
+from hf_imgcls.run import is_main_process
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from hf_imgcls.arguments import DataArguments, FitArguments
+
+CARD_FILE = "README.md"
+
+
+def describe_model(model: nn.Module, fit: FitArguments, data: DataArguments) -> ModelRecord:
+    """Describe a model that is about to be trained.
+
+    Args:
+        model: As it is trained, adapters included.
+        fit: ``model_name_or_path`` and its revision.
+        data: ``cache_dir`` and ``token``.
+    """
+    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    # peft keeps the untrained head as "original_module" beside the copy that it trains.
+    saved = [p for name, p in base.named_parameters() if "lora_" not in name and ".original_module." not in name]
+    name = fit.model_name_or_path
+    is_local = name is None or os.path.isdir(os.path.expanduser(name))
+    revision = None if is_local else getattr(base.config, "_commit_hash", None)
+    stated = {}
+    if name is not None and is_main_process():  # which alone writes the record
+        stated = read_license(name, revision, data, is_local=is_local)
+    return ModelRecord(
+        architecture=type(base).__name__,
+        num_parameters=sum(p.numel() for p in saved),
+        num_trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        base_model=name,
+        base_revision=revision,
+        **{f"base_{key}": value for key, value in stated.items()},
+    )
+
+
+def read_license(name: str, revision: str | None, data: DataArguments, *, is_local: bool) -> dict[str, str]:
+    """What a model's own card states as its licence.
+
+    Args:
+        name: Hub id or folder.
+        revision: Commit on the Hub.
+        data: ``cache_dir`` and ``token``.
+        is_local: Whether ``name`` is a folder.
+
+    Returns:
+        ``license``, ``license_name`` and ``license_link``, as far as they are there; nothing if the card cannot be
+        read: a licence that is not known must not be in the way of training.
+    """
+    try:
+        if is_local:
+            path = Path(name).expanduser() / CARD_FILE
+        else:
+            options: dict[str, Any] = {"cache_dir": data.cache_dir, "token": data.token}
+            path = Path(hf_hub_download(name, CARD_FILE, revision=revision, **options))
+        metadata = ModelCard.load(path, ignore_metadata_errors=True).data.to_dict()
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    names = ("license", "license_name", "license_link")
+    return {name: metadata[name] for name in names if isinstance(metadata.get(name), str)}
