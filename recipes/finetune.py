@@ -51,7 +51,7 @@ def main() -> None:
     from hf_imgcls.measure.run_report import calibrate_saved_model, report_score
     from hf_imgcls.measure.saved_model import measure_saved_model
     from hf_imgcls.publish.base_model import describe_model
-    from hf_imgcls.publish.card import write_run_card
+    from hf_imgcls.publish.card import write_card
 
     use_all_cores()
     training_args = build_training_arguments(args.training, args.hub_token)
@@ -103,7 +103,8 @@ def main() -> None:
         goals = report_score(saved, score, dataset, args, training_args)
     if training_args.do_train:
         mark_run(output_dir, "finished", choose_exit_code(goals))
-        write_run_card(output_dir, args)
+        if training_args.should_save:
+            write_card(output_dir, notes=args.publish.card_notes)
     if training_args.push_to_hub and training_args.do_train:
         trainer.push_to_hub()
     sys.exit(choose_exit_code(goals))

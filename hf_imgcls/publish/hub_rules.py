@@ -102,7 +102,8 @@ def find_metadata_problems(metadata: Mapping[str, Any]) -> list[str]:
             problems.append(f"{key!r} must be a string, not {metadata[key]!r}")
     for key in ("datasets", "tags", "metrics"):
         value = metadata.get(key)
-        if value is not None and not (isinstance(value, list) and all(isinstance(item, str) and item for item in value)):
+        is_list = isinstance(value, list) and all(isinstance(item, str) and item for item in value)
+        if value is not None and not is_list:
             problems.append(f"{key!r} must be a list of strings, not {value!r}")
     problems += _check_names(metadata)
     problems += _check_model_index(metadata.get("model-index"))

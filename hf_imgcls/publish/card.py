@@ -1,0 +1,178 @@
+"""The model card: a function of a run's records, and of what the author adds to them.
+
+    python -m hf_imgcls.publish.card RUN                                    # write RUN/README.md again
+    python -m hf_imgcls.publish.card RUN --into model_cards/digits_vit_tiny # with the records it is made of
+
+Everything in it comes from the records; what they do not hold is "not measured" or "not stated". What stands between
+the two marks of the author's notes is kept when the card is written again, and so is a README of somebody else's.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from huggingface_hub import ModelCard
+
+from hf_imgcls.errors import CardError
+from hf_imgcls.publish.adapter_card import render_adapter_card
+from hf_imgcls.publish.card_metadata import build_metadata, choose_license
+from hf_imgcls.publish.card_records import CardRecords, read_records
+from hf_imgcls.publish.card_view import build_view
+from hf_imgcls.publish.hub_rules import NOTES_BEGIN, NOTES_END, find_notes_problem
+from hf_imgcls.publish.lint import lint_card
+
+CARD_FILE = "README.md"
+ADAPTER_CARD = "adapter/README.md"
+_HINT = "<!-- Write here what the records do not know, for example who may use the model, and for what. -->"
+# What the cards that nobody wrote have in common: those of Trainer, and of peft.
+_STOCK = re.compile(
+    r"generated automatically according to the information the Trainer had access to|\[More Information Needed\]"
+)
+
+logger = logging.getLogger(__name__)
+
+
+def render_card(
+    records: CardRecords,
+    *,
+    notes: str = "",
+    license: str | None = None,
+    hub_model_id: str | None = None,
+    widget: Sequence[dict[str, Any]] | None = None,
+) -> str:
+    """Write a card as Markdown with its metadata.
+
+    Args:
+        records: From `read_records`.
+        notes: What the author adds, in Markdown.
+        license: An identifier that takes the place of the recipe's.
+        hub_model_id: Where the model will be; by default what the recipe says, or the folder's name.
+        widget: Examples for the model page: ``src`` and ``example_title`` each.
+    """
+    hub_model_id = hub_model_id or records.recipe.get("hub_model_id")
+    name = hub_model_id or records.name
+    fields, sentence = choose_license(records, license)
+    metadata = build_metadata(records, name=name.rpartition("/")[2], license=fields, widget=list(widget or ()))
+    view = build_view(records, name=name, is_on_hub=hub_model_id is not None, license_sentence=sentence)
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    template = resources.files("hf_imgcls.publish").joinpath("card_template.md").read_text(encoding="utf-8")
+    body = environment.from_string(template).render(**view, notes_block=_frame_notes(notes))
+    body = re.sub(r"\n{3,}", "\n\n", body)
+    return str(ModelCard(f"---\n{metadata}\n---\n\n{body}"))
+
+
+def write_card(
+    folder: str | Path,
+    *,
+    notes: str | Path | None = None,
+    license: str | None = None,
+    hub_model_id: str | None = None,
+    widget: list[dict[str, Any]] | None = None,
+) -> Path:
+    """Write ``README.md`` of a run, and ``adapter/README.md`` where there is an adapter.
+
+    Args:
+        folder: The run's folder.
+        notes: A Markdown file with what the author adds; by default what the card that is there has between its marks.
+        license: An identifier that takes the place of the recipe's.
+        hub_model_id: Where the model will be.
+        widget: Examples for the model page: ``src`` and ``example_title`` each.
+
+    Returns:
+        The card. What is wrong with it is logged; `check_card` refuses it.
+
+    Raises:
+        CardError: The folder is no run, or the notes cannot be used.
+        UserError: A record is damaged.
+    """
+    folder = Path(folder)
+    records = read_records(folder)
+    path = folder / CARD_FILE
+    kept = read_notes(path.read_text(encoding="utf-8")) if path.is_file() else ""
+    text = _read_notes_file(Path(notes)) if notes is not None else kept
+    card = render_card(records, notes=text, license=license, hub_model_id=hub_model_id, widget=widget)
+    _replace(path, card)
+    if records.adapter is not None:
+        name = hub_model_id or records.recipe.get("hub_model_id") or records.name
+        _replace(folder / ADAPTER_CARD, render_adapter_card(records, name, choose_license(records, license)[0]))
+    for problem in _list_problems(folder):
+        logger.warning("The model card is not ready to be published: %s", problem)
+    return path
+
+
+def check_card(folder: str | Path) -> None:
+    """Make sure that a run's cards may be published.
+
+    Raises:
+        CardError: There is no card, or it has problems: all of them are named.
+    """
+    folder = Path(folder)
+    if not (folder / CARD_FILE).is_file():
+        raise CardError(f"{folder} has no {CARD_FILE}", "a model card", f"python -m hf_imgcls.publish.card {folder}")
+    if problems := _list_problems(folder):
+        raise CardError(
+            f"{folder / CARD_FILE} has {len(problems)} problem{'s' if len(problems) > 1 else ''}:\n  - "
+            + "\n  - ".join(problems),
+            "a card without blanks and local paths, whose metadata the Hub accepts",
+            "correct the author's notes, --license or the run, and write it again",
+        )
+
+
+def read_notes(card: str) -> str:
+    """What an earlier card holds of its author's.
+
+    Args:
+        card: A whole README: ours, of which the notes are kept; a stock card, of which nothing is; or one that somebody
+            wrote by hand, which becomes the notes.
+    """
+    begin, end = card.find(NOTES_BEGIN), card.rfind(NOTES_END)
+    if begin >= 0 and end > begin:
+        return card[begin + len(NOTES_BEGIN) : end].replace(_HINT, "").strip()
+    if _STOCK.search(card):
+        return ""
+    return re.sub(r"\A\s*---\n.*?\n---\s*\n", "", card, flags=re.DOTALL).strip()
+
+
+def _frame_notes(notes: str) -> str:
+    heading = "## From the author\n\n" if notes and not notes.startswith("#") else ""
+    return f"{heading}{NOTES_BEGIN}\n{notes.strip() or _HINT}\n{NOTES_END}"
+
+
+def _read_notes_file(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CardError(f"card_notes {path}: {error}", "a Markdown file in UTF-8", "correct the file") from error
+    if (reason := find_notes_problem(text)) is not None:
+        raise CardError(f"card_notes {path}: {reason}", "Markdown that can stand inside a card", "correct the file")
+    return text.strip()
+
+
+def _list_problems(folder: Path) -> list[str]:
+    problems = lint_card((folder / CARD_FILE).read_text(encoding="utf-8"), folder)
+    if (folder / ADAPTER_CARD).is_file():
+        found = lint_card((folder / ADAPTER_CARD).read_text(encoding="utf-8"), folder / "adapter")
+        problems += [f"{ADAPTER_CARD}: {problem}" for problem in found]
+    return problems
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a text in one step."""
+    aside = path.with_name(f".{path.name}.unfinished")
+    aside.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(aside, path)
+
+
+if __name__ == "__main__":
+    from hf_imgcls.publish.golden import main
+
+    main(__doc__ or "")

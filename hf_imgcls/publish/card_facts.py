@@ -1,0 +1,309 @@
+"""What a card says in sentences, each of them drawn from a record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from hf_imgcls.publish.card_records import CardRecords
+from hf_imgcls.publish.markdown import (
+    NOT_MEASURED,
+    code,
+    escape,
+    join_words,
+    show_estimate,
+    show_interval,
+    show_number,
+    show_share,
+)
+from hf_imgcls.records import Estimate
+
+# Below these a run shows that the machinery works, and nothing about the model.
+MIN_EPOCHS = 1
+MIN_STEPS = 100
+MIN_SHARE = 0.1
+# Width of an interval that is called wide, and a gap between confidence and accuracy that is called one.
+_WIDE = 0.02
+_CONFIDENCE_GAP = 0.02
+_FEW_EXAMPLES = 30  # as hf_imgcls.measure.slices: fewer leave an accuracy open by more than 0.2
+_MAX_NAMED = 3
+
+
+def name_metric(name: str) -> str:
+    """A metric's name in words."""
+    from hf_imgcls.measure.page import METRIC_TITLES
+
+    return METRIC_TITLES[name][0] if name in METRIC_TITLES else name.replace("_", " ").capitalize()
+
+
+def explain_metric(name: str) -> str:
+    """What a metric says; nothing where its name does."""
+    from hf_imgcls.measure.page import METRIC_TITLES
+
+    return METRIC_TITLES.get(name, ("", ""))[1]
+
+
+def find_smoke_reasons(records: CardRecords) -> list[str]:
+    """Why a run is only a smoke run: sentences' ends, nothing where it is a real one."""
+    reasons = []
+    epochs, steps = records.train.get("epoch"), records.state.get("global_step")
+    if epochs is not None and epochs < MIN_EPOCHS:
+        reasons.append(f"it has seen {show_number(float(epochs))} of one epoch")
+    elif steps is not None and steps < MIN_STEPS:
+        reasons.append(f"it took {steps:,} optimiser steps")
+    for split, verb in (("train", "trained"), ("test", "tested")):
+        part = records.data.splits.get(split)
+        if part is None or not records.is_subset(split):
+            continue
+        used, available = part.num_examples or 0, part.num_available or 0
+        if used < MIN_SHARE * available:
+            reasons.append(f"it was {verb} on {used:,} of {available:,} images")
+    return reasons
+
+
+def describe_model(records: CardRecords) -> str:
+    """What the model is, in one paragraph."""
+    model = records.run.model if records.run else None
+    sizes = f" with {_show_parameters(model.num_parameters)} parameters" if model else ""
+    architecture = model.architecture if model else next(iter(records.config.get("architectures") or ()), "")
+    what = f"An image classifier ({code(architecture)}){sizes}" if architecture else f"An image classifier{sizes}"
+    verb = "finds which of" if records.is_multi_label else "tells apart"
+    tail = " an image shows" if records.is_multi_label else ""
+    labels = records.data.labels
+    return f"{what} that {verb} **{len(labels):,} classes**{tail}: {list_names(labels, 10)}. {describe_origin(records)}"
+
+
+def describe_origin(records: CardRecords) -> str:
+    """Where the weights come from."""
+    model = records.run.model if records.run else None
+    if records.is_from_scratch:
+        return f"It was trained from scratch on {describe_data(records)}."
+    if records.base_model is None:
+        return f"How it was trained is not recorded; its data are {describe_data(records)}."
+    where = "the model in the folder " + code(records.base_model)
+    if model is not None and records.is_hub_model:
+        where = f"[{records.base_model}](https://huggingface.co/{records.base_model})"
+        where += f" (revision {code(model.base_revision)})"
+    how = {
+        "lora": "with LoRA; the adapter is merged into the weights",
+        "head": "in its head alone",
+    }.get(str(records.recipe.get("adaptation")), "")
+    return f"It was fine-tuned{f' ({how})' if how else ''} from {where} on {describe_data(records)}."
+
+
+def describe_data(records: CardRecords) -> str:
+    """The dataset by its name, with a link where there is one to link to."""
+    if records.is_built_in:
+        return (
+            f"{records.data_name} ([`sklearn.datasets.load_digits`]"
+            "(https://scikit-learn.org/stable/modules/generated/sklearn.datasets.load_digits.html))"
+        )
+    config = f", configuration {code(records.data.config)}" if records.data.config not in (None, "default") else ""
+    if records.is_hub_dataset:
+        return f"[{records.data_name}](https://huggingface.co/datasets/{records.data_name}){config}"
+    return f"a local dataset, {code(records.data_name)}, which is not published here{config}"
+
+
+def describe_confidence(records: CardRecords) -> str:
+    """Whether scores can be taken for chances: the calibration error, and to which side it errs."""
+    error = records.metrics.get("ece")
+    if error is None or error.value is None:
+        return NOT_MEASURED
+    bins = [row for row in (records.report.calibration.get("bins") or () if records.report else ()) if row["n"]]
+    text = f"ECE {show_estimate(error)}"
+    if not bins:
+        return text
+    gap = sum(row["n"] * (row["confidence"] - row["accuracy"]) for row in bins) / sum(row["n"] for row in bins)
+    if gap > _CONFIDENCE_GAP:
+        return f"{text}: over-confident, scores are higher than the share of right answers"
+    if gap < -_CONFIDENCE_GAP:
+        return f"{text}: under-confident, scores are lower than the share of right answers"
+    return f"{text}: on the whole neither over- nor under-confident"
+
+
+def describe_temperature(records: CardRecords) -> str:
+    """What a temperature has done, or would do."""
+    folded = records.config.get("calibration_temperature")
+    found = records.report.calibration.get("temperature") if records.report else None
+    if folded is not None:
+        text = f"A temperature of {show_number(float(folded))} is folded into the saved head (`--calibrate`)."
+        return text + (" The numbers here are those of the calibrated model." if records.report else "")
+    if not found:
+        return "No temperature was fitted."
+    return (
+        f"The scores are as training left them. A temperature of {show_number(found['value'])}, fitted on "
+        f"{found['n']:,} {escape(found['fitted_on'])} images, would bring the ECE from "
+        f"{show_number(found['ece_before'])} to {show_number(found['ece_after'])} (`--calibrate` folds it in; the "
+        "answers stay)."
+    )
+
+
+def describe_slices(records: CardRecords) -> str:
+    """How many groups were compared, and whether any fares worse."""
+    if records.report is None or not records.report.slices:
+        return NOT_MEASURED
+    judged = [entry for entry in records.report.slices if entry["verdict"] != "too few samples"]
+    worse = [entry for entry in judged if entry["verdict"] == "worse"]
+    columns = join_words([escape(name) for name in dict.fromkeys(entry["column"] for entry in judged)])
+    if not judged:
+        return f"{NOT_MEASURED}: every group has too few images"
+    if not worse:
+        return f"none of {len(judged):,} groups (by {columns}) can be told to fare worse than the others"
+    return f"{len(worse):,} of {len(judged):,} groups (by {columns}) fare worse than the others"
+
+
+def describe_goals(records: CardRecords) -> str:
+    """How many goals were met."""
+    goals = records.report.goals if records.report else []
+    counts = {
+        status: sum(goal["status"] == status for goal in goals)
+        for status in ("met", "not met", "not distinguishable", NOT_MEASURED)
+    }
+    return ", ".join(f"{count} {status}" for status, count in counts.items() if count) or "none were set"
+
+
+def describe_parity(records: CardRecords) -> str:
+    """Whether ``pipeline()`` answers as it was scored."""
+    parity = records.parity
+    if parity is None:
+        return NOT_MEASURED
+    text = f"{show_share(parity.top1_agreement)} of {parity.num_examples:,} images get the answer that was scored"
+    return f"{text} ({escape(parity.consumer)})"
+
+
+def describe_latency(latency: dict[str, Any] | None) -> str:
+    """Median and 95th percentile of one image after the other."""
+    timed = (latency or {}).get("pipeline")
+    if not latency or not timed:
+        return NOT_MEASURED
+    where = escape(latency.get("device_name") or latency.get("device") or "an unknown device")
+    return (
+        f"{timed['p50_ms']:.1f} ms (median), {timed['p95_ms']:.1f} ms (95th percentile) for one image through "
+        f"`pipeline()` on {where}, {latency['threads']} thread{'s' if latency['threads'] != 1 else ''}"
+    )
+
+
+def rank_classes(records: CardRecords) -> list[tuple[str, dict[str, Estimate]]]:
+    """Classes by recall, the lowest first; those without one are left out."""
+    return sorted(read_classes(records), key=lambda item: (item[1]["recall"].value or 0.0, -item[1]["recall"].n))
+
+
+def read_classes(records: CardRecords) -> list[tuple[str, dict[str, Estimate]]]:
+    """Classes in their order, as far as they have a recall."""
+    per_class = records.report.per_class if records.report else {}
+    classes = [
+        (
+            label,
+            {
+                name: item if isinstance(item, Estimate) else Estimate(**item)  # once read from a file, dicts
+                for name, item in numbers.items()
+                if isinstance(item, (Estimate, dict))
+            },
+        )
+        for label, numbers in per_class.items()
+    ]
+    return [
+        (label, numbers) for label, numbers in classes if "recall" in numbers and numbers["recall"].value is not None
+    ]
+
+
+def list_limitations(records: CardRecords) -> list[str]:
+    """What the measurements say against using the model, and what was not measured; the gravest first."""
+    return [*_limit_results(records), *_limit_classes(records), *_limit_groups(records), *_limit_scope(records)]
+
+
+def list_names(names: list[str], limit: int) -> str:
+    """The first names, and how many there are besides."""
+    shown = ", ".join(escape(name) for name in names[:limit])
+    return shown + (f" and {len(names) - limit:,} more" if len(names) > limit else "")
+
+
+def _limit_results(records: CardRecords) -> Iterator[str]:
+    accuracy, split = records.metrics.get("accuracy"), records.split
+    if split is None:
+        yield "Nothing was measured: how good it is, nobody knows."
+        return
+    if split == "validation":
+        yield (
+            "There are no results on a test split. Those on validation flatter it, since validation has chosen the "
+            "checkpoint."
+        )
+    for name in ("train", "test"):
+        part = records.data.splits.get(name)
+        if part is not None and records.is_subset(name):
+            yield f"{name.capitalize()} is a part of its split: {part.num_examples:,} of {part.num_available:,} images."
+    for goal in records.report.goals if records.report else ():
+        if goal["status"] == "not met":
+            yield f"The goal {code(goal['goal'])} was not met: {show_number(goal['value'])}."
+    if accuracy is None or accuracy.value is None:
+        return
+    if accuracy.low is None or accuracy.high is None:
+        yield f"How sure the numbers are is {NOT_MEASURED}: no report with intervals was written."
+    elif accuracy.high - accuracy.low > _WIDE:
+        yield (
+            f"{accuracy.n:,} {split} images are few: accuracy may be anything from {show_interval(accuracy)}, "
+            "and a smaller difference to another model means nothing."
+        )
+
+
+def _limit_classes(records: CardRecords) -> Iterator[str]:
+    ranked = rank_classes(records)
+    accuracy = records.metrics.get("accuracy")
+    weak = [
+        (name, numbers["recall"])
+        for name, numbers in ranked[:_MAX_NAMED]
+        if accuracy and accuracy.value is not None and (numbers["recall"].value or 0) < accuracy.value
+    ]
+    if weak:
+        told = [f"{escape(name)} ({show_estimate(recall, n=True)})" for name, recall in weak]
+        yield f"The weakest classes, by recall: {'; '.join(told)}."
+    sizes = [numbers["recall"].n for _, numbers in ranked]
+    if sizes and min(sizes) < _FEW_EXAMPLES:
+        few = sum(size < _FEW_EXAMPLES for size in sizes)
+        yield (
+            f"{few:,} of {len(records.data.labels):,} classes have few {records.split} images (the smallest "
+            f"{min(sizes):,}): what is said about each of them is rough."
+        )
+    # A pair that was seen once is chance.
+    pairs = [pair for pair in (records.report.confused_pairs if records.report else ()) if pair["count"] > 1]
+    if pairs:
+        told = [
+            f"{escape(pair['label'])} for {escape(pair['prediction'])} ({pair['count']:,} images, "
+            f"{show_share(pair['share_of_label'])} of its class)"
+            for pair in pairs[:_MAX_NAMED]
+        ]
+        yield f"Most often it takes {'; '.join(told)}."
+
+
+def _limit_groups(records: CardRecords) -> Iterator[str]:
+    worse = [entry for entry in (records.report.slices if records.report else ()) if entry["verdict"] == "worse"]
+    for entry in worse[:_MAX_NAMED]:
+        yield (
+            f"It fares worse on {escape(entry['column'])} {escape(entry['group'])}: {show_number(entry['value'])} of "
+            f"{entry['n']:,} images against {show_number(entry['rest'])} of the others."
+        )
+    confidence = describe_confidence(records)
+    if "over-confident, " in confidence or "under-confident, " in confidence:
+        side = "over" if "over-confident, " in confidence else "under"
+        yield f"It is {side}-confident: do not take its scores for chances as they are."
+
+
+def _limit_scope(records: CardRecords) -> Iterator[str]:
+    train, test = (records.data.splits.get(name) for name in ("train", "test"))
+    if test is not None and test.is_cut and records.split == "test":
+        yield (
+            "The test images were cut at random from the same source as the training images. Whether near-duplicates, "
+            "or the same person, place or series, are on both sides was not checked; new ones may fare worse."
+        )
+    if records.is_from_scratch and train is not None and train.num_examples:
+        yield f"It was trained from scratch and has seen nothing but {train.num_examples:,} images of this dataset."
+    if not records.is_multi_label:
+        yield 'It answers with one of its classes whatever the image shows; it cannot say "none of them".'
+    yield (
+        f"How it answers on images of another kind or source than its data's is {NOT_MEASURED}; neither is what "
+        "deliberate manipulation does to it."
+    )
+
+
+def _show_parameters(count: int) -> str:
+    return f"{count / 1e6:,.2f} M" if count >= 10_000 else f"{count:,}"

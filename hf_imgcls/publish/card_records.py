@@ -1,0 +1,246 @@
+"""What a card is made of: a run's records, read from its folder once and checked against each other.
+
+Nothing is computed here, and nothing is loaded that is not small JSON or YAML. A record that is missing is None or
+empty, and the card then says "not measured".
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import Any
+
+import yaml
+
+from hf_imgcls.errors import CardError
+from hf_imgcls.publish.hub_rules import is_repo_id
+from hf_imgcls.records import DataRecord, Estimate, ParityRecord, ReportRecord, RunRecord
+from hf_imgcls.run import BAD_IMAGES_FILE, DATA_FILE, RECIPE_FILE, RUN_FILE
+
+BUILT_IN_SAMPLE = "digits"
+EXPORT_FILE = "export.json"
+_SPLIT_NAMES = ("train", "training", "validation", "valid", "val", "dev", "test", "testing")
+# Files that a card may refer to, besides the report's pictures.
+_NAMED_FILES = ("report/report.html", "report/report.json", "confusion_matrix.json", BAD_IMAGES_FILE)
+
+
+@dataclass(frozen=True)
+class CardRecords:
+    """A run's records.
+
+    Attributes:
+        name: The folder's name.
+        data: The dataset.
+        run: How it was trained; None for a model that was trained elsewhere.
+        recipe: The arguments, as ``recipe.yaml`` has them.
+        train: ``train_results.json``: epochs, seconds, images per second.
+        state: ``global_step``, ``best_global_step`` and ``best_metric`` of ``trainer_state.json``.
+        split: The split that the results are about: ``test``, or ``validation`` where there is no other; None where
+            nothing was measured.
+        metrics: Name -> estimate over the whole split; without an interval where no report was written.
+        report: Everything else that was measured on it.
+        parity: Whether ``pipeline()`` answers as it was scored.
+        config: The model's ``config.json``.
+        processor: Its ``preprocessor_config.json``.
+        exports: One mapping for each exported artefact: ``folder``, and of its ``export.json``: ``format``, ``path``,
+            ``precision``, ``runtime``, ``size_mb``, ``top1_agreement``, ``max_probability_difference``, ``accuracy``
+            (``value``, ``low``, ``high``, ``n``), ``budget``, ``latency`` (``p50_ms``, ``p95_ms`` and the same of
+            PyTorch, ``pytorch_p50_ms``), ``device``, ``threads`` and ``notes``, each of which may be missing.
+        files: Paths inside the folder that the card may refer to, because they are there.
+        adapter: ``adapter_config.json`` of the LoRA adapter, where there is one.
+    """
+
+    name: str
+    data: DataRecord
+    run: RunRecord | None = None
+    recipe: dict[str, Any] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
+    state: dict[str, Any] = field(default_factory=dict)
+    split: str | None = None
+    metrics: dict[str, Estimate] = field(default_factory=dict)
+    report: ReportRecord | None = None
+    parity: ParityRecord | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    processor: dict[str, Any] = field(default_factory=dict)
+    exports: list[dict[str, Any]] = field(default_factory=list)
+    files: frozenset[str] = frozenset()
+    adapter: dict[str, Any] | None = None
+
+    @property
+    def num_examples(self) -> int | None:
+        """Examples that the results are about."""
+        return max((estimate.n for estimate in self.metrics.values()), default=None)
+
+    @property
+    def is_hub_dataset(self) -> bool:
+        """Whether the data came from the Hub, which alone has revisions."""
+        return self.data.revision is not None
+
+    @property
+    def is_built_in(self) -> bool:
+        """Whether the data are the built-in sample."""
+        return self.data.source == BUILT_IN_SAMPLE and not self.is_hub_dataset
+
+    @property
+    def data_name(self) -> str:
+        """The dataset's Hub id, or the name of its folder or file without the path that leads there."""
+        if self.is_built_in:
+            return "scikit-learn's handwritten digits"
+        return self.data.source if self.is_hub_dataset else shorten_path(self.data.source)
+
+    @property
+    def base_model(self) -> str | None:
+        """The pretrained model's Hub id, or the name of its folder; None from scratch, or where nobody knows."""
+        # Records of older releases have no model.
+        model = self.run.model if self.run else None
+        name = model.base_model if model else self.recipe.get("model_name_or_path")
+        return name if name is None or self.is_hub_model else shorten_path(name)
+
+    @property
+    def is_from_scratch(self) -> bool:
+        """Whether training began with random weights."""
+        return self.run is not None and self.base_model is None
+
+    @property
+    def is_hub_model(self) -> bool:
+        """Whether the base model is one of the Hub, which alone has revisions."""
+        model = self.run.model if self.run else None
+        return model is not None and model.base_revision is not None and is_repo_id(model.base_model)
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether an image may have several labels."""
+        return self.config.get("problem_type") == "multi_label_classification"
+
+    def is_subset(self, split: str) -> bool:
+        """Whether ``--max_*_samples`` has left a part of a split."""
+        part = self.data.splits.get(split)
+        if part is None or part.num_available is None or part.num_examples is None:
+            return False
+        name = f"max_{'eval' if split == 'validation' else split}_samples"
+        return part.num_examples < part.num_available and self.recipe.get(name) is not None
+
+
+def shorten_path(path: str) -> str:
+    """The last part of a path that tells more than which split it is: ``photos`` of ``/home/me/photos/train``."""
+    parts = [part for part in re.split(r"[/\\]+", path) if part not in ("", ".", "..", "~")]
+    telling = [part for part in parts if PurePath(part).stem.lower() not in _SPLIT_NAMES]
+    if parts and telling and parts[-1] != telling[-1] and PurePath(parts[-1]).suffix:
+        return f"{telling[-1]}/{parts[-1]}"
+    return telling[-1] if telling else parts[-1] if parts else path
+
+
+def read_records(folder: str | Path) -> CardRecords:
+    """Read what a card is made of.
+
+    Args:
+        folder: The run's folder.
+
+    Raises:
+        CardError: The folder is no run, or its results are about other data than it was trained on.
+        UserError: A record is damaged, or of another schema version.
+    """
+    folder = Path(folder)
+    if not (folder / DATA_FILE).is_file():
+        raise CardError(
+            f"{folder} has no {DATA_FILE}",
+            "the folder of a run of recipes/finetune.py",
+            "name that folder (the output_dir), not a checkpoint in it",
+        )
+    data = DataRecord.load(folder / DATA_FILE)
+    recipe = folder / RECIPE_FILE
+    results = {split: _read(folder / f"{prefix}_results.json") for split, prefix in _PREFIXES.items()}
+    split = next((name for name, content in results.items() if f"{_PREFIXES[name]}_accuracy" in content), None)
+    split = split or next((name for name, content in results.items() if content), None)
+    report = _read_report(folder, data, split, results)
+    return CardRecords(
+        name=folder.resolve().name,
+        data=data,
+        run=RunRecord.load(folder / RUN_FILE) if (folder / RUN_FILE).is_file() else None,
+        recipe=yaml.safe_load(recipe.read_text(encoding="utf-8")) if recipe.is_file() else {},
+        train=_read(folder / "train_results.json"),
+        state=_read(folder / "trainer_state.json"),
+        split=split,
+        metrics=report.metrics if report else _read_metrics(results[split], split, data) if split else {},
+        report=report,
+        parity=ParityRecord.load(folder / "parity.json") if (folder / "parity.json").is_file() else None,
+        config=_read(folder / "config.json"),
+        processor=_read(folder / "preprocessor_config.json"),
+        exports=_read_exports(folder),
+        files=_list_files(folder),
+        adapter=_read(folder / "adapter" / "adapter_config.json") or None,
+    )
+
+
+# Trainer says "eval" for the validation split.
+_PREFIXES = {"test": "test", "validation": "eval"}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON file's mapping; nothing where there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CardError(f"{path} cannot be read: {error}", "JSON", "run the stage that writes it again") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _read_report(
+    folder: Path, data: DataRecord, split: str | None, results: Mapping[str, dict[str, Any]]
+) -> ReportRecord | None:
+    """The report, if it is about the same split and the same answers as the results."""
+    path = folder / "report" / "report.json"
+    if split is None or not path.is_file():
+        return None
+    report = ReportRecord.load(path)
+    measured, trained = report.data, " ".join(filter(None, [data.source, data.config]))
+    if measured and measured != trained:
+        raise CardError(
+            f"{path} is about {measured!r}; the run was trained on {trained!r}",
+            "results on the run's own data",
+            "measure the run again with: python recipes/measure.py --model_name_or_path RUN --output_dir RUN",
+        )
+    accuracy = report.metrics.get("accuracy")
+    scored = results[split].get(f"{_PREFIXES[split]}_accuracy")
+    if report.split != split or accuracy is None or accuracy.value is None or scored is None:
+        return report if report.split == split else None
+    return report if abs(accuracy.value - scored) < 1e-6 else None  # else it is left of another model
+
+
+def _read_metrics(results: Mapping[str, Any], split: str, data: DataRecord) -> dict[str, Estimate]:
+    """The results as estimates without intervals."""
+    prefix = f"{_PREFIXES[split]}_"
+    part = data.splits.get(split)
+    n = int(results.get(f"{prefix}num_examples") or (part.num_examples if part else 0) or 0)
+    skipped = ("num_examples", "loss", "runtime", "samples_per_second", "steps_per_second")
+    metrics = {
+        name: Estimate(float(value), None, None, n, "none", "no report was written")
+        for key, value in results.items()
+        if (name := key.removeprefix(prefix)) not in skipped and key != name and isinstance(value, (int, float))
+    }
+    reasons = results.get(f"{prefix}not_measured") or {}
+    return metrics | {name: Estimate(None, None, None, 0, "none", reason) for name, reason in reasons.items()}
+
+
+def _read_exports(folder: Path) -> list[dict[str, Any]]:
+    """The artefacts of all ``*/export.json``: a list, one mapping, or a mapping with the list in ``artefacts``."""
+    artefacts = []
+    for path in sorted(folder.glob(f"*/{EXPORT_FILE}")):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise CardError(f"{path} cannot be read: {error}", "JSON", "export the model again") from error
+        if isinstance(content, dict):
+            content = content.get("artefacts", [content])
+        artefacts += [{**entry, "folder": path.parent.name} for entry in content if isinstance(entry, dict)]
+    return artefacts
+
+
+def _list_files(folder: Path) -> frozenset[str]:
+    pictures = [path.relative_to(folder).as_posix() for path in (folder / "report").glob("*.png")]
+    return frozenset([*pictures, *(name for name in _NAMED_FILES if (folder / name).is_file())])

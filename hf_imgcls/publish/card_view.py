@@ -1,0 +1,244 @@
+"""What the template of a card is filled with."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from hf_imgcls.publish.card_facts import (
+    describe_confidence,
+    describe_data,
+    describe_model,
+    describe_slices,
+    describe_temperature,
+    find_smoke_reasons,
+    list_limitations,
+)
+from hf_imgcls.publish.card_records import CardRecords
+from hf_imgcls.publish.card_tables import (
+    MAX_CLASSES,
+    build_classes,
+    build_counts,
+    build_exports,
+    build_goals,
+    build_metrics,
+    build_overview,
+    build_settings,
+    build_slices,
+    build_splits,
+)
+from hf_imgcls.publish.markdown import (
+    clean,
+    code,
+    escape,
+    join_words,
+    show_duration,
+    show_number,
+    show_share,
+)
+from hf_imgcls.records import RunRecord
+
+_PICTURES = (
+    ("report/confusion.png", "Confusion matrix: true classes in rows, answers in columns"),
+    ("report/classes.png", "Recall of the classes with intervals"),
+)
+# What groups are formed by whatever the data, see `hf_imgcls.measure.image_statistics`.
+_MEASURED_GROUPS = (
+    "brightness", "contrast", "sharpness", "saturation", "width", "height", "aspect_ratio", "file_bytes",
+)  # fmt: skip
+# Source of the words: https://scikit-learn.org/stable/modules/generated/sklearn.datasets.load_digits.html
+_DIGITS = (
+    "They are a copy of the test set of UCI's *Optical Recognition of Handwritten Digits* (E. Alpaydin and C. Kaynak, "
+    "[doi:10.24432/C50P49](https://doi.org/10.24432/C50P49))."
+)
+
+
+def build_view(records: CardRecords, *, name: str, is_on_hub: bool, license_sentence: str) -> dict[str, Any]:
+    """Everything that ``card_template.md`` names, already in Markdown.
+
+    Args:
+        records: The run's records.
+        name: Hub id, or the folder's name.
+        is_on_hub: Whether ``name`` is a Hub id.
+        license_sentence: From `hf_imgcls.publish.card_metadata.choose_license`.
+    """
+    report = records.report
+    has = records.files.__contains__
+    return {
+        "title": escape(name, 120),
+        "smoke": find_smoke_reasons(records),
+        "about": describe_model(records),
+        "overview": build_overview(records, license_sentence),
+        "files": records.files,
+        "model_name": clean(name, 120) if re.fullmatch(r"[\w./-]+", name) else '"$MODEL"',
+        "snippet_model": _quote(name),
+        "is_on_hub": is_on_hub,
+        "preprocessing": describe_preprocessing(records),
+        "data": escape(records.data_name),
+        "multi_label": records.is_multi_label,
+        "limitations": list_limitations(records),
+        "split": records.split,
+        "level": show_share(report.confidence_level) if report else "",
+        "metrics": build_metrics(records),
+        "classes": build_classes(records),
+        "classes_shortened": report is not None and len(report.per_class) > MAX_CLASSES,
+        "num_labels": f"{len(records.data.labels):,}",
+        "pictures": [{"path": path, "text": text} for path, text in _PICTURES if has(path)],
+        "confidence": describe_confidence(records).capitalize().replace("Ece", "ECE"),
+        "temperature": describe_temperature(records),
+        "reliability": "report/reliability.png" if has("report/reliability.png") else "",
+        "slices_sentence": describe_slices(records).capitalize(),
+        "slices": build_slices(records),
+        "slices_picture": "report/slices.png" if has("report/slices.png") else "",
+        "goals": build_goals(records),
+        "data_sentence": _tell_data(records),
+        "splits": build_splits(records),
+        "counts": build_counts(records),
+        "data_notes": [escape(note, 400) for note in records.data.notes],
+        "training": describe_training(records),
+        "settings": build_settings(records),
+        "exports": build_exports(records),
+        "subgroups": _tell_subgroups(records),
+        "data_rights": _tell_rights(records),
+        "command": build_command(records.run),
+        "reproduce": _tell_reproduction(records),
+        "versions": _tell_versions(records.run),
+        "citation_words": _tell_citation(records),
+        "bibtex": build_bibtex(records, name, is_on_hub),
+    }
+
+
+def describe_preprocessing(records: CardRecords) -> str:
+    """The image processor in words."""
+    processor = records.processor
+    size = processor.get("size") or {}
+    if {"height", "width"} <= set(size):
+        steps = [f"resized to {size['width']} x {size['height']} pixels"]
+    elif "shortest_edge" in size:
+        steps = [f"the shortest edge resized to {size['shortest_edge']} pixels"]
+    else:
+        return "the image processor that is saved beside it"
+    crop = processor.get("crop_size")
+    if processor.get("do_center_crop") and crop:
+        steps.append(f"the middle {crop['width']} x {crop['height']} cut out")
+    if processor.get("do_normalize") and processor.get("image_mean") and processor.get("image_std"):
+        mean, std = (", ".join(f"{value:g}" for value in processor[key]) for key in ("image_mean", "image_std"))
+        steps.append(f"normalised with mean {mean} and deviation {std}")
+    return "images in RGB, " + join_words(steps)
+
+
+def describe_training(records: CardRecords) -> str:
+    """How long, on what, in what steps, and which weights were kept."""
+    run, train, state = records.run, records.train, records.state
+    if run is None:
+        return "How the model was trained is not recorded."
+    images = run.world_size * run.per_device_train_batch_size * run.gradient_accumulation_steps
+    sentences = []
+    if run.model is not None:
+        trained, total = run.model.num_trainable_parameters, run.model.num_parameters
+        of = "all" if trained == total else f"of {total:,} that the saved model has"
+        sentences.append(f"{trained:,} parameters were trained, {of}.")
+    epochs = f"{train['epoch']:g} epochs" if "epoch" in train else "Epochs not recorded"
+    steps = f", {state['global_step']:,} optimiser steps" if "global_step" in state else ""
+    plural = "es" if run.world_size > 1 else ""
+    sentences.append(
+        f"{epochs}{steps} of {images:,} images ({run.world_size} process{plural} x {run.per_device_train_batch_size} x "
+        f"{run.gradient_accumulation_steps} accumulated), seed {run.seed}."
+    )
+    gpus = [escape(name) for name in run.hardware.get("gpus") or ()]
+    cores = f"{escape(run.hardware.get('processor', 'a processor'))} with {run.hardware.get('cores', 'some')} cores"
+    machine = f"{cores} and {', '.join(gpus)}" if gpus else f"{cores}, without a GPU"
+    seconds = train.get("train_runtime")
+    taken = f"in {show_duration(seconds)}" if seconds is not None else "in a time that was not recorded"
+    sentences.append(f"It ran {taken} on {machine}.")
+    if run.resumed_from:
+        places = ", ".join(map(code, run.resumed_from))
+        sentences.append(f"It was stopped and went on from {places}; the time is that of the last part.")
+    if records.recipe.get("load_best_model_at_end") and state.get("best_global_step"):
+        metric = str(records.recipe.get("metric_for_best_model", "")).removeprefix("eval_")
+        best = f" ({show_number(float(state['best_metric']))})" if state.get("best_metric") is not None else ""
+        step = f"{state['best_global_step']:,}"
+        sentences.append(f"The weights of step {step} were kept: the best {escape(metric)} on validation{best}.")
+    return " ".join(sentences)
+
+
+def build_command(run: RunRecord | None) -> str:
+    """The command that repeats the run."""
+    launcher = "accelerate launch"
+    if run is not None and run.world_size > 1:
+        launcher += f" --config_file accelerate_config.yaml --num_processes {run.world_size}"
+    return f"{launcher} recipes/finetune.py --config recipe.yaml"
+
+
+def build_bibtex(records: CardRecords, name: str, is_on_hub: bool) -> str:
+    """An entry for this model: nothing in it that nobody stated."""
+    safe = re.sub(r"[{}\\%#&~^$\"]", "", clean(name, 120))
+    fields = {"title": safe}
+    if records.run is not None:
+        fields["year"] = records.run.started_at[:4]
+        fields["note"] = f"Image classifier, trained with hf_imgcls {records.run.versions.get('hf_imgcls', '')}".strip()
+    if is_on_hub:
+        fields["url"] = f"https://huggingface.co/{name}"
+    lines = ",\n".join(f"  {key} = {{{value}}}" for key, value in fields.items())
+    return f"@misc{{{re.sub(r'[^A-Za-z0-9]+', '_', safe).strip('_') or 'model'},\n{lines}\n}}"
+
+
+def _quote(text: str) -> str:
+    """A Python string that Markdown's code block holds."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("`", "\\x60") + '"'
+
+
+def _tell_data(records: CardRecords) -> str:
+    data = records.data
+    parts = [f"The data are {describe_data(records)}"]
+    parts.append(f", at revision {code(data.revision)}." if data.revision else ".")
+    if records.is_built_in:
+        parts.append(f" {_DIGITS}")
+    parts.append(f" Images are in the column {code(data.image_column)}, labels in {code(data.label_column)}.")
+    if data.image_modes:
+        modes = join_words([f"{count:,} {code(mode)}" for mode, count in data.image_modes.items()])
+        parts.append(f" All were decoded beforehand; their modes: {modes}.")
+    return "".join(parts)
+
+
+def _tell_subgroups(records: CardRecords) -> str:
+    slices = records.report.slices if records.report else []
+    columns = [escape(name) for name in dict.fromkeys(entry["column"] for entry in slices)]
+    columns = [name for name in columns if name.replace("\\", "") not in _MEASURED_GROUPS]
+    if not columns:
+        return "not measured: the data name none, and groups were formed by properties of the images alone."
+    return f"groups by {join_words(columns)} were compared, see above; others were not measured."
+
+
+def _tell_rights(records: CardRecords) -> str:
+    if records.is_hub_dataset:
+        return f"See the card of [{records.data_name}](https://huggingface.co/datasets/{records.data_name})."
+    if records.is_built_in:
+        return "See the page of the dataset that is named under *Data*."
+    return "The dataset is not published here."
+
+
+def _tell_reproduction(records: CardRecords) -> str:
+    run = records.run
+    if run is None:
+        return "The run's versions and seed are not recorded."
+    where = f" at commit {code(run.code.removesuffix('-dirty'))}" if run.code else ""
+    changed = ", with changes that were not committed" if run.code and run.code.endswith("-dirty") else ""
+    needs = ""
+    if not records.is_hub_dataset and not records.is_built_in:
+        needs = f" It needs the dataset {code(records.data_name)}; the fingerprints above tell whether it is the same."
+    return f"With the recipes of hf_imgcls{where}{changed}, and `recipe.yaml` of this folder.{needs}"
+
+
+def _tell_versions(run: RunRecord | None) -> str:
+    if run is None:
+        return "Not recorded."
+    return ", ".join(f"{escape(name)} {escape(version)}" for name, version in run.versions.items()) + "."
+
+
+def _tell_citation(records: CardRecords) -> str:
+    data = "the data as its own card asks"
+    if not records.is_hub_dataset:
+        data = "the dataset as named under *Data*" if records.is_built_in else "the data by its owner"
+    base = ", the base model as its card asks" if records.base_model else ""
+    return f"No paper describes this model. Cite it by its name and revision{base}, and {data}."

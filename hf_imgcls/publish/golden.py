@@ -1,0 +1,104 @@
+"""The cards that lie in ``model_cards/``: what a card needs of a run, small and without anything of its machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hf_imgcls.errors import OutputError
+from hf_imgcls.run import DATA_FILE, RECIPE_FILE, RUN_FILE, run_recipe
+
+_RECORDS = (
+    RECIPE_FILE, DATA_FILE, RUN_FILE, "train_results.json", "eval_results.json", "test_results.json", "parity.json",
+    "config.json", "preprocessor_config.json",
+)  # fmt: skip
+_PICTURES = ("report/confusion.png", "report/reliability.png")
+# Parts of a record that a card does not read, and that are large.
+_LEFT_OUT = {
+    "report/report.json": ("gallery", "explanations", "risk_coverage", "imbalance"),
+    "trainer_state.json": ("log_history", "stateful_callbacks", "best_model_checkpoint"),
+}
+
+
+def copy_records(run: str | Path, target: str | Path) -> Path:
+    """Copy the records that a card is made of, without pixels and without paths of this machine.
+
+    Args:
+        run: The run's folder.
+        target: For example ``model_cards/digits_vit_tiny``; what it holds of an earlier card is replaced.
+
+    Raises:
+        OutputError: The target holds something that is no card.
+    """
+    run, target = Path(run), Path(target)
+    if target.is_dir() and any(target.iterdir()) and not (target / DATA_FILE).is_file():
+        raise OutputError(f"{target} is there and is no card", "a new folder, or one of model_cards/", "name another")
+    (target / "report").mkdir(parents=True, exist_ok=True)
+    names = [*_RECORDS, *_LEFT_OUT, *(path.relative_to(run).as_posix() for path in run.glob("*/export.json"))]
+    paths = _list_paths(run)
+    for name in (*names, *_PICTURES):
+        (target / name).unlink(missing_ok=True)
+        if not (run / name).is_file():
+            continue
+        (target / name).parent.mkdir(exist_ok=True)
+        if name in _PICTURES:
+            shutil.copyfile(run / name, target / name)
+            continue
+        text = (run / name).read_text(encoding="utf-8")
+        if name in _LEFT_OUT:
+            text = _leave_out(text, _LEFT_OUT[name])
+        (target / name).write_text(_cut_paths(text, paths), encoding="utf-8")
+    return target
+
+
+def main(description: str) -> None:
+    """Write the card of a run again, where it is or elsewhere."""
+    from hf_imgcls.publish.card import check_card, write_card
+
+    parser = argparse.ArgumentParser(
+        prog="python -m hf_imgcls.publish.card",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", type=Path, help="the run's folder")
+    parser.add_argument("--into", type=Path, help="copy the card's records there, and write the card there")
+    parser.add_argument("--card_notes", type=Path, help="Markdown file with what the author adds")
+    parser.add_argument("--license", help="licence of the model, as the Hub names it")
+    arguments = parser.parse_args()
+
+    def write() -> None:
+        folder = arguments.run if arguments.into is None else copy_records(arguments.run, arguments.into)
+        print(write_card(folder, notes=arguments.card_notes, license=arguments.license))
+        check_card(folder)
+
+    run_recipe(write)
+
+
+def _leave_out(text: str, names: tuple[str, ...]) -> str:
+    content = json.loads(text)
+    empty: dict[str, Any] = {name: {} if name == "risk_coverage" else None for name in names if name in content}
+    return json.dumps(content | empty, indent=1, ensure_ascii=False) + "\n"
+
+
+def _list_paths(run: Path) -> list[str]:
+    """Paths that the run's records may hold: its own, and what its recipe names; the longest first."""
+    recipe: dict[str, Any] = {}
+    if (run / RECIPE_FILE).is_file():
+        recipe = yaml.safe_load((run / RECIPE_FILE).read_text(encoding="utf-8"))
+    named = [value for value in recipe.values() if isinstance(value, str) and re.match(r"/|~|\.\.|[A-Za-z]:\\", value)]
+    return sorted({str(run.resolve()), *named} - {"/", ".."}, key=len, reverse=True)
+
+
+def _cut_paths(text: str, paths: list[str]) -> str:
+    """Leave the last part of each path, as a path of here: a name alone could be one on the Hub."""
+    for path in paths:
+        last = "./" + re.split(r"[/\\]", path.rstrip("/\\"))[-1]
+        for shown in (path, json.dumps(path, ensure_ascii=False)[1:-1]):
+            text = re.sub(rf"(?<![\w./]){re.escape(shown)}(?![\w-])", last.replace("\\", "\\\\"), text)
+    return text
