@@ -186,7 +186,10 @@ class PredictionTable:
             ("file", pa.string()),
         ]
         columns += [(_METADATA + name, pa.array(values).type) for name, values in self.metadata.items()]
-        about = {"version": _VERSION, "split": self.split, "labels": self.labels, "source": self.source}
+        source = dict(self.source)
+        if isinstance(model := source.get("model"), str) and os.path.isabs(model):
+            source["model"] = os.path.basename(model.rstrip(os.sep))  # the file may be published, its place may not
+        about = {"version": _VERSION, "split": self.split, "labels": self.labels, "source": source}
         return pa.schema(columns, metadata={_KEY: json.dumps(about)})
 
     def _to_arrow(self, rows: slice, schema: pa.Schema) -> pa.Table:

@@ -9,13 +9,14 @@ the two marks of the author's notes is kept when the card is written again, and 
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 from huggingface_hub import ModelCard
@@ -39,10 +40,20 @@ _STOCK = re.compile(
 logger = logging.getLogger(__name__)
 
 
+class Notes(NamedTuple):
+    """What the author adds to a card: Markdown, and the digest of the file that it was taken from."""
+
+    text: str = ""
+    digest: str = ""
+
+
+NO_NOTES = Notes()
+
+
 def render_card(
     records: CardRecords,
     *,
-    notes: str = "",
+    notes: Notes = NO_NOTES,
     license: str | None = None,
     hub_model_id: str | None = None,
     widget: Sequence[dict[str, Any]] | None = None,
@@ -51,7 +62,7 @@ def render_card(
 
     Args:
         records: From `read_records`.
-        notes: What the author adds, in Markdown.
+        notes: What the author adds.
         license: An identifier that takes the place of the recipe's.
         hub_model_id: Where the model will be; by default what the recipe says, or the folder's name.
         widget: Examples for the model page: ``src`` and ``example_title`` each.
@@ -82,7 +93,8 @@ def write_card(
 
     Args:
         folder: The run's folder.
-        notes: A Markdown file with what the author adds; by default what the card that is there has between its marks.
+        notes: A Markdown file with what the author adds. Without one, or while it is the one that the card was written
+            with before, what the card has between its marks is kept.
         license: An identifier that takes the place of the recipe's.
         hub_model_id: Where the model will be.
         widget: Examples for the model page: ``src`` and ``example_title`` each.
@@ -97,9 +109,10 @@ def write_card(
     folder = Path(folder)
     records = read_records(folder)
     path = folder / CARD_FILE
-    kept = read_notes(path.read_text(encoding="utf-8")) if path.is_file() else ""
-    text = _read_notes_file(Path(notes)) if notes is not None else kept
-    card = render_card(records, notes=text, license=license, hub_model_id=hub_model_id, widget=widget)
+    chosen = read_notes(path.read_text(encoding="utf-8")) if path.is_file() else NO_NOTES
+    if notes is not None and (given := _read_notes_file(Path(notes))).digest != chosen.digest:
+        chosen = given
+    card = render_card(records, notes=chosen, license=license, hub_model_id=hub_model_id, widget=widget)
     _replace(path, card)
     if records.adapter is not None:
         name = hub_model_id or records.recipe.get("hub_model_id") or records.name
@@ -127,34 +140,36 @@ def check_card(folder: str | Path) -> None:
         )
 
 
-def read_notes(card: str) -> str:
+def read_notes(card: str) -> Notes:
     """What an earlier card holds of its author's.
 
     Args:
         card: A whole README: ours, of which the notes are kept; a stock card, of which nothing is; or one that somebody
             wrote by hand, which becomes the notes.
     """
-    begin, end = card.find(NOTES_BEGIN), card.rfind(NOTES_END)
-    if begin >= 0 and end > begin:
-        return card[begin + len(NOTES_BEGIN) : end].replace(_HINT, "").strip()
+    begin, end = NOTES_BEGIN.search(card), card.rfind(NOTES_END)
+    if begin is not None and end > begin.end():
+        return Notes(card[begin.end() : end].replace(_HINT, "").strip(), begin[1] or "")
     if _STOCK.search(card):
-        return ""
-    return re.sub(r"\A\s*---\n.*?\n---\s*\n", "", card, flags=re.DOTALL).strip()
+        return NO_NOTES
+    return Notes(re.sub(r"\A\s*---\n.*?\n---\s*\n", "", card, flags=re.DOTALL).strip())
 
 
-def _frame_notes(notes: str) -> str:
-    heading = "## From the author\n\n" if notes and not notes.startswith("#") else ""
-    return f"{heading}{NOTES_BEGIN}\n{notes.strip() or _HINT}\n{NOTES_END}"
+def _frame_notes(notes: Notes) -> str:
+    heading = "## From the author\n\n" if notes.text and not notes.text.startswith("#") else ""
+    source = f", file {notes.digest}" if notes.digest else ""
+    begin = f"<!-- author's notes: begin (kept when the card is written again){source} -->"
+    return f"{heading}{begin}\n{notes.text or _HINT}\n{NOTES_END}"
 
 
-def _read_notes_file(path: Path) -> str:
+def _read_notes_file(path: Path) -> Notes:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise CardError(f"card_notes {path}: {error}", "a Markdown file in UTF-8", "correct the file") from error
     if (reason := find_notes_problem(text)) is not None:
         raise CardError(f"card_notes {path}: {reason}", "Markdown that can stand inside a card", "correct the file")
-    return text.strip()
+    return Notes(text.strip(), hashlib.sha256(text.encode()).hexdigest()[:12])
 
 
 def _list_problems(folder: Path) -> list[str]:

@@ -18,8 +18,11 @@ from typing import Any
 
 OTHER_LICENSE = "other"
 RELATIONS = ("finetune", "adapter", "quantized", "merge")
-# Markdown's own comment; what stands between the two is the user's and is kept.
-NOTES_BEGIN = "<!-- author's notes: begin (kept when the card is written again) -->"
+# Comments of Markdown's; what stands between the two is the author's and is kept. The digest is that of the file it was
+# taken from: while the file stays the same, what was changed in the card since stays too.
+NOTES_BEGIN = re.compile(
+    r"<!-- author's notes: begin \(kept when the card is written again\)(?:, file ([0-9a-f]+))? -->"
+)
 NOTES_END = "<!-- author's notes: end -->"
 MAX_REPO_ID = 96
 
@@ -65,7 +68,7 @@ def find_license_problem(license: str | None, name: str | None, link: str | None
 
 def find_notes_problem(text: str) -> str | None:
     """Why a user's text cannot stand in a card; None if it can."""
-    if NOTES_BEGIN in text or NOTES_END in text:
+    if NOTES_BEGIN.search(text) or NOTES_END in text:
         return "it contains the card's own marks around the notes"
     if re.match(r"\s*---\s*\n", text):
         return "it begins with a metadata block, which belongs to the card"

@@ -40,7 +40,7 @@ def lint_card(text: str, folder: str | Path) -> list[str]:
     body = text[front.end() :] if front else text
     problems = list(_check_front(text, front[1], folder)) if front else ["there is no metadata block at the top"]
     problems += [f"a blank is left: {word!r}" for word in dict.fromkeys(find_placeholders(text))]
-    ours = re.sub(re.escape(NOTES_BEGIN) + ".*?" + re.escape(NOTES_END), "", body, flags=re.DOTALL)
+    ours = re.sub(NOTES_BEGIN.pattern + ".*" + re.escape(NOTES_END), "", body, flags=re.DOTALL)
     problems += [f"a mark of the template is left: {mark!r}" for mark in dict.fromkeys(re.findall(r"\{[{%#]", ours))]
     problems += [f"the section {title!r} is empty" for title in _find_empty_sections(body)]
     problems += [f"a local path: {path}" for path in dict.fromkeys(_find_paths(text, folder))]
