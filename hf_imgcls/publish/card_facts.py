@@ -255,7 +255,7 @@ def _limit_classes(records: CardRecords) -> Iterator[str]:
         if accuracy and accuracy.value is not None and (numbers["recall"].value or 0) < accuracy.value
     ]
     if weak:
-        told = [f"{escape(name)} ({show_estimate(recall, n=True)})" for name, recall in weak]
+        told = [f"{escape(name)}, {show_estimate(recall, n=True)}" for name, recall in weak]
         yield f"The weakest classes, by recall: {'; '.join(told)}."
     sizes = [numbers["recall"].n for _, numbers in ranked]
     if sizes and min(sizes) < _FEW_EXAMPLES:

@@ -73,7 +73,8 @@ def build_overview(records: CardRecords, license_sentence: str) -> str:
     size = (latency or {}).get("size_mb")
     rows.append(("Size of the weights", f"{size:.1f} MB" if size is not None else NOT_MEASURED))
     rows.append(("Licence", license_sentence))
-    return build_table(("", ""), [(f"**{name}**", text) for name, text in rows])
+    level = f"in brackets the {show_share(records.report.confidence_level)} interval" if records.report else "measured"
+    return build_table(("At a glance", level.capitalize()), [(f"**{name}**", text) for name, text in rows])
 
 
 def _headline_metrics(records: CardRecords) -> list[str]:

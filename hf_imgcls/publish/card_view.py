@@ -28,6 +28,7 @@ from hf_imgcls.publish.card_tables import (
     build_splits,
 )
 from hf_imgcls.publish.markdown import (
+    NOT_MEASURED,
     clean,
     code,
     escape,
@@ -136,8 +137,9 @@ def describe_training(records: CardRecords) -> str:
     sentences = []
     if run.model is not None:
         trained, total = run.model.num_trainable_parameters, run.model.num_parameters
-        of = "all" if trained == total else f"of {total:,} that the saved model has"
-        sentences.append(f"{trained:,} parameters were trained, {of}.")
+        all_of_them = f"All {total:,} parameters were trained."
+        some = f"{trained:,} parameters were trained; the saved model has {total:,}."
+        sentences.append(all_of_them if trained == total else some)
     epochs = f"{train['epoch']:g} epochs" if "epoch" in train else "Epochs not recorded"
     steps = f", {state['global_step']:,} optimiser steps" if "global_step" in state else ""
     plural = "es" if run.world_size > 1 else ""
@@ -184,8 +186,8 @@ def build_bibtex(records: CardRecords, name: str, is_on_hub: bool) -> str:
 
 
 def _quote(text: str) -> str:
-    """A Python string that Markdown's code block holds."""
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("`", "\\x60") + '"'
+    """A Python string that a code block of Markdown holds, whatever is in it."""
+    return '"' + "".join(c if re.fullmatch(r"[\w ./@+-]", c) else f"\\u{ord(c):04x}" for c in text) + '"'
 
 
 def _tell_data(records: CardRecords) -> str:
@@ -198,6 +200,9 @@ def _tell_data(records: CardRecords) -> str:
     if data.image_modes:
         modes = join_words([f"{count:,} {code(mode)}" for mode, count in data.image_modes.items()])
         parts.append(f" All were decoded beforehand; their modes: {modes}.")
+    else:
+        parts.append(f" Whether all of them can be read was {NOT_MEASURED} beforehand.")
+    parts.append(f" Near-duplicates, leaks between the splits and wrong labels: {NOT_MEASURED}.")
     return "".join(parts)
 
 

@@ -15,13 +15,13 @@ _FRONT = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 _FENCE = re.compile(r"^(`{3,}|~{3,}).*?^\1[ \t]*$", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"`[^`\n]*`")
 _HEADING = re.compile(r"^(#{1,6})[ \t]+(.+?)[ \t]*$", re.MULTILINE)
-_LINK = re.compile(r"\]\(\s*<?([^)\s>]+)>?[^)]*\)|<(?:img|a)\b[^>]*?(?:src|href)\s*=\s*[\"']([^\"']+)[\"']")
+_LINK = re.compile(r"(?<!\\)\]\(\s*<?([^)\s>]+)>?[^)]*\)|<(?:img|a)\b[^>]*?(?:src|href)\s*=\s*[\"']([^\"']+)[\"']")
 # Folders that machines have and repositories do not.
 _ROOTS = (
     "home|Users|root|tmp|mnt|media|data|var|opt|srv|etc|usr|work|workspace|workspaces|content|scratch|private|Volumes"
 )
 _LOCAL = re.compile(
-    rf"(?<![\w.:/\-)>])/(?:{_ROOTS})/[^\s\"'`<>|)]+|(?<!\w)~/[^\s\"'`<>|)]+|(?<!\w)[A-Za-z]:\\[^\s\"'`<>|]+|file://\S+"
+    rf"(?<![\w.:/\-)>])/(?:{_ROOTS})/[^\s\"'`<>|)]+|(?<!\w)~/[^\s\"'`<>|)]+|(?<!\w)[A-Za-z]:\\+Users\\[^\s\"'`<>|]+|file://\S+"
 )
 
 
