@@ -323,5 +323,9 @@ def check_disk_space(folder: Path, model_bytes: int, training_args: TrainingArgu
 def _clear_run(folder: Path) -> None:
     for checkpoint in (*folder.glob("checkpoint-*/"), *folder.glob(".checkpoint-*/")):
         shutil.rmtree(checkpoint)
+    # Reports, adapters and exports are about the weights that will be replaced.
+    exports = [path.parent for path in folder.glob("*/export.json")]
+    for path in (folder / "report", folder / "adapter", *exports):
+        shutil.rmtree(path, ignore_errors=True)
     for name in (*_OWN_FILES, *_OWN_RESULTS):
         (folder / name).unlink(missing_ok=True)

@@ -47,10 +47,10 @@ _PICTURES = (
 _MEASURED_GROUPS = (
     "brightness", "contrast", "sharpness", "saturation", "width", "height", "aspect_ratio", "file_bytes",
 )  # fmt: skip
-# Source of the words: https://scikit-learn.org/stable/modules/generated/sklearn.datasets.load_digits.html
+# Source: https://scikit-learn.org/stable/modules/generated/sklearn.datasets.load_digits.html
 _DIGITS = (
-    "They are a copy of the test set of UCI's *Optical Recognition of Handwritten Digits* (E. Alpaydin and C. Kaynak, "
-    "[doi:10.24432/C50P49](https://doi.org/10.24432/C50P49))."
+    "They are a copy of the test set of UCI's [Optical Recognition of Handwritten Digits]"
+    "(https://archive.ics.uci.edu/ml/datasets/Optical+Recognition+of+Handwritten+Digits) by E. Alpaydin and C. Kaynak."
 )
 
 
