@@ -94,7 +94,7 @@ def _check_publish(arguments: Arguments) -> list[ArgumentError]:
         try:
             with open(publish.card_notes, encoding="utf-8") as file:
                 reason = find_notes_problem(file.read())
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:  # a ValueError is text in no UTF-8, or a name that no file can have
             reason = str(error)
         if reason is not None:
             problems.append(_error(f"card_notes is {publish.card_notes!r}: {reason}", expected, "correct the file"))

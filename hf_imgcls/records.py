@@ -89,13 +89,11 @@ def _build(cls: Any, content: dict[str, Any]) -> Any:
     for item in dataclasses.fields(cls):
         if item.name not in content:
             continue
-        value, arguments = content[item.name], typing.get_args(hints[item.name])
-        # A record that may be missing, `X | None`, is built as X.
-        kind = arguments[0] if arguments[1:] == (type(None),) else hints[item.name]
-        if isinstance(value, dict) and dataclasses.is_dataclass(kind):
-            value = _build(kind, value)
-        elif isinstance(value, dict) and len(arguments) == 2 and dataclasses.is_dataclass(arguments[1]):
-            value = {key: _build(arguments[1], inner) for key, inner in value.items()}
+        value, hint = content[item.name], hints[item.name]
+        nested = next((kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind)), None)
+        if isinstance(value, dict) and nested is not None:
+            is_dict = typing.get_origin(hint) is dict
+            value = {key: _build(nested, inner) for key, inner in value.items()} if is_dict else _build(nested, value)
         values[item.name] = value
     return cls(**values)
 
@@ -240,14 +238,12 @@ class CheckpointRecord(Record):
 
 @dataclass
 class ModelRecord:
-    """What is trained, and where it comes from.
+    """What is trained.
 
     Attributes:
         architecture: The model's class, for example ``"ViTForImageClassification"``.
         num_parameters: Of the model that is saved; an adapter is merged into it.
         num_trainable_parameters: Those that training changes, an adapter's included.
-        base_model: The pretrained model, Hub id or folder as the user named it; None from scratch.
-        base_revision: Its commit on the Hub; None for a folder.
         base_license: What the base model's own card states; None where it states nothing or could not be read.
         base_license_name: Its name, where the licence is ``other``.
         base_license_link: Where its text is, where the licence is ``other``.
@@ -256,8 +252,6 @@ class ModelRecord:
     architecture: str
     num_parameters: int
     num_trainable_parameters: int
-    base_model: str | None = None
-    base_revision: str | None = None
     base_license: str | None = None
     base_license_name: str | None = None
     base_license_link: str | None = None
@@ -282,6 +276,8 @@ class RunRecord(Record):
         resumed_from: The checkpoints that the run went on from, in order.
         process: Host and process id of the last start, while it runs.
         exit_code: Of a finished run: 0, or 3 when a goal was not met.
+        base_model: The pretrained model: Hub id, or folder as the user named it; None for one from scratch.
+        base_model_revision: The commit of it that was loaded, where it came from the Hub.
         model: What is trained; None in records of older releases.
     """
 
@@ -299,6 +295,8 @@ class RunRecord(Record):
     resumed_from: list[str] = field(default_factory=list)
     process: str = ""
     exit_code: int = 0
+    base_model: str | None = None
+    base_model_revision: str | None = None
     model: ModelRecord | None = None
 
 

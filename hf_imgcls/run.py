@@ -244,6 +244,7 @@ def begin_run(
     training_args: TrainingArguments,
     record: DataRecord,
     checkpoint: Inspection | None,
+    base_model_revision: str | None = None,
     model: ModelRecord | None = None,
 ) -> None:
     """Write ``run.json``: what runs, on what, with which versions.
@@ -254,6 +255,7 @@ def begin_run(
         training_args: Batch sizes and processes as they were settled.
         record: The dataset's record.
         checkpoint: What the run goes on from.
+        base_model_revision: Commit of the pretrained model, where it came from the Hub.
         model: What is trained.
     """
     if not is_main_process():
@@ -276,6 +278,8 @@ def begin_run(
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         resumed_from=resumed,
         process=name_process(),
+        base_model=args.fit.model_name_or_path,
+        base_model_revision=base_model_revision,
         model=model,
     ).save(folder / RUN_FILE)
 

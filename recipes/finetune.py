@@ -47,6 +47,7 @@ def main() -> None:
     from hf_imgcls.fit.model import build_model
     from hf_imgcls.fit.saving import save_run
     from hf_imgcls.fit.trainer import build_trainer
+    from hf_imgcls.fit.weights import find_commit
     from hf_imgcls.measure.metrics import ClassificationAccumulator
     from hf_imgcls.measure.run_report import calibrate_saved_model, report_score
     from hf_imgcls.measure.saved_model import measure_saved_model
@@ -76,8 +77,10 @@ def main() -> None:
         settle_batch_size(training_args, model, image_size, checkpoint, streaming=args.data.streaming)
         metric = partial(ClassificationAccumulator, len(dataset.labels))
         trainer = build_trainer(model, processor, batches, metric, args, training_args, identity)
-        about = describe_model(model, args.fit, args.data)
-        begin_run(output_dir, args, training_args, dataset.record, checkpoint, about)
+        base = args.fit.model_name_or_path
+        commit = find_commit(base, args.data, args.fit.model_revision) if base else None
+        about = describe_model(model, args.fit, args.data, commit)
+        begin_run(output_dir, args, training_args, dataset.record, checkpoint, commit, about)
 
         # Training, the best weights saved, the validation split measured once more
         try:

@@ -45,8 +45,8 @@ def render_adapter_card(records: CardRecords, name: str, license: dict[str, str]
 
 
 def _tell_loading(records: CardRecords, name: str) -> str:
-    model = records.run.model if records.run else None
-    if model is None or not records.is_hub_model:
+    run = records.run
+    if run is None or not records.is_hub_model:
         base = f"the folder {code(records.base_model)}" if records.base_model else "a model that is not recorded"
         return f"It belongs to {base}, which is not published here: use the merged model."
     if "image_size" in records.recipe:
@@ -60,7 +60,7 @@ def _tell_loading(records: CardRecords, name: str) -> str:
         "from transformers import AutoConfig, AutoModelForImageClassification\n\n"
         f'config = AutoConfig.from_pretrained("{name}")\n'
         "base = AutoModelForImageClassification.from_pretrained(\n"
-        f'    "{model.base_model}", revision="{model.base_revision}", config=config, ignore_mismatched_sizes=True\n'
+        f'    "{run.base_model}", revision="{run.base_model_revision}", config=config, ignore_mismatched_sizes=True\n'
         ")\n"
         f'model = PeftModel.from_pretrained(base, "{name}", subfolder="adapter")\n'
         "```"

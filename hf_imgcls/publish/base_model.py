@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,48 +19,46 @@ if TYPE_CHECKING:
 CARD_FILE = "README.md"
 
 
-def describe_model(model: nn.Module, fit: FitArguments, data: DataArguments) -> ModelRecord:
+def describe_model(
+    model: nn.Module, fit: FitArguments, data: DataArguments, base_revision: str | None = None
+) -> ModelRecord:
     """Describe a model that is about to be trained.
 
     Args:
         model: As it is trained, adapters included.
-        fit: ``model_name_or_path`` and its revision.
+        fit: ``model_name_or_path``.
         data: ``cache_dir`` and ``token``.
+        base_revision: Commit of the pretrained model, where it comes from the Hub.
     """
     base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
     # peft keeps the untrained head as "original_module" beside the copy that it trains.
     saved = [p for name, p in base.named_parameters() if "lora_" not in name and ".original_module." not in name]
     name = fit.model_name_or_path
-    is_local = name is None or os.path.isdir(os.path.expanduser(name))
-    revision = None if is_local else getattr(base.config, "_commit_hash", None)
     stated = {}
     if name is not None and is_main_process():  # which alone writes the record
-        stated = read_license(name, revision, data, is_local=is_local)
+        stated = read_license(name, base_revision, data)
     return ModelRecord(
         architecture=type(base).__name__,
         num_parameters=sum(p.numel() for p in saved),
         num_trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        base_model=name,
-        base_revision=revision,
         **{f"base_{key}": value for key, value in stated.items()},
     )
 
 
-def read_license(name: str, revision: str | None, data: DataArguments, *, is_local: bool) -> dict[str, str]:
+def read_license(name: str, revision: str | None, data: DataArguments) -> dict[str, str]:
     """What a model's own card states as its licence.
 
     Args:
         name: Hub id or folder.
-        revision: Commit on the Hub.
+        revision: Commit on the Hub; None for a folder.
         data: ``cache_dir`` and ``token``.
-        is_local: Whether ``name`` is a folder.
 
     Returns:
         ``license``, ``license_name`` and ``license_link``, as far as they are there; nothing if the card cannot be
         read: a licence that is not known must not be in the way of training.
     """
     try:
-        if is_local:
+        if revision is None:
             path = Path(name).expanduser() / CARD_FILE
         else:
             options: dict[str, Any] = {"cache_dir": data.cache_dir, "token": data.token}

@@ -165,7 +165,7 @@ def _frame_notes(notes: Notes) -> str:
 def _read_notes_file(path: Path) -> Notes:
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise CardError(f"card_notes {path}: {error}", "a Markdown file in UTF-8", "correct the file") from error
     if (reason := find_notes_problem(text)) is not None:
         raise CardError(f"card_notes {path}: {reason}", "Markdown that can stand inside a card", "correct the file")

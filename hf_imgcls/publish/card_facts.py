@@ -75,15 +75,14 @@ def describe_model(records: CardRecords) -> str:
 
 def describe_origin(records: CardRecords) -> str:
     """Where the weights come from."""
-    model = records.run.model if records.run else None
     if records.is_from_scratch:
         return f"It was trained from scratch on {describe_data(records)}."
     if records.base_model is None:
         return f"How it was trained is not recorded; its data are {describe_data(records)}."
     where = "the model in the folder " + code(records.base_model)
-    if model is not None and records.is_hub_model:
+    if records.run is not None and records.is_hub_model:
         where = f"[{records.base_model}](https://huggingface.co/{records.base_model})"
-        where += f" (revision {code(model.base_revision)})"
+        where += f" (revision {code(records.run.base_model_revision)})"
     how = {
         "lora": "with LoRA; the adapter is merged into the weights",
         "head": "in its head alone",

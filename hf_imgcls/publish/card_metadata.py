@@ -123,8 +123,8 @@ def choose_license(records: CardRecords, license: str | None = None) -> tuple[di
         if not model.base_license_name or not model.base_license_link:
             return {}, f"Not stated. The card of {base_name} states a licence of its own, without name or link."
         link = model.base_license_link
-        if not link.startswith(("http://", "https://")) and records.is_hub_model:
-            link = f"https://huggingface.co/{model.base_model}/blob/{model.base_revision}/{link}"
+        if not link.startswith(("http://", "https://")) and records.run and records.is_hub_model:
+            link = f"https://huggingface.co/{records.base_model}/blob/{records.run.base_model_revision}/{link}"
         fields |= {"license_name": clean(model.base_license_name), "license_link": link}
     return fields, f"{fields.get('license_name', base)}, inherited from {base_name}, whose card states it."
 

@@ -94,9 +94,8 @@ class CardRecords:
     @property
     def base_model(self) -> str | None:
         """The pretrained model's Hub id, or the name of its folder; None from scratch, or where nobody knows."""
-        # Records of older releases have no model.
-        model = self.run.model if self.run else None
-        name = model.base_model if model else self.recipe.get("model_name_or_path")
+        # Records of older releases leave it to the recipe.
+        name = (self.run.base_model if self.run else None) or self.recipe.get("model_name_or_path")
         return name if name is None or self.is_hub_model else shorten_path(name)
 
     @property
@@ -107,8 +106,8 @@ class CardRecords:
     @property
     def is_hub_model(self) -> bool:
         """Whether the base model is one of the Hub, which alone has revisions."""
-        model = self.run.model if self.run else None
-        return model is not None and model.base_revision is not None and is_repo_id(model.base_model)
+        run = self.run
+        return run is not None and run.base_model_revision is not None and is_repo_id(run.base_model)
 
     @property
     def is_multi_label(self) -> bool:

@@ -114,7 +114,8 @@ def test_lora_leaves_two_true_cards_and_the_adapters_snippet_gives_the_same_answ
 
     # The base model as the Hub would have it; the snippet is the card's own, its two names are folders.
     record = RunRecord.load(tmp_path / "lora" / "run.json")
-    record.model.base_model, record.model.base_revision = "base", "main"
+    assert record.base_model == str(tmp_path / "base")
+    record.base_model, record.base_model_revision = "base", "main"
     record.save(tmp_path / "lora" / "run.json")
     write_card(tmp_path / "lora")
     code = re.search(r"```python\n(.*?)```", (tmp_path / "lora" / "adapter" / "README.md").read_text(), re.DOTALL)[1]

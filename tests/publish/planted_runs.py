@@ -47,9 +47,7 @@ RECIPE: dict[str, Any] = {
 
 
 def make_model(**changes: Any) -> ModelRecord:
-    model = ModelRecord(
-        "ViTForImageClassification", 85_806_346, 85_806_346, "google/vit-base", REVISION[::-1], "apache-2.0"
-    )
+    model = ModelRecord("ViTForImageClassification", 85_806_346, 85_806_346, "apache-2.0")
     return dataclasses.replace(model, **changes)
 
 
@@ -66,6 +64,8 @@ def make_run(**changes: Any) -> RunRecord:
         per_device_train_batch_size=32,
         gradient_accumulation_steps=4,
         started_at="2026-05-04T03:02:01+00:00",
+        base_model="google/vit-base",
+        base_model_revision=REVISION[::-1],
         model=make_model(),
     )
     return dataclasses.replace(run, **changes)

@@ -223,15 +223,16 @@ def test_paths_are_shortened_to_what_tells_something(path, name):
 
 
 def test_from_scratch_has_no_base_model_and_says_so(tmp_path):
-    run = make_run(model=make_model(base_model=None, base_revision=None, base_license=None))
-    card = render(plant_run(tmp_path / "animals", run=run))
+    run = make_run(model=make_model(base_license=None), base_model=None, base_model_revision=None)
+    recipe = {name: value for name, value in RECIPE.items() if name != "model_name_or_path"} | {"model_type": "vit"}
+    card = render(plant_run(tmp_path / "animals", run=run, recipe=recipe))
     assert not {"base_model", "base_model_relation", "license"} & set(read_metadata(card))
     assert "trained from scratch on [me/animals]" in card
     assert "from scratch" in read_section(card, "Limitations")
 
 
 def test_a_local_base_model_is_no_id(tmp_path):
-    run = make_run(model=make_model(base_model="/home/jane/runs/first", base_revision=None, base_license=None))
+    run = make_run(model=make_model(base_license=None), base_model="/home/jane/runs/first", base_model_revision=None)
     card = render(plant_run(tmp_path / "animals", run=run))
     assert "base_model" not in read_metadata(card)
     assert "the model in the folder `first`" in card
@@ -280,7 +281,8 @@ def test_a_base_models_own_licence_is_inherited_with_its_link(tmp_path):
 def test_records_of_an_older_release_still_make_a_card(tmp_path):
     folder = plant_run(tmp_path / "animals")
     run = json.loads((folder / "run.json").read_text())
-    del run["model"]
+    for name in ("model", "base_model", "base_model_revision"):
+        del run[name]
     write_json(folder / "run.json", run)
     data = json.loads((folder / "data.json").read_text())
     for split in data["splits"].values():
