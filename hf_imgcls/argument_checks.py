@@ -53,7 +53,7 @@ def check_arguments(arguments: Arguments, known: Collection[str], *, complete: b
     measure = arguments.measure
     needs_data = complete and "dataset_name" in known and not (measure.predictions or measure.compare)
     problems = _check_sources(arguments.data, needs_data) + _check_pixels(arguments.data) + _check_measure(measure)
-    problems += _check_model(arguments.fit, arguments.explicit)
+    problems += _check_model(arguments.fit, arguments.explicit) + _check_push(arguments, known, complete)
     if {"do_train", "eval_strategy"} <= arguments.training.keys():
         problems += _check_training(arguments, complete)
     for name in ("deepspeed", "fsdp_config", "accelerator_config"):
@@ -81,6 +81,43 @@ def _check_measure(measure: MeasureArguments) -> list[ArgumentError]:
         if asked:
             problems.append(_error(f"{', '.join(asked)} with report false", "a report", "leave out --report false"))
     return problems
+
+
+def _check_push(arguments: Arguments, known: Collection[str], complete: bool) -> list[ArgumentError]:
+    publish, training = arguments.publish, arguments.training
+    problems = []
+    for name, value in (("hub_model_id", training.get("hub_model_id")), ("space", publish.space)):
+        if value is not None and not is_repository_name(value):
+            problems.append(
+                _error(
+                    f"{name} is {value!r}",
+                    "owner/name, both of letters, digits, '.', '_' and '-', at most 96 characters",
+                    "for example --hub_model_id me/my_model",
+                )
+            )
+    if publish.hub_tag is not None and (publish.create_pr or not re.fullmatch(r"[\w][\w.+-]{0,99}", publish.hub_tag)):
+        why = "with create_pr: a proposal has no tag" if publish.create_pr else f"is {publish.hub_tag!r}"
+        problems.append(_error(f"hub_tag {why}", "a tag such as v1.0, on a commit", "leave one of them out"))
+    if publish.public and training.get("hub_private_repo"):
+        problems.append(_error("public and hub_private_repo are both true", "one of them", "leave one out"))
+    if "run" in known and complete:
+        if publish.run is None and publish.space is None:
+            problems.append(_error("no run is named", "RUN, a run's folder", "python recipes/push.py outputs/my_run"))
+        elif publish.run is not None and not os.path.isdir(publish.run):
+            problems.append(_error(f"there is no folder {publish.run!r}", "a run's folder", "correct the path"))
+        elif publish.run is None and not training.get("hub_model_id"):
+            problems.append(_error("space without a model", "RUN or --hub_model_id", "name the model it is to show"))
+    return problems
+
+
+def is_repository_name(name: str) -> bool:
+    """Whether the Hub may have a repository of that name (with or without its owner).
+
+    Source: ``validate_repo_id`` of huggingface_hub (utils/_validators.py).
+    """
+    parts = name.split("/")
+    is_named = len(parts) <= 2 and all(re.fullmatch(r"\w|\w[\w.-]{0,94}\w", part, re.ASCII) for part in parts)
+    return is_named and "--" not in name and ".." not in name and not name.endswith(".git")
 
 
 def _error(found: str, expected: str, fix: str) -> ArgumentError:

@@ -59,6 +59,10 @@ class ParityError(UserError):
     """The served model does not predict what the scored model predicted."""
 
 
+class PushError(UserError):
+    """Something must not be published, or the Hub did not take it."""
+
+
 class MissingExtraError(UserError):
     """An optional package is not installed."""
 

@@ -89,11 +89,11 @@ def _build(cls: Any, content: dict[str, Any]) -> Any:
     for item in dataclasses.fields(cls):
         if item.name not in content:
             continue
-        value, arguments = content[item.name], typing.get_args(hints[item.name])
-        if isinstance(value, dict) and dataclasses.is_dataclass(hints[item.name]):
-            value = _build(hints[item.name], value)
-        elif isinstance(value, dict) and len(arguments) == 2 and dataclasses.is_dataclass(arguments[1]):
-            value = {key: _build(arguments[1], inner) for key, inner in value.items()}
+        value, hint = content[item.name], hints[item.name]
+        nested = next((kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind)), None)
+        if isinstance(value, dict) and nested is not None:
+            is_dict = typing.get_origin(hint) is dict
+            value = {key: _build(nested, inner) for key, inner in value.items()} if is_dict else _build(nested, value)
         values[item.name] = value
     return cls(**values)
 
@@ -249,6 +249,8 @@ class RunRecord(Record):
         resumed_from: The checkpoints that the run went on from, in order.
         process: Host and process id of the last start, while it runs.
         exit_code: Of a finished run: 0, or 3 when a goal was not met.
+        base_model: The pretrained model: Hub id, or folder as the user named it; None for one from scratch.
+        base_model_revision: The commit of it that was loaded, where it came from the Hub.
     """
 
     state: str
@@ -265,6 +267,31 @@ class RunRecord(Record):
     resumed_from: list[str] = field(default_factory=list)
     process: str = ""
     exit_code: int = 0
+    base_model: str | None = None
+    base_model_revision: str | None = None
+
+
+@dataclass
+class PushRecord(Record):
+    """``push.json``: what of a run is on the Hub. It stays on this machine.
+
+    Attributes:
+        repo_id: The repository.
+        revision: The commit.
+        url: Where it can be seen.
+        files: What was published.
+        tag: The tag at that commit.
+        parity: What a consumer of that commit answered, compared with what was scored.
+        not_verified: Why there is no ``parity``.
+    """
+
+    repo_id: str
+    revision: str
+    url: str
+    files: list[str]
+    tag: str | None = None
+    parity: ParityRecord | None = None
+    not_verified: str = ""
 
 
 @dataclass

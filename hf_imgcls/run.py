@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_imgcls.arguments import known_arguments
 from hf_imgcls.errors import Interrupted, LaunchError, OutputError, UserError
 from hf_imgcls.provenance import describe_hardware, find_commit, list_versions, name_process
 from hf_imgcls.records import RunRecord
@@ -184,7 +185,8 @@ def _check_earlier_run(folder: Path, args: Arguments) -> bool:
     if run.state == "finished" and args.fit.overwrite_output_dir:
         return False
     now = json.loads(json.dumps(args.to_recipe(), default=str))
-    names = [name for name in (now | run.recipe) if name not in _NOT_THE_RUN]
+    published = {name for name, argument in known_arguments().items() if argument.group == "publish"}
+    names = [name for name in (now | run.recipe) if name not in published.union(_NOT_THE_RUN)]
     changed = [
         f"{name}: {run.recipe.get(name)!r} then, {now.get(name)!r} now"
         for name in names
@@ -204,7 +206,8 @@ def _check_earlier_run(folder: Path, args: Arguments) -> bool:
             "choose another --output_dir, or pass --overwrite_output_dir to replace the run",
         )
     if is_main_process():
-        print(f"The run in {folder} is finished; pass --overwrite_output_dir to run it again.", file=sys.stderr)
+        push = f" To push it: python recipes/push.py {folder}." if args.training.get("push_to_hub") else ""
+        print(f"The run in {folder} is finished; pass --overwrite_output_dir to run it again.{push}", file=sys.stderr)
     sys.exit(run.exit_code)
 
 
@@ -244,6 +247,7 @@ def begin_run(
     training_args: TrainingArguments,
     record: DataRecord,
     checkpoint: Inspection | None,
+    base_model_revision: str | None = None,
 ) -> None:
     """Write ``run.json``: what runs, on what, with which versions.
 
@@ -253,6 +257,7 @@ def begin_run(
         training_args: Batch sizes and processes as they were settled.
         record: The dataset's record.
         checkpoint: What the run goes on from.
+        base_model_revision: Commit of the pretrained model, where it came from the Hub.
     """
     if not is_main_process():
         return
@@ -274,6 +279,8 @@ def begin_run(
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         resumed_from=resumed,
         process=name_process(),
+        base_model=args.fit.model_name_or_path,
+        base_model_revision=base_model_revision,
     ).save(folder / RUN_FILE)
 
 

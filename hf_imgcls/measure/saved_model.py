@@ -64,6 +64,7 @@ def measure_saved_model(
         score.examples,
         score.labels,
         args.data,
+        revision=args.fit.model_revision,
         max_samples=args.measure.max_parity_samples,
         seed=args.data.split_seed,
         batch_size=training_args.per_device_eval_batch_size,
