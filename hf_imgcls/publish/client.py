@@ -12,6 +12,7 @@ it.
 from __future__ import annotations
 
 import email.utils
+import functools
 import json
 import logging
 import re
@@ -145,8 +146,8 @@ def commit_once(
         if create_pr:
             revisions = [name for name in _list_pull_requests(api, repository, patience) if name not in known]
         for revision in revisions:
-            options = {**repository, "revision": revision}
-            for entry in ask(lambda o=options: api.list_repo_commits(**o), "list the commits", patience)[:20]:
+            place = {**repository, "revision": revision}
+            for entry in ask(functools.partial(api.list_repo_commits, **place), "list the commits", patience)[:20]:
                 if push_id in f"{entry.title}\n{entry.message}":
                     return _describe(api, repository, entry.commit_id, revision if create_pr else None)
         return None
@@ -217,7 +218,7 @@ def diagnose(error: BaseException) -> Fault | None:
     from huggingface_hub.errors import LocalTokenNotFoundError, OfflineModeIsEnabled
 
     chain = list(_causes(error))
-    text = hide_secrets(str(error).strip() or type(error).__name__)
+    text = _join_messages(chain)
     if any(isinstance(cause, OfflineModeIsEnabled) for cause in chain):
         return Fault(None, text, False)
     if any(isinstance(cause, LocalTokenNotFoundError) for cause in chain):
@@ -232,9 +233,17 @@ def diagnose(error: BaseException) -> Fault | None:
         return Fault(None, text, True)
     if any(isinstance(cause, json.JSONDecodeError) for cause in chain):
         return Fault(None, f"the answer is no JSON: {text}", True)
-    if isinstance(error, ValueError) and text.startswith(("Invalid metadata", "LFS batch API")):
+    if isinstance(error, ValueError) and str(error).startswith(("Invalid metadata", "LFS batch API")):
         return Fault(400, text, False)
     return None
+
+
+def _join_messages(chain: list[BaseException]) -> str:
+    """What the client says and, behind it, what the Hub or the network said, in one line."""
+    answered = [cause for cause in chain if getattr(cause, "response", None) is not None]
+    said = [chain[0], *(answered or chain)[:1]]
+    texts = [" ".join(str(item).split()) or type(item).__name__ for item in said]
+    return hide_secrets(" ".join(dict.fromkeys(texts)))
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

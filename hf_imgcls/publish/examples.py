@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
+
 from hf_imgcls.data.decode import decode_image
 from hf_imgcls.publish.files import EXAMPLES_FOLDER
 from hf_imgcls.publish.verify import RunData
@@ -26,8 +28,8 @@ def write_examples(folder: Path, source: RunData) -> list[tuple[str, str]]:
         Path inside the folder and class name of each; none where there are no images to show.
     """
     shutil.rmtree(folder / EXAMPLES_FOLDER, ignore_errors=True)
-    split = source.dataset.splits.get("validation") if source.dataset is not None else None
-    if source.dataset is None or source.data is None or not hasattr(split, "__getitem__"):
+    split: Any = source.dataset.splits.get("validation") if source.dataset is not None else None
+    if source.dataset is None or source.data is None or not isinstance(split, Dataset):
         return []
     rows: dict[int, dict[str, Any]] = {}
     for number in range(min(len(split), _NUM_LOOKED_AT)):

@@ -147,13 +147,12 @@ def upload(
     remote = look_at(destination, api, patience)
     place: dict[str, Any] = {"repo_id": destination.repo_id, "repo_type": destination.repo_type}
     if not remote.exists:
-        sdk = {"space_sdk": space_sdk} if space_sdk else {}
-        create = lambda: api.create_repo(**place, **sdk, private=not destination.public, exist_ok=True)  # noqa: E731
-        ask(create, f"create {destination.repo_id}", patience)
+        options: dict[str, Any] = {**place, "private": not destination.public, "space_sdk": space_sdk}
+        ask(lambda: api.create_repo(**options, exist_ok=True), f"create {destination.repo_id}", patience)
     try:
         if destination.branch != "main" and remote.head is None:
-            make = lambda: api.create_branch(**place, branch=destination.branch, exist_ok=True)  # noqa: E731
-            ask(make, f"make the branch {destination.branch}", patience)
+            options = {**place, "branch": destination.branch}
+            ask(lambda: api.create_branch(**options, exist_ok=True), f"make the branch {options['branch']}", patience)
         if remote.head is None:
             remote = replace(look_at(destination, api, patience), exists=remote.exists)
         operations: list[Any] = [
@@ -172,8 +171,8 @@ def upload(
         left = (
             f"{destination.repo_id} is as it was before."
             if remote.exists
-            else f"{destination.repo_id} was created and is still empty: the same command goes on with it; to remove it, "
-            f"see {page}."
+            else f"{destination.repo_id} was created and is still empty: the same command goes on with it; to remove "
+            f"it, see {page}."
         )
         raise PushError(f"{error.found}\n  {left}", error.expected, error.fix) from error
     if destination.tag is not None:
@@ -184,8 +183,8 @@ def upload(
 
 
 def _set_tag(tag: str, commit: Commit, place: dict[str, Any], api: HfApi, patience: Patience) -> None:
-    set_it = lambda: api.create_tag(**place, tag=tag, revision=commit.oid, exist_ok=True)  # noqa: E731
-    ask(set_it, f"tag the commit as {tag}", patience)
+    options = {**place, "tag": tag, "revision": commit.oid}
+    ask(lambda: api.create_tag(**options, exist_ok=True), f"tag the commit as {tag}", patience)
     refs = ask(lambda: api.list_repo_refs(**place), "list tags", patience)
     target = {ref.name: ref.target_commit for ref in refs.tags}.get(tag)
     if target != commit.oid:
