@@ -33,10 +33,11 @@ if TYPE_CHECKING:
 RECIPE_FILE = "recipe.yaml"
 DATA_FILE = "data.json"
 RUN_FILE = "run.json"
+PUSH_FILE = "push.json"
 BAD_IMAGES_FILE = "bad_images.csv"
 _LOCK_FILE = ".lock"
 _LOCK_PATIENCE_S = 10
-_OWN_FILES = (RUN_FILE, RECIPE_FILE, DATA_FILE, "trainer_state.json", BAD_IMAGES_FILE)
+_OWN_FILES = (RUN_FILE, RECIPE_FILE, DATA_FILE, PUSH_FILE, "trainer_state.json", BAD_IMAGES_FILE)
 _OWN_RESULTS = ("all_results.json", "train_results.json", "eval_results.json", "test_results.json", "parity.json")
 # What a finished run may be asked for again without being another run.
 _NOT_THE_RUN = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "num_processes")

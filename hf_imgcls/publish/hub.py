@@ -26,7 +26,7 @@ from hf_imgcls.publish.files import (
 )
 from hf_imgcls.publish.upload import Destination, Remote, find_owner, look_at, upload
 from hf_imgcls.records import ParityRecord, PushRecord, RunRecord
-from hf_imgcls.run import RUN_FILE
+from hf_imgcls.run import PUSH_FILE, RUN_FILE
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from hf_imgcls.publish.client import Commit
     from hf_imgcls.publish.verify import RunData
 
-PUSH_FILE = "push.json"
 logger = logging.getLogger(__name__)
 
 

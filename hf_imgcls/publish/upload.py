@@ -142,44 +142,55 @@ def upload(
     Raises:
         PushError: Nothing was committed; it says whether an empty repository has been left behind.
     """
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
-
-    remote = look_at(destination, api, patience)
     place: dict[str, Any] = {"repo_id": destination.repo_id, "repo_type": destination.repo_type}
+    remote = look_at(destination, api, patience)
     if not remote.exists:
         options: dict[str, Any] = {**place, "private": not destination.public, "space_sdk": space_sdk}
         ask(lambda: api.create_repo(**options, exist_ok=True), f"create {destination.repo_id}", patience)
     try:
-        if destination.branch != "main" and remote.head is None:
-            options = {**place, "branch": destination.branch}
-            ask(lambda: api.create_branch(**options, exist_ok=True), f"make the branch {options['branch']}", patience)
-        if remote.head is None:
-            remote = replace(look_at(destination, api, patience), exists=remote.exists)
-        operations: list[Any] = [
-            CommitOperationAdd(file.name, file.source if isinstance(file.source, bytes) else str(file.source))
-            for file in files
-        ]
-        gone = sorted(set(is_ours(remote.names)) - {file.name for file in files})
-        operations += [CommitOperationDelete(name, is_folder=False) for name in gone]
+        there = remote if remote.head is not None else _make_branch(destination, place, api, patience)
+        gone = set(is_ours(there.names)) - {file.name for file in files}
         commit = commit_once(
-            api, {**place, "revision": destination.branch}, operations, destination.message,
-            head=remote.head, create_pr=destination.create_pr, patience=patience,
+            api, {**place, "revision": destination.branch}, _list_operations(files, gone), destination.message,
+            head=there.head, create_pr=destination.create_pr, patience=patience,
         )  # fmt: skip
     except PushError as error:
-        kind = "" if destination.repo_type == "model" else f"{destination.repo_type}s/"
-        page = f"{api.endpoint}/{kind}{destination.repo_id}/settings"
-        left = (
-            f"{destination.repo_id} is as it was before."
-            if remote.exists
-            else f"{destination.repo_id} was created and is still empty: the same command goes on with it; to remove "
-            f"it, see {page}."
-        )
+        left = _describe_rest(destination, remote, api)
         raise PushError(f"{error.found}\n  {left}", error.expected, error.fix) from error
     if destination.tag is not None:
         _set_tag(destination.tag, commit, place, api, patience)
     if destination.public and remote.exists and remote.private and not destination.create_pr:
         ask(lambda: api.update_repo_settings(**place, private=False), f"open {destination.repo_id}", patience)
     return commit
+
+
+def _make_branch(destination: Destination, place: dict[str, Any], api: HfApi, patience: Patience) -> Remote:
+    """Make a branch that is not there, from main; a new repository has a main branch by itself."""
+    if destination.branch != "main":
+        options = {**place, "branch": destination.branch}
+        ask(lambda: api.create_branch(**options, exist_ok=True), f"make the branch {destination.branch}", patience)
+    return look_at(destination, api, patience)
+
+
+def _list_operations(files: Sequence[PublishedFile], gone: Collection[str]) -> list[Any]:
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    sources = [(file.name, file.source if isinstance(file.source, bytes) else str(file.source)) for file in files]
+    added = [CommitOperationAdd(name, source) for name, source in sources]
+    return [*added, *(CommitOperationDelete(name, is_folder=False) for name in sorted(gone))]
+
+
+def _describe_rest(destination: Destination, remote: Remote, api: HfApi) -> str:
+    """What a push that failed has left on the Hub."""
+    if remote.exists:
+        branch = "" if remote.head is not None else f", but for a new branch {destination.branch!r}"
+        return f"{destination.repo_id} is as it was before{branch}."
+    kind = "" if destination.repo_type == "model" else f"{destination.repo_type}s/"
+    page = f"{api.endpoint}/{kind}{destination.repo_id}/settings"
+    return (
+        f"{destination.repo_id} was created and is still empty: the same command goes on with it; to remove it, see "
+        f"{page}."
+    )
 
 
 def _set_tag(tag: str, commit: Commit, place: dict[str, Any], api: HfApi, patience: Patience) -> None:
