@@ -13,7 +13,7 @@ from hf_imgcls.publish.hub_rules import find_license_problem, find_notes_problem
 from hf_imgcls.training_defaults import steps_agree
 
 if TYPE_CHECKING:
-    from hf_imgcls.arguments import Arguments, DataArguments, FitArguments, MeasureArguments
+    from hf_imgcls.arguments import Arguments, DataArguments, FitArguments, MeasureArguments, PublishArguments
 
 # What ``measure.metrics`` computes and a best model can be chosen by.
 SELECTION_METRICS = (
@@ -54,7 +54,8 @@ def check_arguments(arguments: Arguments, known: Collection[str], *, complete: b
     measure = arguments.measure
     needs_data = complete and "dataset_name" in known and not (measure.predictions or measure.compare)
     problems = _check_sources(arguments.data, needs_data) + _check_pixels(arguments.data) + _check_measure(measure)
-    problems += _check_model(arguments.fit, arguments.explicit) + _check_publish(arguments)
+    problems += _check_model(arguments.fit, arguments.explicit) + _check_card(arguments.publish)
+    problems += _check_push(arguments, known, complete)
     if {"do_train", "eval_strategy"} <= arguments.training.keys():
         problems += _check_training(arguments, complete)
     for name in ("deepspeed", "fsdp_config", "accelerator_config"):
@@ -84,9 +85,9 @@ def _check_measure(measure: MeasureArguments) -> list[ArgumentError]:
     return problems
 
 
-def _check_publish(arguments: Arguments) -> list[ArgumentError]:
+def _check_card(publish: PublishArguments) -> list[ArgumentError]:
     """What would be wrong with the card, as far as it is known before training."""
-    publish, problems = arguments.publish, []
+    problems = []
     if wrong := find_license_problem(publish.license, publish.license_name, publish.license_link):
         problems.append(_error(*wrong))
     if publish.card_notes is not None:
@@ -98,9 +99,33 @@ def _check_publish(arguments: Arguments) -> list[ArgumentError]:
             reason = str(error)
         if reason is not None:
             problems.append(_error(f"card_notes is {publish.card_notes!r}: {reason}", expected, "correct the file"))
-    hub_model_id = arguments.training.get("hub_model_id")
-    if hub_model_id is not None and not is_repo_id(hub_model_id):
-        problems.append(_error(f"hub_model_id is {hub_model_id!r}", "name or owner/name", "for example me/my-model"))
+    return problems
+
+
+def _check_push(arguments: Arguments, known: Collection[str], complete: bool) -> list[ArgumentError]:
+    publish, training = arguments.publish, arguments.training
+    problems = []
+    for name, value in (("hub_model_id", training.get("hub_model_id")), ("space", publish.space)):
+        if value is not None and not is_repo_id(value):
+            problems.append(
+                _error(
+                    f"{name} is {value!r}",
+                    "owner/name, both of letters, digits, '.', '_' and '-', at most 96 characters",
+                    "for example --hub_model_id me/my_model",
+                )
+            )
+    if publish.hub_tag is not None and (publish.create_pr or not re.fullmatch(r"[\w][\w.+-]{0,99}", publish.hub_tag)):
+        why = "with create_pr: a proposal has no tag" if publish.create_pr else f"is {publish.hub_tag!r}"
+        problems.append(_error(f"hub_tag {why}", "a tag such as v1.0, on a commit", "leave one of them out"))
+    if publish.public and training.get("hub_private_repo"):
+        problems.append(_error("public and hub_private_repo are both true", "one of them", "leave one out"))
+    if "run" in known and complete:
+        if publish.run is None and publish.space is None:
+            problems.append(_error("no run is named", "RUN, a run's folder", "python recipes/push.py outputs/my_run"))
+        elif publish.run is not None and not os.path.isdir(publish.run):
+            problems.append(_error(f"there is no folder {publish.run!r}", "a run's folder", "correct the path"))
+        elif publish.run is None and not training.get("hub_model_id"):
+            problems.append(_error("space without a model", "RUN or --hub_model_id", "name the model it is to show"))
     return problems
 
 

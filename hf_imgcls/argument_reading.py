@@ -41,6 +41,7 @@ def read_flags(
     titles: Mapping[str, str],
     description: str,
     problems: list[ArgumentError],
+    positional: str = "",
 ) -> tuple[dict[str, Any], list[str]]:
     """Split the command line.
 
@@ -50,6 +51,7 @@ def read_flags(
         titles: Group of flags -> its title in ``--help``.
         description: What the command does.
         problems: Flags with too few or too many values are added here.
+        positional: The flag that may be left out before the first word, for ``--help``.
 
     Returns:
         Flag -> its text, a list of texts, ``True`` for a bare boolean flag or ``None`` for ``null``; and the names of
@@ -61,7 +63,7 @@ def read_flags(
     parser = _Parser(
         description=description,
         allow_abbrev=False,
-        usage="%(prog)s [--config FILE] [--NAME VALUE ...]",
+        usage=f"%(prog)s {positional.upper() + ' ' if positional else ''}[--config FILE] [--NAME VALUE ...]",
         formatter_class=_Formatter,
         epilog="A boolean is switched on by its bare flag and off by --no_NAME or `--NAME false`; `null` unsets\n"
         "what a file has set; a mapping is inline YAML or JSON; dashes may stand for underscores.",

@@ -38,14 +38,16 @@ GROUPS = {
     "measure": "how the result is checked",
     "score": "what recipes/measure.py scores",
     "publish": "the model card and the Hub",
+    "push": "what recipes/push.py pushes",
     "training": "TrainingArguments of the installed transformers",
 }
 _NOT_IN_RECIPE = {"local_rank", "resume_from_checkpoint"}
-FINETUNE_GROUPS = tuple(group for group in GROUPS if group != "score")
+FINETUNE_GROUPS = tuple(group for group in GROUPS if group not in ("score", "push"))
 _PATHS = frozenset(f"{split}_{kind}" for split in ("train", "validation", "test") for kind in ("dir", "file")) | {
     "output_dir",
     "cache_dir",
     "card_notes",
+    "run",
 }
 
 
@@ -258,6 +260,24 @@ class PublishArguments:
         None, "With --license other: where its text is, a URL or LICENSE, a file in the run's folder."
     )
     card_notes: str | None = _setting(None, "Markdown file whose text is put into the model card, and kept there.")
+    public: bool = _setting(False, "Let everybody see the repository; otherwise a new one is private.")
+    hub_tag: str | None = _setting(None, "Tag of the pushed commit, for example v1.0.")
+    create_pr: bool = _setting(False, "Open a pull request instead of committing to the branch.")
+    commit_message: str | None = _setting(None, "Title of the commit (default: Upload image classifier).")
+    publish_images: bool = _setting(
+        True, "Publish images of the dataset: three examples for the widget, and the report's page with its mistakes."
+    )
+    publish_predictions: bool = _setting(
+        False, "Publish the prediction tables too, with file names and the dataset's other columns."
+    )
+    verify: bool = _setting(
+        True, "Load what was pushed in a process with an empty cache, and compare its answers with the scored ones."
+    )
+    run: str | None = _setting(None, "The run's folder; the flag may be left out before it.", group="push")
+    dry_run: bool = _setting(False, "Check everything and show what would be pushed; send nothing.", group="push")
+    space: str | None = _setting(
+        None, "Push a demo of the model to this Space, for example me/demo; without RUN, the demo alone.", group="push"
+    )
 
 
 @dataclass
@@ -318,6 +338,7 @@ def parse_arguments(
     description: str = "",
     groups: Sequence[str] = FINETUNE_GROUPS,
     also: Sequence[str] = (),
+    positional: str = "",
 ) -> Arguments:
     """Read and check the command line and the file it names.
 
@@ -327,6 +348,7 @@ def parse_arguments(
         groups: The groups of flags that this command has. Keys of other groups in a file are passed over, so that one
             recipe serves all commands; as flags they are unknown.
         also: Names out of other groups that this command has.
+        positional: The name that a first word without a flag belongs to.
 
     Returns:
         The arguments, with defaults filled in.
@@ -339,10 +361,12 @@ def parse_arguments(
     argv = list(sys.argv[1:] if argv is None else argv)
     if len(argv) == 1 and argv[0].endswith((".json", ".yaml", ".yml")):
         argv = ["--config", argv[0]]
+    elif positional and argv and not argv[0].startswith("-"):
+        argv = [f"--{positional}", *argv]
     problems: list[ArgumentError] = []
     used = {argument.group for argument in known.values()}
     titles = {group: title for group, title in GROUPS.items() if group in used}
-    flags, unknown = read_flags(argv, known, titles, description, problems)
+    flags, unknown = read_flags(argv, known, titles, description, problems, positional)
     problems += [_unknown(name, "--", known) for name in unknown]
     config = flags.pop("config", None)
     content = read_file(config, problems) if config is not None else {}

@@ -34,9 +34,10 @@ def build_training_arguments(training: dict[str, Any], hub_token: str | None = N
     * 4.57 sends trackio runs to a Hub Space named "trackio" unless told otherwise; 5.0 keeps them local. Remove when
       4.x is dropped.
 
-    And three decisions that hold on both lines: bfloat16 where the GPU has it and the user chose no precision; no
+    And four decisions that hold on both lines: bfloat16 where the GPU has it and the user chose no precision; no
     pinned memory where there is nothing to pin it for; a token goes to the environment, where the Hub client looks
-    for it, and not into ``training_args.bin``.
+    for it, and not into ``training_args.bin``; ``Trainer`` is not told of ``push_to_hub``, for it would push whatever
+    lies in the run's folder, to a public repository: `hf_imgcls.publish` pushes instead.
 
     Args:
         training: Keyword arguments as ``hf_imgcls.arguments`` resolved them.
@@ -50,7 +51,7 @@ def build_training_arguments(training: dict[str, Any], hub_token: str | None = N
     """
     from transformers import TrainingArguments
 
-    values = dict(training)
+    values = {name: value for name, value in training.items() if name != "push_to_hub"}
     known = {field.name for field in dataclasses.fields(TrainingArguments)}
 
     if "warmup_ratio" in values and "warmup_ratio" not in known:

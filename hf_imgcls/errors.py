@@ -63,6 +63,10 @@ class CardError(UserError):
     """A model card that must not be published as it is."""
 
 
+class PushError(UserError):
+    """Something must not be published, or the Hub did not take it."""
+
+
 class MissingExtraError(UserError):
     """An optional package is not installed."""
 

@@ -301,6 +301,29 @@ class RunRecord(Record):
 
 
 @dataclass
+class PushRecord(Record):
+    """``push.json``: what of a run is on the Hub. It stays on this machine.
+
+    Attributes:
+        repo_id: The repository.
+        revision: The commit.
+        url: Where it can be seen.
+        files: What was published.
+        tag: The tag at that commit.
+        parity: What a consumer of that commit answered, compared with what was scored.
+        not_verified: Why there is no ``parity``.
+    """
+
+    repo_id: str
+    revision: str
+    url: str
+    files: list[str]
+    tag: str | None = None
+    parity: ParityRecord | None = None
+    not_verified: str = ""
+
+
+@dataclass
 class Estimate:
     """A number measured on examples, and how far chance may have moved it.
 

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_imgcls.arguments import known_arguments
 from hf_imgcls.errors import Interrupted, LaunchError, OutputError, UserError
 from hf_imgcls.provenance import describe_hardware, find_commit, list_versions, name_process
 from hf_imgcls.records import RunRecord
@@ -32,10 +33,11 @@ if TYPE_CHECKING:
 RECIPE_FILE = "recipe.yaml"
 DATA_FILE = "data.json"
 RUN_FILE = "run.json"
+PUSH_FILE = "push.json"
 BAD_IMAGES_FILE = "bad_images.csv"
 _LOCK_FILE = ".lock"
 _LOCK_PATIENCE_S = 10
-_OWN_FILES = (RUN_FILE, RECIPE_FILE, DATA_FILE, "trainer_state.json", BAD_IMAGES_FILE)
+_OWN_FILES = (RUN_FILE, RECIPE_FILE, DATA_FILE, PUSH_FILE, "trainer_state.json", BAD_IMAGES_FILE)
 _OWN_RESULTS = ("all_results.json", "train_results.json", "eval_results.json", "test_results.json", "parity.json")
 # What a finished run may be asked for again without being another run.
 _NOT_THE_RUN = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "num_processes")
@@ -184,7 +186,8 @@ def _check_earlier_run(folder: Path, args: Arguments) -> bool:
     if run.state == "finished" and args.fit.overwrite_output_dir:
         return False
     now = json.loads(json.dumps(args.to_recipe(), default=str))
-    names = [name for name in (now | run.recipe) if name not in _NOT_THE_RUN]
+    published = {name for name, argument in known_arguments().items() if argument.group == "publish"}
+    names = [name for name in (now | run.recipe) if name not in published.union(_NOT_THE_RUN)]
     changed = [
         f"{name}: {run.recipe.get(name)!r} then, {now.get(name)!r} now"
         for name in names
@@ -204,7 +207,8 @@ def _check_earlier_run(folder: Path, args: Arguments) -> bool:
             "choose another --output_dir, or pass --overwrite_output_dir to replace the run",
         )
     if is_main_process():
-        print(f"The run in {folder} is finished; pass --overwrite_output_dir to run it again.", file=sys.stderr)
+        push = f" To push it: python recipes/push.py {folder}." if args.training.get("push_to_hub") else ""
+        print(f"The run in {folder} is finished; pass --overwrite_output_dir to run it again.{push}", file=sys.stderr)
     sys.exit(run.exit_code)
 
 

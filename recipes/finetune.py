@@ -19,6 +19,7 @@ from hf_imgcls.run import (
     begin_run,
     check_disk_space,
     check_launch,
+    is_main_process,
     mark_run,
     open_output_folder,
     run_recipe,
@@ -33,6 +34,11 @@ def main() -> None:
     check_launch(args.fit.num_processes)
     output_dir = open_output_folder(args)
     set_up_logging(args.notes)
+    pushes = bool(args.training.get("push_to_hub")) and args.training["do_train"] and is_main_process()
+    if pushes:  # whether it can be pushed is known before hours are spent on it
+        from hf_imgcls.publish.hub import check_access
+
+        check_access(args)
 
     from transformers import set_seed
     from transformers.utils.logging import disable_progress_bar
@@ -53,6 +59,9 @@ def main() -> None:
     from hf_imgcls.measure.saved_model import measure_saved_model
     from hf_imgcls.publish.base_model import describe_model
     from hf_imgcls.publish.card import write_card
+    from hf_imgcls.publish.during_training import start_pushing
+    from hf_imgcls.publish.hub import push_run
+    from hf_imgcls.publish.verify import RunData
 
     use_all_cores()
     training_args = build_training_arguments(args.training, args.hub_token)
@@ -76,7 +85,8 @@ def main() -> None:
         image_size = batches.train_transform.preprocessor.target_size
         settle_batch_size(training_args, model, image_size, checkpoint, streaming=args.data.streaming)
         metric = partial(ClassificationAccumulator, len(dataset.labels))
-        trainer = build_trainer(model, processor, batches, metric, args, training_args, identity)
+        pusher = start_pushing(args) if pushes else None
+        trainer = build_trainer(model, processor, batches, metric, args, training_args, identity, pusher)
         base = args.fit.model_name_or_path
         commit = find_commit(base, args.data, args.fit.model_revision) if base else None
         about = describe_model(model, args.fit, args.data, commit)
@@ -108,8 +118,10 @@ def main() -> None:
         mark_run(output_dir, "finished", choose_exit_code(goals))
         if training_args.should_save:
             write_card(output_dir, notes=args.publish.card_notes)
-    if training_args.push_to_hub and training_args.do_train:
-        trainer.push_to_hub()
+    if pushes:
+        if pusher is not None:
+            pusher.finish()
+        push_run(output_dir, args, RunData(dataset, args.data))
     sys.exit(choose_exit_code(goals))
 
 

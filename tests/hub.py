@@ -3,7 +3,8 @@
 ``huggingface_hub`` (0.36 and 2.x) and ``datasets`` talk to it because ``HF_ENDPOINT`` names it. They read that variable
 when they are imported, so client code runs in a process of its own: ``run_client``. It serves the read side: repository
 info, refs, trees, paths-info, and files by ``resolve``, with commits, tags, ETags, LFS redirects, ranges, tokens, gated
-and missing repositories. History is made with ``Hub.commit``, which an upload route can call as well.
+and missing repositories. History is made with ``Hub.commit``; ``hub_writes`` adds the side that clients write to, and
+``hub_faults`` what can go wrong.
 
 Source: https://huggingface.co/docs/hub/api, and the requests that the two clients send.
 """
@@ -61,15 +62,30 @@ class Repository:
     gated: bool = False
     commits: dict[str, dict[str, Blob]] = field(default_factory=dict)
     titles: dict[str, str] = field(default_factory=dict)
+    descriptions: dict[str, str] = field(default_factory=dict)
+    parents: dict[str, str | None] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
+    pull_requests: dict[str, str] = field(default_factory=dict)
 
     def find_commit(self, revision: str) -> str | None:
-        """Resolve a branch, a tag, or a full commit id."""
+        """Resolve a branch, a tag, a pull request, or a full commit id."""
         revision = revision.removeprefix("refs/heads/")
         if revision in self.commits:
             return revision
-        return self.branches.get(revision) or self.tags.get(revision)
+        return self.branches.get(revision) or self.tags.get(revision) or self.pull_requests.get(revision)
+
+    def history(self, revision: str = "main") -> list[str]:
+        """The commits behind a revision, newest first."""
+        commits, commit = [], self.find_commit(revision)
+        while commit is not None:
+            commits.append(commit)
+            commit = self.parents[commit]
+        return commits
+
+    def tree(self, revision: str = "main") -> dict[str, Blob]:
+        """Path -> blob at a revision."""
+        return self.commits[str(self.find_commit(revision))]
 
 
 @dataclass(frozen=True)
@@ -115,18 +131,23 @@ class Hub:
         deleted: tuple[str, ...] = (),
         branch: str = "main",
         title: str = "Upload files",
+        description: str = "",
+        stored: Mapping[str, Blob] | None = None,
     ) -> str:
-        """Add a commit on a branch and return its id."""
-        parent = repository.branches.get(branch) or repository.branches.get("main")
+        """Add a commit on a branch (or ``refs/pr/N``) and return its id; ``stored`` are files that are here already."""
+        heads = repository.pull_requests if branch.startswith("refs/pr/") else repository.branches
+        parent = heads.get(branch) or repository.branches.get("main")
         tree = dict(repository.commits[parent]) if parent else {}
         for name in deleted:
             del tree[name]
         for name, content in files.items():
             tree[name] = self.store_blob(content if isinstance(content, bytes) else content.read_bytes(), name)
-        text = json.dumps([parent, title, {name: blob.sha256 for name, blob in sorted(tree.items())}])
+        tree |= stored or {}
+        text = json.dumps([parent, title, description, {name: blob.sha256 for name, blob in sorted(tree.items())}])
         sha = hashlib.sha1(text.encode()).hexdigest()
         repository.commits[sha], repository.titles[sha] = tree, title
-        repository.branches[branch] = sha
+        repository.descriptions[sha], repository.parents[sha] = description, parent
+        heads[branch] = sha
         return sha
 
     def commit_folder(self, repository: Repository, folder: Path, **options: Any) -> str:
@@ -138,13 +159,18 @@ class Hub:
         """Keep contents by their hash; the name decides whether they are LFS, as .gitattributes does."""
         sha256 = hashlib.sha256(content).hexdigest()
         self.find_blob(sha256).write_bytes(content)
-        is_lfs = name.endswith(_LFS_SUFFIXES)
+        is_lfs = self.is_lfs(name)
         stored = (
             f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {len(content)}\n".encode()
             if is_lfs
             else content
         )
         return Blob(sha256, hashlib.sha1(b"blob %d\0" % len(stored) + stored).hexdigest(), len(content), is_lfs)
+
+    @staticmethod
+    def is_lfs(name: str) -> bool:
+        """Whether a file of that name is kept in LFS."""
+        return name.endswith(_LFS_SUFFIXES)
 
     def find_blob(self, sha256: str) -> Path:
         return self.folder / "blobs" / sha256
@@ -168,8 +194,8 @@ class Hub:
 class Refusal(Exception):
     """An answer that the client turns into one of its errors."""
 
-    def __init__(self, status: int, code: str, message: str) -> None:
-        self.status, self.code, self.message = status, code, message
+    def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
+        self.status, self.code, self.message, self.headers = status, code, message, dict(headers or {})
         super().__init__(message)
 
 
@@ -210,30 +236,50 @@ class HubHandler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._dispatch("POST")
 
+    def do_PUT(self) -> None:
+        self._dispatch("PUT")
+
+    def do_DELETE(self) -> None:
+        self._dispatch("DELETE")
+
     def log_message(self, format: str, *args: Any) -> None:
         """Keep the test output quiet."""
 
     def _dispatch(self, method: str) -> None:
         url = urlsplit(self.path)
         self.query = parse_qs(url.query)
-        self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.body = self._read_body()
         authorization = self.headers.get("Authorization") or ""
         self.token = authorization.removeprefix("Bearer ") or None
         self.hub.requests.append(Request(method, url.path, self.token, self.headers.get("Range")))
         try:
-            for verb, pattern, name in self.ROUTES:
-                match = re.fullmatch(pattern, url.path)
-                if match and verb == ("GET" if method == "HEAD" else method):
-                    parts = {key: unquote(value) if value else value for key, value in match.groupdict().items()}
-                    handler: Callable[..., None] = getattr(self, name)
-                    handler(**parts)
-                    return
-            raise Refusal(404, "", f"no route for {method} {url.path}")
+            self.answer(method, url.path)
         except Refusal as refusal:
-            headers = {"X-Error-Message": refusal.message}
+            headers = {"X-Error-Message": refusal.message, **refusal.headers}
             if refusal.code:
                 headers["X-Error-Code"] = refusal.code
             self.send(refusal.status, json.dumps({"error": refusal.message}).encode(), headers)
+
+    def answer(self, method: str, path: str) -> None:
+        """Find the route and answer by it."""
+        for verb, pattern, name in self.ROUTES:
+            match = re.fullmatch(pattern, path)
+            if match and verb == ("GET" if method == "HEAD" else method):
+                parts = {key: unquote(value) if value else value for key, value in match.groupdict().items()}
+                handler: Callable[..., None] = getattr(self, name)
+                handler(**parts)
+                return
+        raise Refusal(404, "", f"no route for {method} {path}")
+
+    def _read_body(self) -> bytes:
+        if "chunked" not in (self.headers.get("Transfer-Encoding") or ""):
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        chunks = []
+        while size := int(self.rfile.readline(), 16):
+            chunks.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(chunks)
 
     def send(self, status: int, content: bytes, headers: Mapping[str, str] | None = None) -> None:
         """Send a complete answer; to HEAD, everything but the body."""
@@ -284,6 +330,9 @@ class HubHandler(BaseHTTPRequestHandler):
                     for name, sha in repository.tags.items()
                 ],
                 "converts": [],
+                "pullRequests": [
+                    {"name": name, "ref": name, "targetCommit": sha} for name, sha in repository.pull_requests.items()
+                ],
             }
         )
 
@@ -411,10 +460,10 @@ def _list_tree(tree: Mapping[str, Blob], folder: str, recursive: bool) -> list[d
 
 
 @contextmanager
-def serve_hub(folder: Path) -> Iterator[Hub]:
+def serve_hub(folder: Path, handler: type[HubHandler] = HubHandler, hub: Hub | None = None) -> Iterator[Any]:
     """Serve a new, empty Hub on a free loopback port for as long as the context lasts."""
-    hub = Hub(folder)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("BoundHandler", (HubHandler,), {"hub": hub}))
+    hub = hub or Hub(folder)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("BoundHandler", (handler,), {"hub": hub}))
     server.daemon_threads = True
     port = server.server_address[1]
     hub.url, hub.blob_url = f"http://127.0.0.1:{port}", f"http://localhost:{port}"

@@ -18,6 +18,7 @@ from torch import nn
 from hf_imgcls.compat import load_image_processor, plain_image_processor_class
 from hf_imgcls.errors import ModelError
 from hf_imgcls.extras import require
+from hf_imgcls.fit.weights import pin_source
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -203,10 +204,10 @@ def _timm_processor(config: PretrainedConfig) -> BaseImageProcessor:
 def _load_pretrained(fit: FitArguments, data: DataArguments, labels: list[str]) -> PreTrainedModel:
     from transformers import AutoConfig
 
-    source = _hub_arguments(fit, data)
     name = str(fit.model_name_or_path)
+    source = pin_source(name, data, fit.model_revision)
     try:
-        config = AutoConfig.from_pretrained(fit.config_name or name, **source)
+        config = AutoConfig.from_pretrained(fit.config_name or name, **_choose(source, fit.config_name, fit))
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
             f"no model could be loaded from {name!r}: {error}",
@@ -331,7 +332,8 @@ def _pretrained_processor(fit: FitArguments, data: DataArguments, config: Pretra
     if config.model_type == "timm_wrapper":
         return _timm_processor(config)
     name = fit.image_processor_name or str(fit.model_name_or_path)
-    processor = load_image_processor(name, **_hub_arguments(fit, data))
+    source = pin_source(str(fit.model_name_or_path), data, fit.model_revision)
+    processor = load_image_processor(name, **_choose(source, fit.image_processor_name, fit))
     if data.image_size is not None:
         processor.size, processor.crop_size = _resized(processor, data.image_size)
     if data.image_mean is not None:
@@ -353,13 +355,9 @@ def _resized(processor: Any, image_size: int) -> tuple[Any, Any]:
     return {"shortest_edge": edge}, crop and square
 
 
-def _hub_arguments(fit: FitArguments, data: DataArguments) -> dict[str, Any]:
-    return {
-        "revision": fit.model_revision,
-        "cache_dir": data.cache_dir,
-        "token": data.token,
-        "trust_remote_code": data.trust_remote_code,
-    }
+def _choose(source: dict[str, Any], other: str | None, fit: FitArguments) -> dict[str, Any]:
+    """The model's pinned source; another repository that is named besides has no part in the model's commit."""
+    return source if other is None else {**source, "revision": fit.model_revision}
 
 
 # --------------------------------------------------------------------------------------------- checks

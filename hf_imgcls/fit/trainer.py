@@ -82,6 +82,7 @@ class ImageClassificationTrainer(Trainer):
         set_epoch: Told the epoch before its first batch.
         step_schedule: ``lr_scheduler_kwargs`` of the schedule "step", or ``None`` for transformers' own schedules.
         identity: What run the checkpoints belong to.
+        push_checkpoint: Told each checkpoint, on the main process; it must not wait for the Hub.
         **kwargs: What ``Trainer`` takes.
     """
 
@@ -98,6 +99,7 @@ class ImageClassificationTrainer(Trainer):
         set_epoch: Callable[[int], None] | None = None,
         step_schedule: dict[str, Any] | None = None,
         identity: RunIdentity | None = None,
+        push_checkpoint: Callable[[Path], None] | None = None,
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("data_collator", collate_batch)
@@ -110,6 +112,7 @@ class ImageClassificationTrainer(Trainer):
         self.new_accumulator = new_accumulator
         self._step_schedule = step_schedule
         self.identity = identity or describe_run(self.model, args)
+        self._push_checkpoint = push_checkpoint
         self._agreement = Agreement(args.ddp_timeout_delta)
         self._signals = StopSignals()
         self._workers = WorkerGuard()
@@ -462,8 +465,8 @@ class ImageClassificationTrainer(Trainer):
         )
         self._all_or_none(lambda: self._seal(folder, record), partial)
         self._saved_step = step
-        if self.args.push_to_hub:
-            self._push_from_checkpoint(str(checkpoint_path(folder, step)))
+        if self._push_checkpoint is not None and self.is_world_process_zero():
+            self._push_checkpoint(checkpoint_path(folder, step))
 
     def _write_files(self, partial: Path, with_state: bool) -> None:
         self.save_model(str(partial), _internal_call=True)
@@ -579,6 +582,7 @@ def build_trainer(
     args: Arguments,
     training_args: TrainingArguments,
     identity: RunIdentity | None = None,
+    push_checkpoint: Callable[[Path], None] | None = None,
 ) -> ImageClassificationTrainer:
     """Put the parts of a run together.
 
@@ -590,6 +594,7 @@ def build_trainer(
         args: What the user asked for; early stopping and the schedule "step" are read from it.
         training_args: From ``hf_imgcls.compat.build_training_arguments``.
         identity: What run the checkpoints belong to.
+        push_checkpoint: See `ImageClassificationTrainer`.
 
     Raises:
         DataError: There is nothing to train on, or nothing to evaluate on although that is asked for.
@@ -619,6 +624,7 @@ def build_trainer(
         set_epoch=batches.set_epoch,
         step_schedule=dict(args.training.get("lr_scheduler_kwargs") or {}) if is_step else None,
         identity=identity,
+        push_checkpoint=push_checkpoint,
     )
 
 

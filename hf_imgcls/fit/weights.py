@@ -2,14 +2,43 @@
 
 from __future__ import annotations
 
+import logging
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hf_imgcls.errors import ModelError
 
 if TYPE_CHECKING:
     from hf_imgcls.arguments import DataArguments
+
+# What torch.load and its like would execute.
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
+logger = logging.getLogger(__name__)
+
+
+def pin_source(name: str | Path, data: DataArguments, revision: str) -> dict[str, Any]:
+    """Settle what is loaded, before any weight is fetched.
+
+    Args:
+        name: A folder or Hub id.
+        data: ``cache_dir``, ``token`` and ``trust_remote_code``.
+        revision: Branch, tag or commit on the Hub.
+
+    Returns:
+        Keyword arguments of ``from_pretrained``, with the commit that ``revision`` stands for now.
+
+    Raises:
+        ModelError: There is nothing of that name, or its weights are pickles only.
+    """
+    commit = find_commit(name, data, revision)
+    _check_safetensors(str(name), data, commit)
+    return {
+        "revision": commit or revision,
+        "cache_dir": data.cache_dir,
+        "token": data.token,
+        "trust_remote_code": data.trust_remote_code,
+    }
 
 
 def find_commit(name: str | Path, data: DataArguments, revision: str) -> str | None:
@@ -37,3 +66,32 @@ def _find_commit(name: str, cache_dir: str | None, token: str | bool | None, rev
             "check the name, --model_revision, and that you are logged in if the model is private",
         ) from error
     return None if Path(name).is_dir() else extract_commit_hash(path, None)
+
+
+def _check_safetensors(name: str, data: DataArguments, commit: str | None) -> None:
+    """Refuse a model that has only pickles, while nothing of them has been downloaded."""
+    names = _list_files(name, data, commit)
+    if names is None or any(file.endswith(".safetensors") for file in names):
+        return
+    pickles = sorted(file for file in names if file.endswith(_PICKLES))
+    raise ModelError(
+        f"{name!r} has no safetensors weights" + (f", only {', '.join(pickles[:3])}" if pickles else ""),
+        "model.safetensors: a pickle can run any code when it is loaded, and is not",
+        "convert a model you trust: https://huggingface.co/spaces/safetensors/convert opens a pull request, which "
+        "--model_revision refs/pr/N loads; or in an environment apart, from_pretrained(...).save_pretrained(FOLDER)",
+    )
+
+
+def _list_files(name: str, data: DataArguments, commit: str | None) -> list[str] | None:
+    """The files at the top; None where the Hub is not asked, and so nothing can come from it either."""
+    if Path(name).is_dir():
+        return [path.name for path in Path(name).iterdir()]
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    try:
+        names = HfApi(token=data.token).list_repo_files(name, revision=commit)
+    except (HfHubHTTPError, OfflineModeIsEnabled, ConnectionError) as error:
+        logger.debug("The files of %s are not known: %s", name, error)
+        return None
+    return [file for file in names if "/" not in file]

@@ -10,7 +10,7 @@ import itertools
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from torch.utils.data import IterableDataset
@@ -56,6 +56,53 @@ class Disagreement(NamedTuple):
         )
 
 
+class Consumer(Protocol):
+    """Whoever serves a published model.
+
+    Attributes:
+        description: What it is, with version and device.
+        device_type: ``"cpu"``, ``"cuda"`` and so on.
+    """
+
+    @property
+    def description(self) -> str: ...
+
+    @property
+    def device_type(self) -> str: ...
+
+    def answer(self, images: Iterator[Any], batch_size: int) -> Iterator[list[dict[str, Any]]]:
+        """For each image (``PIL.Image``) ``label`` and ``score`` of every class, the best first."""
+        ...
+
+
+class PipelineConsumer:
+    """``pipeline("image-classification")`` in this process.
+
+    Args:
+        model: A folder, or a Hub id.
+        revision: Branch, tag or commit on the Hub; a folder has none.
+        data: ``trust_remote_code``, and the token if one is given.
+    """
+
+    def __init__(self, model: str | Path, revision: str | None, data: DataArguments) -> None:
+        import transformers
+
+        # Nothing but what a consumer writes; device and dtype are what such a consumer gets.
+        options: dict[str, Any] = {}
+        if revision is not None and not Path(model).exists():
+            options |= {"revision": revision} | ({"token": data.token} if data.token else {})
+        if data.trust_remote_code:
+            options["trust_remote_code"] = True
+        self.classifier = transformers.pipeline("image-classification", model=str(model), **options)
+        self.device_type: str = self.classifier.device.type
+        self.description = f"pipeline of transformers {transformers.__version__} on {self.device_type}"
+
+    def answer(self, images: Iterator[Any], batch_size: int) -> Iterator[list[dict[str, Any]]]:
+        """See `Consumer`."""
+        num_labels = self.classifier.model.config.num_labels
+        yield from self.classifier(images, batch_size=batch_size, top_k=num_labels)
+
+
 def check_parity(
     folder: str | Path,
     dataset: Any,
@@ -63,10 +110,12 @@ def check_parity(
     labels: list[str],
     data: DataArguments,
     *,
+    revision: str | None = None,
     max_samples: int | None = 1000,
     seed: int = 0,
     batch_size: int = 32,
     tie_tolerance: float | None = None,
+    consumer: Consumer | None = None,
 ) -> ParityRecord:
     """Compare scored predictions with the consumer's, by class name.
 
@@ -77,12 +126,14 @@ def check_parity(
         examples: The scored predictions, one per row of the split; matched by ``sample_index``.
         labels: Class names; the position is the class id of ``examples``.
         data: How images are decoded, as in scoring.
+        revision: Branch, tag or commit of a model on the Hub.
         max_samples: Compare at most so many images, drawn at random (of a stream: the first ones); ``None`` compares
             all.
         seed: Seed of that draw.
         batch_size: Images per forward pass of the consumer.
         tie_tolerance: Two classes whose scores differ by at most this count as tied; by default `TIE_TOLERANCE` of
             the consumer's device.
+        consumer: Who serves ``folder``; by default `PipelineConsumer`.
 
     Returns:
         The record, with an agreement of 1.
@@ -91,13 +142,7 @@ def check_parity(
         ParityError: An image that is no tie has another top-1 class; the first ones are named.
         DataError: An image of the split was not scored.
     """
-    import transformers
-
-    # Nothing but what a consumer writes; device and dtype are what such a consumer gets.
-    classifier = transformers.pipeline("image-classification", model=str(folder))
-    if tie_tolerance is None:
-        tie_tolerance = TIE_TOLERANCE.get(classifier.device.type, TIE_TOLERANCE["cuda"])
-
+    consumer = consumer or PipelineConsumer(folder, revision, data)
     positions: list[int] = []  # in `examples`, of the images read so far
 
     def read_images() -> Iterator[Any]:
@@ -106,8 +151,9 @@ def check_parity(
             yield decode_image(row["image"], background=data.alpha_background, max_pixels=data.max_image_pixels)
 
     disagreements, num_ties, differences = [], 0, []
-    answers = classifier(read_images(), batch_size=batch_size, top_k=classifier.model.config.num_labels)
-    for number, answer in enumerate(answers):
+    for number, answer in enumerate(consumer.answer(read_images(), batch_size)):
+        if tie_tolerance is None:
+            tie_tolerance = TIE_TOLERANCE.get(consumer.device_type, TIE_TOLERANCE["cuda"])
         position = positions[number]
         name, probability = labels[examples.prediction[position]], float(examples.probability[position])
         # Two classes may share a name (imagenet-1k has "crane" twice): the better one is what a reader would see.
@@ -121,7 +167,7 @@ def check_parity(
         served = (answer[0]["label"], answer[0]["score"])
         disagreements.append(Disagreement(int(examples.sample_index[position]), (name, probability), served, own))
 
-    if not positions:
+    if not positions or tie_tolerance is None:
         raise DataError("a split without images", "at least one image to compare", "check the split")
     record = ParityRecord(
         num_examples=len(positions),
@@ -130,7 +176,7 @@ def check_parity(
         top1_agreement=(len(positions) - len(disagreements)) / len(positions),
         max_probability_difference=max(differences),
         tie_tolerance=tie_tolerance,
-        consumer=f"pipeline of transformers {transformers.__version__} on {classifier.device.type}",
+        consumer=consumer.description,
     )
     if disagreements:
         raise _parity_error(folder, record, disagreements)

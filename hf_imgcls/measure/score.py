@@ -23,6 +23,7 @@ from torch.utils.data import IterableDataset
 
 from hf_imgcls.compat import load_image_processor
 from hf_imgcls.errors import DataError, ModelError
+from hf_imgcls.fit.weights import find_commit, pin_source
 from hf_imgcls.measure.calibration import TEMPERATURE_KEY
 from hf_imgcls.measure.columns import read_columns
 from hf_imgcls.measure.formulas import Measured, measure_roc_auc
@@ -152,7 +153,8 @@ def score_folder(
     table = None
     if (top := recorder.top.collect(examples.sample_index, state)) is not None:
         files, metadata = read_columns(dataset.splits[split], examples.sample_index)
-        source = _describe_source(model_name_or_path, model_revision, model.config, dataset, split)
+        commit = find_commit(model_name_or_path, data, model_revision)
+        source = _describe_source(model_name_or_path, commit, model.config, dataset, split)
         table = PredictionTable.from_examples(
             examples, *top, split=split, labels=labels, files=files, metadata=metadata, source=source
         )
@@ -217,13 +219,12 @@ def _add_roc_auc(
 
 
 def _describe_source(
-    model: str | Path, revision: str, config: PretrainedConfig, dataset: ImageDataset, split: str
+    model: str | Path, commit: str | None, config: PretrainedConfig, dataset: ImageDataset, split: str
 ) -> dict[str, Any]:
     record = dataset.record
-    is_local = Path(model).exists()
     return {
         "model": str(model),
-        "model_revision": None if is_local else getattr(config, "_commit_hash", None) or revision,
+        "model_revision": commit,
         "data": " ".join(filter(None, [record.source, record.config])),
         "data_revision": record.revision,
         "fingerprint": record.splits[split].fingerprint if split in record.splits else None,
@@ -250,12 +251,7 @@ def load_classifier(
     """
     from transformers import AutoModelForImageClassification
 
-    source = {
-        "revision": revision,
-        "cache_dir": data.cache_dir,
-        "token": data.token,
-        "trust_remote_code": data.trust_remote_code,
-    }
+    source = pin_source(name_or_path, data, revision)
     try:
         # The dtype is said because transformers 4 and 5 have different defaults.
         model, info = AutoModelForImageClassification.from_pretrained(

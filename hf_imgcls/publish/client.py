@@ -1,0 +1,304 @@
+"""Talking to the Hub so that a push happens once or not at all.
+
+Requests that may be repeated are repeated, with growing waits; what cannot be helped by waiting ends at once and says
+what to do. Neither line of ``huggingface_hub`` repeats the commit itself, and with reason: a commit whose answer was
+lost would be made twice. Here a commit carries an id of its own, and before it is repeated the branch is searched for
+it.
+
+``create_commit`` makes one commit on both lines, whether large files travel by LFS or by xet; ``upload_folder`` of
+``huggingface_hub`` 2 may make several, and is not used.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import functools
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from hf_imgcls.errors import PushError
+from hf_imgcls.publish.privacy import hide_secrets
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+_TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
+_CONFLICTS = frozenset({409, 412})
+_TRAILER = "Push-Id"
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a push goes on trying.
+
+    Attributes:
+        attempts: Of each request, the first included.
+        first_wait_s: Before the second attempt; doubled each time.
+        longest_wait_s: No wait is longer, whatever the Hub asks for.
+    """
+
+    attempts: int = 6
+    first_wait_s: float = 1.0
+    longest_wait_s: float = 300.0
+
+    def waits(self) -> Iterator[float | None]:
+        """The wait after each attempt; None after the last one."""
+        for number in range(self.attempts - 1):
+            yield min(self.first_wait_s * 2**number, self.longest_wait_s)
+        yield None
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What went wrong with a request.
+
+    Attributes:
+        status: The HTTP status; None when there was no answer.
+        message: What the Hub or the network said, without secrets.
+        is_transient: Whether the same request may succeed later.
+        retry_after_s: How long the Hub asks to wait.
+    """
+
+    status: int | None
+    message: str
+    is_transient: bool
+    retry_after_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A commit on the Hub.
+
+    Attributes:
+        oid: Its id.
+        url: Where it can be seen; of a pull request, that one's page.
+        is_new: False when nothing had changed and none was made.
+        pr_revision: ``refs/pr/N`` of the pull request that was opened.
+    """
+
+    oid: str
+    url: str
+    is_new: bool = True
+    pr_revision: str | None = None
+
+
+def ask(question: Callable[[], T], what: str, patience: Patience) -> T:
+    """Do something that may be repeated without harm.
+
+    Args:
+        question: The request.
+        what: What it is for, as it stands in ``"the Hub refused to ..."``.
+        patience: When to give up.
+
+    Raises:
+        PushError: It cannot be done, or not now.
+    """
+    for wait in patience.waits():
+        try:
+            return question()
+        except Exception as error:
+            fault = _diagnose_or_raise(error)
+            if not fault.is_transient or wait is None or fault.retry_after_s > patience.longest_wait_s:
+                raise explain(fault, what) from error
+            _sleep(wait, fault, what)
+    raise AssertionError("the last attempt has returned or raised")
+
+
+def commit_once(
+    api: HfApi,
+    repository: Mapping[str, Any],
+    operations: Sequence[Any],
+    message: str,
+    *,
+    head: str | None,
+    create_pr: bool,
+    patience: Patience,
+) -> Commit:
+    """Make one commit, also when answers get lost.
+
+    Args:
+        api: The client.
+        repository: ``repo_id``, ``repo_type`` and ``revision``, as the client's methods take them.
+        operations: What the commit does.
+        message: Its title.
+        head: The commit that it must follow; None in a repository without any.
+        create_pr: Whether it opens a pull request instead.
+        patience: When to give up.
+
+    Raises:
+        PushError: No commit was made.
+    """
+    push_id = uuid.uuid4().hex
+    what = f"commit to {repository['repo_id']}"
+    known = set(_list_pull_requests(api, repository, patience)) if create_pr else set()
+
+    def find() -> Commit | None:
+        revisions = [repository["revision"]]
+        if create_pr:
+            revisions = [name for name in _list_pull_requests(api, repository, patience) if name not in known]
+        for revision in revisions:
+            place = {**repository, "revision": revision}
+            for entry in ask(functools.partial(api.list_repo_commits, **place), "list the commits", patience)[:20]:
+                if push_id in f"{entry.title}\n{entry.message}":
+                    return _describe(api, repository, entry.commit_id, revision if create_pr else None)
+        return None
+
+    for wait in patience.waits():
+        try:
+            info = api.create_commit(
+                **repository,
+                operations=operations,
+                commit_message=message,
+                commit_description=f"{_TRAILER}: {push_id}",
+                parent_commit=head,
+                create_pr=create_pr,
+            )
+            return _describe(api, repository, info.oid, info.pr_revision, is_new=info.oid != head)
+        except Exception as error:
+            fault = _diagnose_or_raise(error)
+            if fault.is_transient and wait is not None and fault.retry_after_s <= patience.longest_wait_s:
+                _sleep(wait, fault, what)
+            if (fault.is_transient or fault.status in _CONFLICTS) and (made := find()) is not None:
+                logger.info("The commit had been made; only the answer was lost.")
+                return made
+            if not fault.is_transient or wait is None or fault.retry_after_s > patience.longest_wait_s:
+                raise explain(fault, what) from error
+    raise AssertionError("the last attempt has returned or raised")
+
+
+def _list_pull_requests(api: HfApi, repository: Mapping[str, Any], patience: Patience) -> list[str]:
+    """``refs/pr/N``, the newest first."""
+    place = {name: repository[name] for name in ("repo_id", "repo_type")}
+    refs = ask(lambda: api.list_repo_refs(**place, include_pull_requests=True), "list pull requests", patience)
+    names = [ref.ref for ref in refs.pull_requests or []]
+    return sorted(names, key=lambda name: int(name.rpartition("/")[2]), reverse=True)
+
+
+def _describe(
+    api: HfApi, repository: Mapping[str, Any], oid: str, pr_revision: str | None, *, is_new: bool = True
+) -> Commit:
+    kind = {"model": "", "space": "spaces/"}[repository["repo_type"]]
+    page = f"{api.endpoint}/{kind}{repository['repo_id']}"
+    number = pr_revision.rpartition("/")[2] if pr_revision else None
+    return Commit(oid, f"{page}/discussions/{number}" if number else f"{page}/commit/{oid}", is_new, pr_revision)
+
+
+def _sleep(wait: float, fault: Fault, what: str) -> None:
+    seconds = max(wait, fault.retry_after_s)
+    logger.warning("To %s is tried again in %.0f s: %s", what, seconds, fault.message)
+    time.sleep(seconds)
+
+
+# ------------------------------------------------------------------------------------------------ what went wrong
+
+
+def _diagnose_or_raise(error: Exception) -> Fault:
+    """A fault of the Hub or the network; anything else is ours, and is raised."""
+    fault = diagnose(error)
+    if fault is None:
+        raise error
+    return fault
+
+
+def diagnose(error: BaseException) -> Fault | None:
+    """Say what an exception of the client means, wherever in its chain of causes the answer is found.
+
+    Returns:
+        None for what has nothing to do with the Hub or the network.
+    """
+    from huggingface_hub.errors import LocalTokenNotFoundError, OfflineModeIsEnabled
+
+    chain = list(_causes(error))
+    text = _join_messages(chain)
+    if any(isinstance(cause, OfflineModeIsEnabled) for cause in chain):
+        return Fault(None, text, False)
+    if any(isinstance(cause, LocalTokenNotFoundError) for cause in chain):
+        return Fault(401, "there is no token", False)
+    response: Any = next((r for cause in chain if (r := getattr(cause, "response", None)) is not None), None)
+    if response is not None:
+        status = int(response.status_code)
+        # Addresses that files are sent to are signed for a while only; the next attempt gets new ones.
+        has_expired = status == 403 and "X-Amz-" in str(response.url)
+        return Fault(status, text, status in _TRANSIENT or has_expired, _read_retry_after(response.headers))
+    if any(isinstance(cause, (_network_error(), ConnectionError, TimeoutError)) for cause in chain):
+        return Fault(None, text, True)
+    if any(isinstance(cause, json.JSONDecodeError) for cause in chain):
+        return Fault(None, f"the answer is no JSON: {text}", True)
+    if isinstance(error, ValueError) and str(error).startswith(("Invalid metadata", "LFS batch API")):
+        return Fault(400, text, False)
+    return None
+
+
+def _join_messages(chain: list[BaseException]) -> str:
+    """What the client says and, behind it, what the Hub or the network said, in one line."""
+    answered = [cause for cause in chain if getattr(cause, "response", None) is not None]
+    said = [chain[0], *(answered or chain)[:1]]
+    texts = [" ".join(str(item).split()) or type(item).__name__ for item in said]
+    return hide_secrets(" ".join(dict.fromkeys(texts)))
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    current: BaseException | None = error
+    while current is not None:
+        yield current
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+
+
+def _network_error() -> type[BaseException]:
+    """What all errors of the HTTP library are, on which the installed client is built: requests, or httpx."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    libraries = ("requests", "httpx", "httpx2")
+    return next(base for base in reversed(HfHubHTTPError.__mro__) if base.__module__.split(".")[0] in libraries)
+
+
+def _read_retry_after(headers: Mapping[str, str]) -> float:
+    """Seconds that the Hub asks to wait: ``Retry-After`` (number or date), or ``t`` of its ``RateLimit``.
+
+    Source: RFC 9110, section 10.2.3; https://huggingface.co/docs/hub/rate-limits.
+    """
+    value = (headers.get("Retry-After") or "").strip()
+    if value.isdigit():
+        return float(value)
+    if value:
+        try:
+            return max(email.utils.parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
+        except ValueError:
+            return 0.0
+    match = re.search(r"\br=0\b.*\bt=(\d+)", headers.get("RateLimit") or "")
+    return float(match.group(1)) if match else 0.0
+
+
+_TOKENS_PAGE = "https://huggingface.co/settings/tokens"
+_ENDINGS = {
+    401: ("a token that the Hub accepts", f"log in with `hf auth login`, or set HF_TOKEN ({_TOKENS_PAGE})"),
+    402: ("an account that may store this", "see https://huggingface.co/settings/billing, or push with --public"),
+    403: ("a token that may write there", f"make a token with write access at {_TOKENS_PAGE}, or name another owner"),
+    404: ("a repository that exists and that the token may see", "correct its name, or the revision"),
+    409: ("a state in which this can be done", "look at the repository, then push again"),
+    412: ("the commit that was there when the push began", "somebody else has committed meanwhile: push again"),
+    413: ("files that the Hub takes", "publish less: see --publish_images, and remove exports that are not needed"),
+}
+_OUT_OF_SPACE = re.compile(r"quota|storage (limit|space)|payment", re.IGNORECASE)
+
+
+def explain(fault: Fault, what: str) -> PushError:
+    """The error for a fault that ends a push."""
+    if fault.is_transient:
+        found = "was not reached" if fault.status is None else f"did not answer usefully (HTTP {fault.status})"
+        later = f" in {fault.retry_after_s:.0f} s" if fault.retry_after_s else " later"
+        return PushError(f"to {what}, the Hub {found}: {fault.message}", "an answer", f"push again{later}")
+    if fault.status is None:
+        return PushError(f"to {what}, the Hub cannot be asked: {fault.message}", "a connection", "unset HF_HUB_OFFLINE")
+    status = 402 if _OUT_OF_SPACE.search(fault.message) else fault.status
+    expected, fix = _ENDINGS.get(status, ("a request that the Hub takes", "correct what it says, and push again"))
+    return PushError(f"the Hub refused to {what} (HTTP {fault.status}): {fault.message}", expected, fix)

@@ -1,0 +1,130 @@
+"""What must not leave the machine in a published text: paths of its files, and tokens.
+
+A run's records name local folders, because the run needs them: ``train_dir``, ``output_dir``, files of images. In what
+is published, such a path is cut to its last part. After that nothing is repaired any more: a text that still holds a
+home folder or a token is not published.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hf_imgcls.errors import PushError
+
+# Home folders, of this machine and of the one that a run was brought from.
+_HOME = re.compile(r"(?<![\w.])(?:/home|/Users)/[^/\s\"'<>&]+|\b[A-Za-z]:\\{1,2}Users\\{1,2}[^\\\s\"'<>&]+")
+# https://huggingface.co/docs/hub/security-tokens
+_TOKEN = re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}\b")
+_MIN_SECRET_LENGTH = 8
+
+
+def clean_texts(folder: Path, texts: Mapping[str, str]) -> dict[str, str]:
+    """Cut local paths to their last part.
+
+    Args:
+        folder: The run's folder.
+        texts: File name -> contents. Paths are looked for in the values of JSON and YAML, and replaced in all texts.
+
+    Returns:
+        File name -> contents without them.
+    """
+    values = {value for name, text in texts.items() for value in _walk(_parse(name, text))}
+    paths = {value for value in values if _is_local(value, folder)} | {str(folder.resolve())}
+    replacements: dict[str, str] = {}
+    for path in paths:
+        for escape in (str, html.escape, lambda text: json.dumps(text, ensure_ascii=False)[1:-1]):
+            replacements[escape(path)] = escape(re.split(r"[/\\]", path.rstrip("/\\"))[-1])
+    # The longest first: a folder is a part of the paths of its files.
+    parts = "|".join(re.escape(path) for path in sorted(replacements, key=len, reverse=True))
+    pattern = re.compile(rf"(?<![\w.:/<-])(?:{parts})(?![\w-])")
+    return {name: pattern.sub(lambda match: replacements[match.group()], text) for name, text in texts.items()}
+
+
+def check_texts(texts: Mapping[str, str]) -> None:
+    """Make sure that no text tells what it must not.
+
+    Raises:
+        PushError: A text holds a home folder or a token; the token is not shown.
+    """
+    home = str(Path.home())
+    known = re.compile(rf"(?<![\w.]){re.escape(home)}(?![\w-])") if len(Path(home).parts) > 1 else _HOME
+    secrets = list_secrets()
+    for name, text in texts.items():
+        for match in (known.search(text), _HOME.search(text)):
+            if match:
+                line = text.count("\n", 0, match.start()) + 1
+                raise PushError(
+                    f"{name}, line {line}, holds a local path: {match.group()}",
+                    "nothing about this machine in what is published",
+                    "remove it from that file (or from what it was made of), and push again",
+                )
+        if _TOKEN.search(text) or any(secret in text for secret in secrets):
+            raise PushError(
+                f"{name} holds an access token",
+                "no secret in what is published",
+                "remove it, and make a new token at https://huggingface.co/settings/tokens: this one is in a file",
+            )
+
+
+def hide_secrets(text: str) -> str:
+    """A text without tokens, for messages."""
+    for secret in list_secrets():
+        text = text.replace(secret, "<token>")
+    return _TOKEN.sub("<token>", text)
+
+
+def list_secrets() -> list[str]:
+    """The tokens that this process could send."""
+    from huggingface_hub import get_token
+
+    found = (get_token(), os.environ.get("HF_TOKEN"), os.environ.get("HUGGING_FACE_HUB_TOKEN"))
+    return sorted({secret.strip() for secret in found if secret and len(secret.strip()) >= _MIN_SECRET_LENGTH})
+
+
+def _is_local(value: str, folder: Path) -> bool:
+    """Whether a value is a path of this machine (a class may well be called ``/a/abbey``)."""
+    if "\n" in value or len(value) > 4096:
+        return False
+    if _HOME.match(value):
+        return True
+    path = Path(value)
+    if not path.is_absolute() or len(path.parts) < 3:
+        return False
+    roots = (Path.home(), folder.resolve(), folder.resolve().parent)
+    if any(path.is_relative_to(root) for root in roots if len(root.parts) > 1):
+        return True
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
+def _parse(name: str, text: str) -> Any:
+    import yaml
+
+    try:
+        if name.endswith(".json"):
+            return json.loads(text)
+        if name.endswith((".yaml", ".yml")):
+            return yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError):
+        return None
+    return None
+
+
+def _walk(value: Any) -> Iterator[str]:
+    """All strings of parsed JSON."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from _walk(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _walk(inner)
