@@ -18,7 +18,7 @@ from hf_imgcls.publish.markdown import (
 )
 from hf_imgcls.records import Estimate
 
-# Below these a run shows that the machinery works, and nothing about the model.
+# Below these, a run shows that the machinery works, and nothing about the model.
 MIN_EPOCHS = 1
 MIN_STEPS = 100
 MIN_SHARE = 0.1
@@ -103,21 +103,30 @@ def describe_data(records: CardRecords) -> str:
     return f"a local dataset, {code(records.data_name)}, which is not published here{config}"
 
 
+def judge_confidence(records: CardRecords) -> str:
+    """``"over"`` or ``"under"`` where scores are on the whole higher or lower than the share of right answers.
+
+    Returns:
+        ``"neither"`` where they agree; nothing where it was not measured.
+    """
+    bins = [row for row in (records.report.calibration.get("bins") or () if records.report else ()) if row["n"]]
+    if not bins:
+        return ""
+    gap = sum(row["n"] * (row["confidence"] - row["accuracy"]) for row in bins) / sum(row["n"] for row in bins)
+    return "neither" if abs(gap) <= _CONFIDENCE_GAP else "over" if gap > 0 else "under"
+
+
 def describe_confidence(records: CardRecords) -> str:
     """Whether scores can be taken for chances: the calibration error, and to which side it errs."""
     error = records.metrics.get("ece")
     if error is None or error.value is None:
         return NOT_MEASURED
-    bins = [row for row in (records.report.calibration.get("bins") or () if records.report else ()) if row["n"]]
-    text = f"ECE {show_estimate(error)}"
-    if not bins:
-        return text
-    gap = sum(row["n"] * (row["confidence"] - row["accuracy"]) for row in bins) / sum(row["n"] for row in bins)
-    if gap > _CONFIDENCE_GAP:
-        return f"{text}: over-confident, scores are higher than the share of right answers"
-    if gap < -_CONFIDENCE_GAP:
-        return f"{text}: under-confident, scores are lower than the share of right answers"
-    return f"{text}: on the whole neither over- nor under-confident"
+    words = {
+        "over": ": over-confident, scores are higher than the share of right answers",
+        "under": ": under-confident, scores are lower than the share of right answers",
+        "neither": ": on the whole neither over- nor under-confident",
+    }
+    return f"ECE {show_estimate(error)}{words.get(judge_confidence(records), '')}"
 
 
 def describe_temperature(records: CardRecords) -> str:
@@ -281,9 +290,7 @@ def _limit_groups(records: CardRecords) -> Iterator[str]:
             f"It fares worse on {escape(entry['column'])} {escape(entry['group'])}: {show_number(entry['value'])} of "
             f"{entry['n']:,} images against {show_number(entry['rest'])} of the others."
         )
-    confidence = describe_confidence(records)
-    if "over-confident, " in confidence or "under-confident, " in confidence:
-        side = "over" if "over-confident, " in confidence else "under"
+    if (side := judge_confidence(records)) in ("over", "under"):
         yield f"It is {side}-confident: do not take its scores for chances as they are."
 
 

@@ -7,6 +7,7 @@ empty, and the card then says "not measured".
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,13 +19,13 @@ import yaml
 from hf_imgcls.errors import CardError
 from hf_imgcls.publish.hub_rules import is_repo_id
 from hf_imgcls.records import DataRecord, Estimate, ParityRecord, ReportRecord, RunRecord
-from hf_imgcls.run import BAD_IMAGES_FILE, DATA_FILE, RECIPE_FILE, RUN_FILE
+from hf_imgcls.run import DATA_FILE, RECIPE_FILE, RUN_FILE
 
 BUILT_IN_SAMPLE = "digits"
 EXPORT_FILE = "export.json"
 _SPLIT_NAMES = ("train", "training", "validation", "valid", "val", "dev", "test", "testing")
 # Files that a card may refer to, besides the report's pictures.
-_NAMED_FILES = ("report/report.html", "report/report.json", "confusion_matrix.json", BAD_IMAGES_FILE)
+_NAMED_FILES = ("report/report.html", "report/report.json")
 
 
 @dataclass(frozen=True)
@@ -152,8 +153,7 @@ def read_records(folder: str | Path) -> CardRecords:
     data = DataRecord.load(folder / DATA_FILE)
     recipe = folder / RECIPE_FILE
     results = {split: _read(folder / f"{prefix}_results.json") for split, prefix in _PREFIXES.items()}
-    split = next((name for name, content in results.items() if f"{_PREFIXES[name]}_accuracy" in content), None)
-    split = split or next((name for name, content in results.items() if content), None)
+    split = next((name for name, content in results.items() if content), None)
     report = _read_report(folder, data, split, results)
     return CardRecords(
         name=folder.resolve().name,
@@ -204,11 +204,10 @@ def _read_report(
             "results on the run's own data",
             "measure the run again with: python recipes/measure.py --model_name_or_path RUN --output_dir RUN",
         )
-    accuracy = report.metrics.get("accuracy")
-    scored = results[split].get(f"{_PREFIXES[split]}_accuracy")
-    if report.split != split or accuracy is None or accuracy.value is None or scored is None:
-        return report if report.split == split else None
-    return report if abs(accuracy.value - scored) < 1e-6 else None  # else it is left of another model
+    pairs = [(item.value, results[split].get(f"{_PREFIXES[split]}_{name}")) for name, item in report.metrics.items()]
+    # The table that a report is made of keeps probabilities in single precision.
+    is_same = all(math.isclose(a, b, rel_tol=1e-4, abs_tol=1e-5) for a, b in pairs if a is not None and b is not None)
+    return report if report.split == split and is_same else None  # else it is left of another model
 
 
 def _read_metrics(results: Mapping[str, Any], split: str, data: DataRecord) -> dict[str, Estimate]:

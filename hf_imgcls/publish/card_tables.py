@@ -20,6 +20,7 @@ from hf_imgcls.publish.card_facts import (
 from hf_imgcls.publish.card_records import CardRecords
 from hf_imgcls.publish.markdown import (
     NOT_MEASURED,
+    begin_sentence,
     build_table,
     code,
     escape,
@@ -74,14 +75,16 @@ def build_overview(records: CardRecords, license_sentence: str) -> str:
     rows.append(("Size of the weights", f"{size:.1f} MB" if size is not None else NOT_MEASURED))
     rows.append(("Licence", license_sentence))
     level = f"in brackets the {show_share(records.report.confidence_level)} interval" if records.report else "measured"
-    return build_table(("At a glance", level.capitalize()), [(f"**{name}**", text) for name, text in rows])
+    return build_table(("At a glance", begin_sentence(level)), [(f"**{name}**", text) for name, text in rows])
 
 
 def _headline_metrics(records: CardRecords) -> list[str]:
     if not records.is_multi_label:
         return ["accuracy", "macro_f1"]
     # What there is of a multi-label model's, the most telling first.
-    found = [name for name in records.metrics if name in ("mean_average_precision", "map", "micro_f1", "macro_f1")]
+    found: list[str] = [
+        name for name in ("mean_average_precision", "subset_accuracy", "micro_f1") if name in records.metrics
+    ]
     return found or list(records.metrics)[:2]
 
 

@@ -29,6 +29,7 @@ from hf_imgcls.publish.card_tables import (
 )
 from hf_imgcls.publish.markdown import (
     NOT_MEASURED,
+    begin_sentence,
     clean,
     code,
     escape,
@@ -45,7 +46,7 @@ _PICTURES = (
 )
 # What groups are formed by whatever the data, see `hf_imgcls.measure.image_statistics`.
 _MEASURED_GROUPS = (
-    "brightness", "contrast", "sharpness", "saturation", "width", "height", "aspect_ratio", "file_bytes",
+    "brightness", "contrast", "sharpness", "width", "height", "aspect_ratio", "file_bytes",
 )  # fmt: skip
 # Source: https://scikit-learn.org/stable/modules/generated/sklearn.datasets.load_digits.html
 _DIGITS = (
@@ -85,10 +86,10 @@ def build_view(records: CardRecords, *, name: str, is_on_hub: bool, license_sent
         "classes_shortened": report is not None and len(report.per_class) > MAX_CLASSES,
         "num_labels": f"{len(records.data.labels):,}",
         "pictures": [{"path": path, "text": text} for path, text in _PICTURES if has(path)],
-        "confidence": describe_confidence(records).capitalize().replace("Ece", "ECE"),
+        "confidence": begin_sentence(describe_confidence(records)),
         "temperature": describe_temperature(records),
         "reliability": "report/reliability.png" if has("report/reliability.png") else "",
-        "slices_sentence": describe_slices(records).capitalize(),
+        "slices_sentence": begin_sentence(describe_slices(records)),
         "slices": build_slices(records),
         "slices_picture": "report/slices.png" if has("report/slices.png") else "",
         "goals": build_goals(records),

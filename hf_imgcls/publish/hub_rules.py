@@ -79,7 +79,7 @@ def find_notes_problem(text: str) -> str | None:
 
 def find_placeholders(text: str) -> list[str]:
     """Words that a template has left for somebody to fill in."""
-    return re.findall(r"(?i)more information needed|\bTODO\b|\bFIXME\b|\[fill in[^\]]*\]|lorem ipsum", text)
+    return re.findall(r"(?i:more information needed|\[fill in[^\]]*\]|lorem ipsum)|\bTODO\b|\bFIXME\b", text)
 
 
 def is_repo_id(name: Any) -> bool:
