@@ -81,7 +81,14 @@ class DataArguments:
     )
     test_split_name: str | None = _setting(None, "The dataset's split to test on; if not given: test.")
     image_column_name: str | None = _setting(None, "The image column; inferred from the column types if not given.")
-    label_column_name: str | None = _setting(None, "The label column; inferred from the column types if not given.")
+    label_column_name: str | None = _setting(
+        None,
+        "The label column; inferred from the column types if not given. A list (also inside a column: "
+        "objects.category) means several labels per image, as do columns of 0 and 1 with commas between: cat,dog.",
+    )
+    label_separator: str | None = _setting(
+        None, "What is between the labels of an image in a column of texts, for example ';' in 'cat;dog'."
+    )
     train_val_split: int | float = _setting(
         0.15,
         "Cut from train where there is no validation split: a fraction in (0, 1), or a number of examples; 0 for none.",

@@ -19,6 +19,10 @@ from hf_imgcls.errors import UserError
 
 RecordT = TypeVar("RecordT", bound="Record")
 
+# Values of ``config.problem_type``, as transformers spells them.
+SINGLE_LABEL = "single_label_classification"
+MULTI_LABEL = "multi_label_classification"
+
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """Write JSON to ``path`` atomically: to a temporary file beside it, flushed, then renamed.
@@ -106,11 +110,13 @@ class SplitRecord:
         name: ``train``, ``validation`` or ``test``.
         source: In words: the source's own split, or how it was cut.
         num_examples: Number of examples; ``None`` when streaming from a source that does not say.
-        class_counts: Class name -> number of examples; ``None`` when streaming.
+        class_counts: Class name -> number of examples that have it; ``None`` when streaming.
         fingerprint: 16 hexadecimal digits that identify the contents: labels by name, sample indices and, unless
             ``--scan_images false``, the bytes of the image files; then another value, which does not notice a changed
             file. It depends neither on the machine nor on the place of the files. ``None`` when streaming, or before
             `check_images` of ``data.scan``.
+        label_cardinality: Mean number of labels per example, where there may be several; else ``None``.
+        num_without_label: Examples that show none of the classes, where there may be such; else ``None``.
     """
 
     name: str
@@ -118,6 +124,8 @@ class SplitRecord:
     num_examples: int | None = None
     class_counts: dict[str, int] | None = None
     fingerprint: str | None = None
+    label_cardinality: float | None = None
+    num_without_label: int | None = None
 
 
 @dataclass
@@ -130,7 +138,9 @@ class DataRecord(Record):
         revision: The commit that was read, where the source has commits.
         labels: Class names; the position is the class id.
         image_column: The source's image column.
-        label_column: The source's label column.
+        label_column: The source's label column: a name, a path such as ``objects.category``, or names with commas
+            between them.
+        problem_type: ``single_label_classification`` or ``multi_label_classification``, as transformers names them.
         splits: ``train``/``validation``/``test`` -> record.
         image_modes: Source image mode (for example ``"RGB"``, ``"I;16"``) -> readable images of all splits together,
             the most frequent first; ``None`` where not every image was looked at.
@@ -141,6 +151,7 @@ class DataRecord(Record):
     labels: list[str]
     image_column: str
     label_column: str
+    problem_type: str = SINGLE_LABEL
     config: str | None = None
     revision: str | None = None
     splits: dict[str, SplitRecord] = field(default_factory=dict)
