@@ -210,6 +210,11 @@ class FitArguments:
     lora_target_modules: list[str] | None = _setting(
         None, "Name endings of the layers that get adapters; if not given, chosen for the architecture."
     )
+    loss: str = _setting(
+        "auto",
+        "What is minimised; auto: cross_entropy, or bce where images have several labels.",
+        choices=["auto", "cross_entropy", "bce", "asymmetric"],
+    )
     early_stopping_patience: int | None = _setting(
         None, "Stop after this many evaluations without a better --metric_for_best_model.", within="[1, inf)"
     )

@@ -23,6 +23,10 @@ RecordT = TypeVar("RecordT", bound="Record")
 SINGLE_LABEL = "single_label_classification"
 MULTI_LABEL = "multi_label_classification"
 
+# Keys of config.json: what was found out about a trained model.
+TEMPERATURE_KEY = "calibration_temperature"  # what its head was divided by
+THRESHOLDS_KEY = "label_thresholds"  # by class id: from which sigmoid score on an image has the label
+
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """Write JSON to ``path`` atomically: to a temporary file beside it, flushed, then renamed.
@@ -165,10 +169,13 @@ class ParityRecord(Record):
 
     Attributes:
         num_examples: Images compared.
-        num_agreeing: Images with the same top-1 class, ties included.
-        num_ties: Images whose top-1 differs but whose two best scores are equal within ``tie_tolerance``.
+        num_agreeing: Images with the same top-1 class, ties included; where an image may have several labels, images
+            with the same labels.
+        num_ties: Images whose top-1 differs but whose two best scores are equal within ``tie_tolerance``; or whose
+            labels differ by scores that lie within ``tie_tolerance`` of each other, on both sides of a threshold.
         top1_agreement: ``num_agreeing / num_examples``.
-        max_probability_difference: Largest absolute difference of the scored top-1 class's probability.
+        max_probability_difference: Largest absolute difference of the scored top-1 class's probability; with several
+            labels, of any class's.
         tie_tolerance: Probability difference under which two classes count as tied.
         consumer: What served the images, with version.
     """
@@ -287,7 +294,7 @@ class Estimate:
         low: Lower end of the two-sided confidence interval; None where there is none.
         high: Upper end.
         n: Examples behind the number.
-        method: How the interval was made: ``"wilson"``, ``"bootstrap"`` or ``"none"``.
+        method: How the interval was made: ``"wilson"``, ``"bootstrap"``, ``"normal"`` or ``"none"``.
         remark: Why there is no number, or what it leaves out.
     """
 
@@ -311,7 +318,8 @@ class ReportRecord(Record):
         num_examples: Examples measured.
         confidence_level: Of all intervals, for example 0.95.
         metrics: Name -> estimate, over the whole split.
-        per_class: Class name -> ``precision``, ``recall``, ``f1``, ``average_precision`` -> estimate.
+        per_class: Class name -> ``precision``, ``recall``, ``f1``, ``average_precision`` -> estimate; with several
+            labels per image ``brier`` and ``ece`` too.
         calibration: Reliability bins and temperature, see `hf_imgcls.measure.calibration`.
         risk_coverage: Accuracy against the share of answers given, see `hf_imgcls.measure.summary`.
         confused_pairs: Pairs of classes by how often one is taken for the other.
@@ -323,6 +331,10 @@ class ReportRecord(Record):
         gallery: Kind -> examples worth looking at, see `hf_imgcls.measure.gallery`.
         explanations: See `hf_imgcls.measure.explain`.
         notes: What a reader should know, one sentence each.
+        problem_type: ``single_label_classification`` or ``multi_label_classification``. With the latter there is no
+            ``risk_coverage`` and there are no ``confused_pairs``.
+        multi_label: Where an image may have several labels: thresholds, labels per image, missed and invented labels,
+            and pairs of classes that go together, see `hf_imgcls.measure.multilabel_summary`.
     """
 
     split: str
@@ -343,6 +355,8 @@ class ReportRecord(Record):
     gallery: dict[str, Any] | None = None
     explanations: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
+    problem_type: str = SINGLE_LABEL
+    multi_label: dict[str, Any] | None = None
 
 
 @dataclass

@@ -4,8 +4,8 @@ The rarest class is dealt out first, because its few examples leave the least ch
 other classes is counted against what those classes still need.
 
 Source: Sechidis, Tsoumakas and Vlahavas (2011), "On the Stratification of Multi-Label Data",
-https://doi.org/10.1007/978-3-642-23808-6_10, section 3. There examples are dealt one by one; here all that are left of a
-class at once, which takes one step for each class instead of one for each example. The parts' sizes are exact.
+https://doi.org/10.1007/978-3-642-23808-6_10, section 3. There examples are dealt one by one; here all that are left of
+a class at once, which takes one step for each class instead of one for each example. The parts' sizes are exact.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _sum_labels(labels: csr_array) -> np.ndarray:
 
 
 def _deal(count: int, wanted: np.ndarray, room: np.ndarray, random: np.random.RandomState) -> np.ndarray:
-    """Share ``count`` examples out over parts: in proportion to what is wanted, at most ``room`` each; ties by chance."""
+    """Share examples out over parts: in proportion to what is wanted, at most ``room`` each; ties fall by chance."""
     wanted = np.maximum(wanted, 0.0)
     exact = count * wanted / wanted.sum() if wanted.sum() > 0 else count * room / room.sum()
     quota = np.minimum(np.floor(exact + 1e-9).astype(np.int64), room)

@@ -7,7 +7,7 @@ two go through the same steps of ``load``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,7 @@ from scipy.sparse import csr_array
 from hf_imgcls.errors import DataError
 
 # (N,) int64 class ids, or (N, K) bools in CSR layout with sorted columns.
-LabelIds = np.ndarray | csr_array
+LabelIds: TypeAlias = "np.ndarray | csr_array"
 
 _TRUTHS = {"1": True, "true": True, "0": False, "false": False}
 
@@ -171,7 +171,7 @@ def is_multi_hot(feature: LabelFeature, elements: Elements) -> bool:
 
 
 def read_multi_hot(elements: Elements) -> tuple[np.ndarray, np.ndarray, int]:
-    """Read vectors of 0 and 1: numbers of places ``(M,)``, the examples that they are 1 for, and the vectors' length."""
+    """Read vectors of 0 and 1: places ``(M,)`` of the ones, the examples ``(M,)`` they belong to, and the length."""
     length = int(np.bincount(elements.rows).max())
     places = np.arange(len(elements.rows)) % length
     is_set = pc.cast(elements.values, pa.float64()).to_numpy(zero_copy_only=False).astype(bool)

@@ -44,14 +44,15 @@ def build_label_map(raw: Mapping[str, RawLabels], notes: list[str]) -> list[str]
     for split, labels in raw.items():
         if labels.num_missing and labels.rows is not None:
             raise DataError(
-                f"split {split!r}: {labels.num_missing} of {labels.num_examples} examples have no list of labels (null), "
-                "or a list with a label that is none (null, NaN, empty or -1)",
+                f"split {split!r}: {labels.num_missing} of {labels.num_examples} examples have no list of labels "
+                "(null), or a list with a label that is none (null, NaN, empty or -1)",
                 "a list for every example, an empty one where none of the classes is there",
                 "remove or label these examples",
             )
         if labels.num_missing:
             raise DataError(
-                f"split {split!r}: {labels.num_missing} of {len(labels.ids)} examples have no label (null, NaN, empty or -1)",
+                f"split {split!r}: {labels.num_missing} of {len(labels.ids)} examples have no label "
+                "(null, NaN, empty or -1)",
                 "a label for every example",
                 "remove or label these examples",
             )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from datasets import Dataset, Image
@@ -46,8 +46,9 @@ class ImageDataset:
     Attributes:
         splits: Some of ``train``, ``validation``, ``test``. Every split has the columns ``image``
             (``datasets.Image(decode=False)``: a dict of ``bytes`` and ``path``), ``label`` (``ClassLabel`` of
-            ``labels``; with several labels per image a list of it, ascending and perhaps empty) and ``sample_index`` (int64: the row in the source's split before cutting, shuffling and
-            truncation), then the source's other columns.
+            ``labels``; with several labels per image a list of it, ascending and perhaps empty) and ``sample_index``
+            (int64: the row in the source's split before cutting, shuffling and truncation), then the source's other
+            columns.
         labels: Class names; the position is the id.
         record: Where all of this came from.
     """

@@ -118,7 +118,8 @@ def _fingerprint(split: Dataset, labels: list[str], images: str | None) -> str:
         16 hexadecimal digits.
     """
     ids = read_label_ids(split)
-    used, places = np.unique(ids if isinstance(ids, np.ndarray) else ids.indices, return_inverse=True)
+    flat: np.ndarray = ids if isinstance(ids, np.ndarray) else ids.indices
+    used, places = np.unique(flat, return_inverse=True)
     names = [labels[index] for index in used]
     rank_of = {name: rank for rank, name in enumerate(sorted(names))}
     ranks = np.array([rank_of[name] for name in names], dtype="<i8")

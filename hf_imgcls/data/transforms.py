@@ -83,8 +83,8 @@ class EvalTransform:
 
         Returns:
             ``pixel_values`` ``(B, 3, H, W)``: uint8, or float32 already normalised for processors that cannot do
-            without; ``labels`` int64 ``(B,)`` if there are any, or float32 ``(B, K)`` of 0 and 1 where an image may have
-            several; ``sample_index`` int64 ``(B,)``.
+            without; ``labels`` int64 ``(B,)`` if there are any, or float32 ``(B, K)`` of 0 and 1 where an image may
+            have several; ``sample_index`` int64 ``(B,)``.
 
         Raises:
             DataError: An image cannot be decoded; the message names file and sample.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from accelerate import PartialState
 
+from hf_imgcls.measure.multilabel_table import MultiLabelTable
 from hf_imgcls.measure.parity import PARITY_FILE, check_parity
 from hf_imgcls.measure.predictions import PREDICTIONS_FILE
 from hf_imgcls.measure.results import write_results
@@ -64,6 +65,7 @@ def measure_saved_model(
         score.examples,
         score.labels,
         args.data,
+        thresholds=score.table.thresholds if isinstance(score.table, MultiLabelTable) else None,
         max_samples=args.measure.max_parity_samples,
         seed=args.data.split_seed,
         batch_size=training_args.per_device_eval_batch_size,
