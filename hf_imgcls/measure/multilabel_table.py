@@ -77,6 +77,11 @@ class MultiLabelTable:
         return np.asarray((self.answers == self.targets).all(axis=1))
 
     @property
+    def strata_name(self) -> str:
+        """What ``strata`` are, in words."""
+        return "numbers of labels"
+
+    @property
     def share_name(self) -> str:
         """The metric that ``correct`` is the share of."""
         return "subset_accuracy"

@@ -89,6 +89,11 @@ class PredictionTable:
         return cast("npt.NDArray[np.bool_]", self.prediction == self.label)
 
     @property
+    def strata_name(self) -> str:
+        """What ``strata`` are, in words."""
+        return "classes"
+
+    @property
     def share_name(self) -> str:
         """The metric that ``correct`` is the share of."""
         return "accuracy"

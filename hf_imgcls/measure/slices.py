@@ -36,7 +36,7 @@ NUM_BINS = 4
 _MAX_VALUES = 50  # of a column of texts; the rest is taken together
 _MAX_DISCRETE = 10  # so many different numbers are shown one by one
 _MISSING = "(missing)"
-_EXPLAINED = "its classes may be all that sets it apart: at the same mix of classes no gap can be told"
+_EXPLAINED = "its {0} may be all that sets it apart: at the same mix of {0} no gap can be told"
 _NOT_JUDGED = {
     **dict.fromkeys(("gap", "gap_low", "gap_high", "same_class_gap", "same_class_gap_low", "same_class_gap_high")),
     "p": None,
@@ -136,7 +136,7 @@ def build_slices(
     p = run_fisher_test(*pair)
     tests = np.stack((p, adjust_by_holm(p)), axis=-1).tolist()
     for row, gap, same_class_gap, test in zip(judged, gaps, same_class_gaps, tests, strict=True):
-        slices[row] |= _judge(gap, same_class_gap, test, level)
+        slices[row] |= _judge(gap, same_class_gap, test, level, _EXPLAINED.format(table.strata_name))
     return sorted(slices, key=_rank)
 
 
@@ -229,7 +229,9 @@ def _count_groups(table: Table, grouped: Sequence[_Column]) -> tuple[IntArray, I
     return np.concatenate(members), np.concatenate([count(column, table.correct) for column in grouped])
 
 
-def _judge(gap: list[float], same_class_gap: list[float], test: list[float], level: float) -> dict[str, Any]:
+def _judge(
+    gap: list[float], same_class_gap: list[float], test: list[float], level: float, explained: str
+) -> dict[str, Any]:
     """What is known of a group that is judged.
 
     Args:
@@ -237,6 +239,7 @@ def _judge(gap: list[float], same_class_gap: list[float], test: list[float], lev
         same_class_gap: The same at the same mix of classes; NaN where it is not defined.
         test: p and adjusted p.
         level: Of the intervals.
+        explained: What is remarked where that mix may be all there is to the gap.
     """
     judged: dict[str, Any] = dict(zip(("gap", "gap_low", "gap_high", "p", "p_adjusted"), gap + test, strict=True))
     # Test and interval must agree, so that no verdict stands beside an interval that contains 0.
@@ -246,7 +249,7 @@ def _judge(gap: list[float], same_class_gap: list[float], test: list[float], lev
         ends = ("same_class_gap", "same_class_gap_low", "same_class_gap_high")
         judged |= dict(zip(ends, same_class_gap, strict=True))
         if is_certain and same_class_gap[1] <= 0 <= same_class_gap[2]:
-            judged["remark"] = _EXPLAINED
+            judged["remark"] = explained
     return judged
 
 
