@@ -20,6 +20,12 @@ SELECTION_METRICS = (
     "loss", "accuracy", "top5_accuracy", "macro_precision", "macro_recall", "macro_f1", "weighted_precision",
     "weighted_recall", "weighted_f1", "balanced_accuracy", "log_loss", "roc_auc", "ece",
 )  # fmt: skip
+# The same where images have several labels; what both have is the loss, the averages over classes and the calibration.
+MULTI_LABEL_SELECTION_METRICS = (
+    "loss", "mean_average_precision", "micro_average_precision", "subset_accuracy", "hamming_loss", "micro_precision",
+    "micro_recall", "micro_f1", "macro_precision", "macro_recall", "macro_f1", "weighted_precision", "weighted_recall",
+    "weighted_f1", "log_loss", "roc_auc", "ece",
+)  # fmt: skip
 _FOLDERS = ("train_dir", "validation_dir", "test_dir")
 _FILES = ("train_file", "validation_file", "test_file")
 _HUB_ONLY = ("dataset_config_name", "dataset_revision", "train_split_name", "validation_split_name", "test_split_name")
@@ -278,11 +284,10 @@ def _check_training(arguments: Arguments, complete: bool) -> list[ArgumentError]
                 )
             )
     metric = str(training["metric_for_best_model"]).removeprefix("eval_")
-    if metric not in SELECTION_METRICS:
+    metrics = dict.fromkeys(("auto", *SELECTION_METRICS, *MULTI_LABEL_SELECTION_METRICS))
+    if metric not in metrics:
         problems.append(
-            _error(
-                f"metric_for_best_model is {metric!r}", "one of " + ", ".join(SELECTION_METRICS), "choose one of these"
-            )
+            _error(f"metric_for_best_model is {metric!r}", "one of " + ", ".join(metrics), "choose one of these")
         )
     if fit.early_stopping_patience is not None and not evaluates:
         problems.append(

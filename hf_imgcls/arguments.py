@@ -84,7 +84,14 @@ class DataArguments:
     )
     test_split_name: str | None = _setting(None, "The dataset's split to test on; if not given: test.")
     image_column_name: str | None = _setting(None, "The image column; inferred from the column types if not given.")
-    label_column_name: str | None = _setting(None, "The label column; inferred from the column types if not given.")
+    label_column_name: str | None = _setting(
+        None,
+        "The label column; inferred from the column types if not given. A list (also inside a column: "
+        "objects.category) means several labels per image, as do columns of 0 and 1 with commas between: cat,dog.",
+    )
+    label_separator: str | None = _setting(
+        None, "What is between the labels of an image in a column of texts, for example ';' in 'cat;dog'."
+    )
     train_val_split: int | float = _setting(
         0.15,
         "Cut from train where there is no validation split: a fraction in (0, 1), or a number of examples; 0 for none.",
@@ -205,6 +212,11 @@ class FitArguments:
     lora_dropout: float = _setting(0.0, "Dropout before the adapters.", within="[0, 1)")
     lora_target_modules: list[str] | None = _setting(
         None, "Name endings of the layers that get adapters; if not given, chosen for the architecture."
+    )
+    loss: str = _setting(
+        "auto",
+        "What is minimised; auto: cross_entropy, or bce where images have several labels.",
+        choices=["auto", "cross_entropy", "bce", "asymmetric"],
     )
     early_stopping_patience: int | None = _setting(
         None, "Stop after this many evaluations without a better --metric_for_best_model.", within="[1, inf)"

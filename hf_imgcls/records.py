@@ -19,6 +19,14 @@ from hf_imgcls.errors import UserError
 
 RecordT = TypeVar("RecordT", bound="Record")
 
+# Values of ``config.problem_type``, as transformers spells them.
+SINGLE_LABEL = "single_label_classification"
+MULTI_LABEL = "multi_label_classification"
+
+# Keys of config.json: what was found out about a trained model.
+TEMPERATURE_KEY = "calibration_temperature"  # what its head was divided by
+THRESHOLDS_KEY = "label_thresholds"  # by class id: from which sigmoid score on an image has the label
+
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """Write JSON to ``path`` atomically: to a temporary file beside it, flushed, then renamed.
@@ -106,7 +114,7 @@ class SplitRecord:
         name: ``train``, ``validation`` or ``test``.
         source: In words: the source's own split, or how it was cut.
         num_examples: Number of examples; ``None`` when streaming from a source that does not say.
-        class_counts: Class name -> number of examples; ``None`` when streaming.
+        class_counts: Class name -> number of examples that have it; ``None`` when streaming.
         fingerprint: 16 hexadecimal digits that identify the contents: labels by name, sample indices and, unless
             ``--scan_images false``, the bytes of the image files; then another value, which does not notice a changed
             file. It depends neither on the machine nor on the place of the files. ``None`` when streaming, or before
@@ -114,6 +122,8 @@ class SplitRecord:
         source_split: The source's own name of the split that it is, or was cut from.
         is_cut: Whether it is a part that was cut from that split.
         num_available: Examples before ``--max_*_samples`` took some of them.
+        label_cardinality: Mean number of labels per example, where there may be several; else ``None``.
+        num_without_label: Examples that show none of the classes, where there may be such; else ``None``.
     """
 
     name: str
@@ -124,6 +134,8 @@ class SplitRecord:
     source_split: str | None = None
     is_cut: bool = False
     num_available: int | None = None
+    label_cardinality: float | None = None
+    num_without_label: int | None = None
 
 
 @dataclass
@@ -136,7 +148,9 @@ class DataRecord(Record):
         revision: The commit that was read, where the source has commits.
         labels: Class names; the position is the class id.
         image_column: The source's image column.
-        label_column: The source's label column.
+        label_column: The source's label column: a name, a path such as ``objects.category``, or names with commas
+            between them.
+        problem_type: ``single_label_classification`` or ``multi_label_classification``, as transformers names them.
         splits: ``train``/``validation``/``test`` -> record.
         image_modes: Source image mode (for example ``"RGB"``, ``"I;16"``) -> readable images of all splits together,
             the most frequent first; ``None`` where not every image was looked at.
@@ -147,6 +161,7 @@ class DataRecord(Record):
     labels: list[str]
     image_column: str
     label_column: str
+    problem_type: str = SINGLE_LABEL
     config: str | None = None
     revision: str | None = None
     splits: dict[str, SplitRecord] = field(default_factory=dict)
@@ -160,10 +175,13 @@ class ParityRecord(Record):
 
     Attributes:
         num_examples: Images compared.
-        num_agreeing: Images with the same top-1 class, ties included.
-        num_ties: Images whose top-1 differs but whose two best scores are equal within ``tie_tolerance``.
+        num_agreeing: Images with the same top-1 class, ties included; where an image may have several labels, images
+            with the same labels.
+        num_ties: Images whose top-1 differs but whose two best scores are equal within ``tie_tolerance``; or whose
+            labels differ by scores that lie within ``tie_tolerance`` of each other, on both sides of a threshold.
         top1_agreement: ``num_agreeing / num_examples``.
-        max_probability_difference: Largest absolute difference of the scored top-1 class's probability.
+        max_probability_difference: Largest absolute difference of the scored top-1 class's probability; with several
+            labels, of any class's.
         tie_tolerance: Probability difference under which two classes count as tied.
         consumer: What served the images, with version.
     """
@@ -332,7 +350,7 @@ class Estimate:
         low: Lower end of the two-sided confidence interval; None where there is none.
         high: Upper end.
         n: Examples behind the number.
-        method: How the interval was made: ``"wilson"``, ``"bootstrap"`` or ``"none"``.
+        method: How the interval was made: ``"wilson"``, ``"bootstrap"``, ``"normal"`` or ``"none"``.
         remark: Why there is no number, or what it leaves out.
     """
 
@@ -356,7 +374,8 @@ class ReportRecord(Record):
         num_examples: Examples measured.
         confidence_level: Of all intervals, for example 0.95.
         metrics: Name -> estimate, over the whole split.
-        per_class: Class name -> ``precision``, ``recall``, ``f1``, ``average_precision`` -> estimate.
+        per_class: Class name -> ``precision``, ``recall``, ``f1``, ``average_precision`` -> estimate; with several
+            labels per image ``brier`` and ``ece`` too.
         calibration: Reliability bins and temperature, see `hf_imgcls.measure.calibration`.
         risk_coverage: Accuracy against the share of answers given, see `hf_imgcls.measure.summary`.
         confused_pairs: Pairs of classes by how often one is taken for the other.
@@ -368,6 +387,10 @@ class ReportRecord(Record):
         gallery: Kind -> examples worth looking at, see `hf_imgcls.measure.gallery`.
         explanations: See `hf_imgcls.measure.explain`.
         notes: What a reader should know, one sentence each.
+        problem_type: ``single_label_classification`` or ``multi_label_classification``. With the latter there is no
+            ``risk_coverage`` and there are no ``confused_pairs``.
+        multi_label: Where an image may have several labels: thresholds, labels per image, missed and invented labels,
+            and pairs of classes that go together, see `hf_imgcls.measure.multilabel_summary`.
     """
 
     split: str
@@ -388,6 +411,8 @@ class ReportRecord(Record):
     gallery: dict[str, Any] | None = None
     explanations: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
+    problem_type: str = SINGLE_LABEL
+    multi_label: dict[str, Any] | None = None
 
 
 @dataclass

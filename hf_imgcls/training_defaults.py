@@ -136,7 +136,12 @@ TRAINING_DEFAULTS = (
     TrainingDefault("eval_steps", _steps("eval_strategy", "save_steps"), "as save_steps, or 500", "as above"),
     TrainingDefault("save_steps", _steps("save_strategy", "eval_steps"), "as eval_steps, or 500", "as above"),
     TrainingDefault("load_best_model_at_end", _load_best, "true when evaluating", "the best epoch is rarely the last"),
-    TrainingDefault("metric_for_best_model", "accuracy", "accuracy", "it is what classifiers are chosen by"),
+    TrainingDefault(
+        "metric_for_best_model",
+        "auto",
+        "auto: accuracy, or mean_average_precision where images have several labels",
+        "it is what classifiers are chosen by",
+    ),
     TrainingDefault(
         "greater_is_better", _greater_is_better, "false for a loss or an error", "ece has no 'loss' in its name"
     ),

@@ -55,7 +55,13 @@ def main() -> None:
     from hf_imgcls.fit.trainer import build_trainer
     from hf_imgcls.fit.weights import find_commit
     from hf_imgcls.measure.metrics import ClassificationAccumulator
-    from hf_imgcls.measure.run_report import calibrate_saved_model, report_score
+    from hf_imgcls.measure.multilabel_metrics import MultiLabelAccumulator
+    from hf_imgcls.measure.run_report import (
+        calibrate_saved_model,
+        check_measuring,
+        report_score,
+        set_saved_thresholds,
+    )
     from hf_imgcls.measure.saved_model import measure_saved_model
     from hf_imgcls.publish.base_model import describe_model
     from hf_imgcls.publish.card import write_card
@@ -71,10 +77,11 @@ def main() -> None:
     # Data, every image of it looked at
     with training_args.main_process_first(desc="loading the dataset"):
         dataset = check_images(load_image_dataset(args.data), args.data, report=output_dir / BAD_IMAGES_FILE)
+    check_measuring(args.measure, dataset)
 
     if training_args.do_train:
         # Model and transforms
-        model, processor = build_model(args.fit, args.data, dataset.labels)
+        model, processor = build_model(args.fit, args.data, dataset.labels, multi_label=dataset.is_multi_label)
         batches = attach_transforms(dataset, processor, args.data, training_args.seed)
         model = adapt_model(model, args.fit)
 
@@ -84,7 +91,8 @@ def main() -> None:
         check_disk_space(output_dir, model.num_parameters() * 4, training_args)
         image_size = batches.train_transform.preprocessor.target_size
         settle_batch_size(training_args, model, image_size, checkpoint, streaming=args.data.streaming)
-        metric = partial(ClassificationAccumulator, len(dataset.labels))
+        accumulator = MultiLabelAccumulator if dataset.is_multi_label else ClassificationAccumulator
+        metric = partial(accumulator, len(dataset.labels))
         pusher = start_pushing(args) if pushes else None
         trainer = build_trainer(model, processor, batches, metric, args, training_args, identity, pusher)
         base = args.fit.model_name_or_path
@@ -105,6 +113,8 @@ def main() -> None:
             trainer.save_metrics("eval", trainer.evaluate())
             if args.measure.calibrate:
                 calibrate_saved_model(output_dir, dataset, args, training_args)
+            if dataset.is_multi_label:
+                set_saved_thresholds(output_dir, dataset, args, training_args)
 
     # Measuring, through the saved folder as a consumer would load it; the test split is touched here, and only here
     saved = output_dir if training_args.do_train else args.fit.model_name_or_path

@@ -41,7 +41,7 @@ def main() -> None:
     from hf_imgcls.compat import build_training_arguments
     from hf_imgcls.data.load import load_image_dataset
     from hf_imgcls.data.scan import check_images
-    from hf_imgcls.measure.run_report import report_score
+    from hf_imgcls.measure.run_report import check_measuring, report_score
     from hf_imgcls.measure.saved_model import measure_saved_model
 
     runtime = build_training_arguments(args.training, args.hub_token)
@@ -52,6 +52,7 @@ def main() -> None:
         # The training split is looked at in examples only.
         train = dataset.splits.pop("train", None) if args.measure.split != "train" else None
         dataset = check_images(dataset, args.data)
+    check_measuring(args.measure, dataset)
     notes = [] if names_dataset(argv) else compare_data(args.fit.model_name_or_path, dataset.record, args.measure.split)
 
     # Score, write, compare with pipeline(), report

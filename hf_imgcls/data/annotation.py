@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.json
-from datasets import Dataset, DatasetInfo, Features, Image
+from datasets import Dataset, DatasetInfo, Features, Image, Value
 from datasets.table import InMemoryTable
 
-from hf_imgcls.data.labels import LABEL_COLUMN_NAMES
+from hf_imgcls.data.label_columns import LABEL_COLUMN_NAMES
+from hf_imgcls.data.label_sets import split_columns
 from hf_imgcls.errors import DataError
 
 FILE_COLUMN_NAMES = ("file_name", "filename", "file", "file_path", "filepath", "path", "image_path", "image", "img")
@@ -47,9 +48,9 @@ def read_annotation_file(
         table.column_names, image_column, FILE_COLUMN_NAMES, "image's file name", "--image_column_name", path
     )
     others = [name for name in table.column_names if name != image_column]
-    label_column = _choose_column(others, label_column, LABEL_COLUMN_NAMES, "label", "--label_column_name", path)
+    label_column, label_columns = _choose_label_columns(others, label_column, path)
     if delimiter is not None:
-        table = _read_csv(path, delimiter, text_columns=[image_column, label_column])
+        table = _read_csv(path, delimiter, text_columns=[image_column, *label_columns])
     paths, sizes = _resolve_paths(table[image_column].cast(pa.string()).to_pylist(), path)
     image = pa.StructArray.from_arrays(
         [pa.nulls(len(paths), pa.binary()), pa.array(paths, pa.string())], names=["bytes", "path"]
@@ -124,6 +125,19 @@ def _choose_column(
         f"one column for the {what}, for example {known[0]!r}",
         f"pass {flag} with one of: {', '.join(columns)}",
     )
+
+
+def _choose_label_columns(columns: list[str], requested: str | None, path: Path) -> tuple[str, list[str]]:
+    """The label column as it will be called, and the columns of the file that it stands for.
+
+    A file may have one column, several of 0 and 1 (``cat,dog``), or a path into one (``objects.category``, JSON only).
+    """
+    parts = split_columns(Features({name: Value("string") for name in columns}), requested or "")
+    heads = [name if name in columns else name.partition(".")[0] for name in parts]
+    if requested is not None and (len(parts) > 1 or heads != parts):
+        return requested, [_choose_column(columns, name, (), "label", "--label_column_name", path) for name in heads]
+    label_column = _choose_column(columns, requested, LABEL_COLUMN_NAMES, "label", "--label_column_name", path)
+    return label_column, [label_column]
 
 
 def _resolve_paths(files: list[Any], annotation: Path) -> tuple[list[str], list[int]]:

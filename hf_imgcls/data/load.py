@@ -8,25 +8,28 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from datasets import ClassLabel, Dataset, Image
+from datasets import Dataset, Image
 
 from hf_imgcls.arguments import DataArguments
-from hf_imgcls.data.labels import (
-    RawLabels,
-    build_label_map,
-    encode_labels,
-    find_image_column,
-    find_label_column,
-    list_some,
-    read_raw_labels,
+from hf_imgcls.data.iterative_stratification import cut_iteratively
+from hf_imgcls.data.label_columns import RawLabels, find_image_column, find_label_column, read_raw_labels
+from hf_imgcls.data.label_sets import (
+    LabelIds,
+    count_classes,
+    describe_sets,
+    is_multi_label,
+    label_feature,
+    split_columns,
+    to_column,
 )
+from hf_imgcls.data.labels import build_label_map, encode_labels, hint_separator, list_some
 from hf_imgcls.data.sources import Source, open_source
 from hf_imgcls.data.splits import ROLES, assign_roles, check_not_empty, choose_subset, count_cuts, cut_stratified
 from hf_imgcls.errors import DataError
-from hf_imgcls.records import DataRecord, SplitRecord
+from hf_imgcls.records import MULTI_LABEL, SINGLE_LABEL, DataRecord, SplitRecord
 
 if TYPE_CHECKING:
     from hf_imgcls.data.streaming import StreamingSplit
@@ -43,8 +46,9 @@ class ImageDataset:
     Attributes:
         splits: Some of ``train``, ``validation``, ``test``. Every split has the columns ``image``
             (``datasets.Image(decode=False)``: a dict of ``bytes`` and ``path``), ``label`` (``ClassLabel`` of
-            ``labels``) and ``sample_index`` (int64: the row in the source's split before cutting, shuffling and
-            truncation), then the source's other columns.
+            ``labels``; with several labels per image a list of it, ascending and perhaps empty) and ``sample_index``
+            (int64: the row in the source's split before cutting, shuffling and truncation), then the source's other
+            columns.
         labels: Class names; the position is the id.
         record: Where all of this came from.
     """
@@ -52,6 +56,11 @@ class ImageDataset:
     splits: dict[str, Dataset | StreamingSplit]
     labels: list[str]
     record: DataRecord
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether an image may show several of the classes, or none."""
+        return self.record.problem_type == MULTI_LABEL
 
 
 def load_image_dataset(args: DataArguments) -> ImageDataset:
@@ -96,7 +105,8 @@ def _assemble(source: Source, args: DataArguments) -> ImageDataset:
     image_column = source.image_column or _agree(source, args.image_column_name, None)
     label_column = source.label_column or _agree(source, args.label_column_name, image_column)
     raw = {
-        role: read_raw_labels(split, label_column, source.split_names[role]) for role, split in source.splits.items()
+        role: read_raw_labels(split, label_column, source.split_names[role], args.label_separator)
+        for role, split in source.splits.items()
     }
     roles = assign_roles(
         source.split_names,
@@ -112,12 +122,18 @@ def _assemble(source: Source, args: DataArguments) -> ImageDataset:
     splits = {
         role: _unify_columns(split, image_column, label_column, ids[role], names) for role, split in splits.items()
     }
+    several = any(map(is_multi_label, ids.values()))
+    if several:
+        notes += describe_sets(ids, label_column, len(names))
+    elif not all(labels.declared for labels in used.values()):
+        notes += hint_separator(names)
     parts = _cut_missing_splits(roles, ids, source.validation_is_explicit, args, notes)
     record = DataRecord(
         source=source.name,
         labels=names,
         image_column=image_column,
         label_column=label_column,
+        problem_type=MULTI_LABEL if several else SINGLE_LABEL,
         config=source.config,
         revision=source.revision,
         notes=notes,
@@ -126,26 +142,36 @@ def _assemble(source: Source, args: DataArguments) -> ImageDataset:
     for role, (origin, rows, text) in parts.items():
         split_ids = ids[origin] if rows is None else ids[origin][rows]
         maximum = getattr(args, f"max_{'eval' if role == 'validation' else role}_samples")
-        num_available, is_cut = len(split_ids), rows is not None
+        num_available, is_cut = split_ids.shape[0], rows is not None
         subset = choose_subset(num_available, maximum, args.split_seed, role)
         if subset is not None:
-            text += f", {len(subset)} of {len(split_ids)} chosen at random, seed {args.split_seed}"
+            text += f", {len(subset)} of {split_ids.shape[0]} chosen at random, seed {args.split_seed}"
             rows = subset if rows is None else rows[subset]
             split_ids = split_ids[subset]
         split = splits[origin] if rows is None else splits[origin].select(rows)
-        counts = np.bincount(split_ids, minlength=len(names))
         dataset.splits[role] = split
         record.splits[role] = SplitRecord(
-            role,
-            text,
-            len(split),
-            {name: int(count) for name, count in zip(names, counts, strict=True)},
-            source_split=roles[origin],
-            is_cut=is_cut,
-            num_available=num_available,
+            role, text, len(split), source_split=roles[origin], is_cut=is_cut, num_available=num_available
         )
+        record_labels(record.splits[role], split_ids, names)
     notes += _find_absent_classes(record)
     return dataset
+
+
+def record_labels(record: SplitRecord, labels: LabelIds, names: list[str]) -> None:
+    """Write down what labels a split has.
+
+    Args:
+        record: Of the split.
+        labels: Of its examples.
+        names: Class names by id.
+    """
+    counts = count_classes(labels, len(names))
+    record.class_counts = {name: int(count) for name, count in zip(names, counts, strict=True)}
+    if is_multi_label(labels) and labels.shape[0]:
+        sizes = labels.sum(axis=1)
+        record.label_cardinality = round(float(sizes.mean()), 4)
+        record.num_without_label = int((sizes == 0).sum())
 
 
 def _find_absent_classes(record: DataRecord) -> list[str]:
@@ -194,26 +220,27 @@ def _agree(source: Source, requested: str | None, image_column: str | None) -> s
     return first
 
 
-def _unify_columns(split: Dataset, image_column: str, label_column: str, ids: np.ndarray, names: list[str]) -> Dataset:
+def _unify_columns(split: Dataset, image_column: str, label_column: str, ids: LabelIds, names: list[str]) -> Dataset:
     """Give a split the columns image, label and sample_index first, without touching the images themselves."""
     split = split.with_format(None)
-    taken = [name for name in COLUMNS if name in split.column_names and name not in (image_column, label_column)]
+    # Of a path into a column, the column stays: it holds more than labels.
+    used = [name for name in split_columns(split.features, label_column) if name in split.features]
+    taken = [name for name in COLUMNS if name in split.column_names and name not in (image_column, *used)]
     split = split.rename_columns({name: f"source_{name}" for name in taken})
-    split = split.remove_columns(label_column)
+    split = split.remove_columns(used)
     if image_column != "image":
         split = split.rename_column(image_column, "image")
     if split.features["image"] != Image(decode=False):
         split = split.cast_column("image", Image(decode=False))
     rest = [name for name in split.column_names if name not in COLUMNS]
-    label: Any = ClassLabel(names=names)
-    split = split.add_column("label", ids, feature=label)
-    split = split.add_column("sample_index", np.arange(len(ids), dtype=np.int64))
+    split = split.add_column("label", to_column(ids), feature=label_feature(ids, names))
+    split = split.add_column("sample_index", np.arange(len(split), dtype=np.int64))
     return split.select_columns([*COLUMNS, *rest])
 
 
 def _cut_missing_splits(
     roles: dict[str, str],
-    ids: dict[str, np.ndarray],
+    ids: dict[str, LabelIds],
     validation_is_explicit: bool,
     args: DataArguments,
     notes: list[str],
@@ -229,12 +256,14 @@ def _cut_missing_splits(
     if "train" not in roles:
         return parts
     labels, name = ids["train"], roles["train"]
-    counts = count_cuts(roles, len(labels), args.train_val_split, args.test_split, validation_is_explicit, notes)
+    num_examples, several = labels.shape[0], is_multi_label(labels)
+    counts = count_cuts(roles, num_examples, args.train_val_split, args.test_split, validation_is_explicit, notes)
     if not counts:
         return {"train": ("train", None, name), **parts}
-    rows = cut_stratified(labels, counts, args.split_seed)
+    rows = (cut_iteratively if several else cut_stratified)(labels, counts, args.split_seed)
+    how = "iteratively stratified" if several else "stratified"
     for role, part in rows.items():
-        text = f"{len(part)} of {len(labels)} examples of {name}, stratified, seed {args.split_seed}"
+        text = f"{len(part)} of {num_examples} examples of {name}, {how}, seed {args.split_seed}"
         parts[role] = ("train", part, text)
     for role, count in counts.items():
         if not len(rows[role]):
@@ -245,7 +274,7 @@ def _cut_missing_splits(
             )
         if len(rows[role]) < count:
             notes.append(f"{role} has {len(rows[role])} examples, not {count}: every class keeps one for training.")
-    num_single = int((np.bincount(labels) == 1).sum())
+    num_single = int((count_classes(labels, 0) == 1).sum())
     if num_single:
         notes.append(f"{num_single} classes have a single example, which stays in train.")
     return {role: parts[role] for role in ROLES if role in parts}

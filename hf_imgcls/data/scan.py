@@ -21,8 +21,9 @@ from datasets import Dataset
 from hf_imgcls.arguments import DataArguments
 from hf_imgcls.data.cache import write_atomically
 from hf_imgcls.data.decode import FORMATS, parse_background
+from hf_imgcls.data.label_sets import count_classes, list_owners, read_label_ids
 from hf_imgcls.data.labels import list_some
-from hf_imgcls.data.load import ImageDataset
+from hf_imgcls.data.load import ImageDataset, record_labels
 from hf_imgcls.data.survey import SplitSurvey, survey_splits
 from hf_imgcls.errors import DataError
 from hf_imgcls.records import DataRecord
@@ -88,7 +89,13 @@ def check_images(dataset: ImageDataset, args: DataArguments, report: Path | None
 
 def _take_first_images(split: Dataset) -> Dataset:
     """The first image of each class, of up to 200 classes."""
-    _, rows = np.unique(_read_column(split, "label"), return_index=True)
+    labels = read_label_ids(split)
+    if isinstance(labels, np.ndarray):
+        _, rows = np.unique(labels, return_index=True)
+    else:  # examples without a label are a kind of their own
+        _, first = np.unique(labels.indices, return_index=True)
+        owner = list_owners(labels)
+        rows = np.unique(np.concatenate([owner[first], np.flatnonzero(np.diff(labels.indptr) == 0)[:1]]))
     return split.select(rows[:: -(-len(rows) // _MAX_FIRST_IMAGES)])
 
 
@@ -110,11 +117,17 @@ def _fingerprint(split: Dataset, labels: list[str], images: str | None) -> str:
     Returns:
         16 hexadecimal digits.
     """
-    used, places = np.unique(_read_column(split, "label"), return_inverse=True)
+    ids = read_label_ids(split)
+    flat: np.ndarray = ids if isinstance(ids, np.ndarray) else ids.indices
+    used, places = np.unique(flat, return_inverse=True)
     names = [labels[index] for index in used]
     rank_of = {name: rank for rank, name in enumerate(sorted(names))}
     ranks = np.array([rank_of[name] for name in names], dtype="<i8")
     digest = hashlib.blake2b(json.dumps({"images": images, "names": sorted(names)}).encode(), digest_size=8)
+    if not isinstance(ids, np.ndarray):
+        owner = list_owners(ids)
+        places = places[np.lexsort((ranks[places], owner))]
+        digest.update(np.diff(ids.indptr).astype("<i8").tobytes())
     digest.update(ranks[places].tobytes())
     digest.update(_read_column(split, "sample_index").astype("<i8").tobytes())
     return digest.hexdigest()
@@ -135,7 +148,7 @@ def _find_hopeless(splits: dict[str, Dataset]) -> str:
     for role, split in splits.items():
         if not len(split):
             return f"{role} is empty"
-        if role == "train" and len(np.unique(_read_column(split, "label"))) < 2:
+        if role == "train" and np.count_nonzero(count_classes(read_label_ids(split), 0)) < 2:
             return "train has a single class"
     return ""
 
@@ -151,12 +164,13 @@ def _record_loss(record: DataRecord, role: str, split: Dataset, table: list[Tabl
         + (f", see {report.name}." if report is not None else ".")
     ]
     part = record.splits[role]
-    counts = np.bincount(_read_column(split, "label"), minlength=len(record.labels))
-    before, now = part.class_counts or {}, dict(zip(record.labels, counts.tolist(), strict=True))
+    before = part.class_counts or {}
+    record_labels(part, read_label_ids(split), record.labels)
+    now = part.class_counts or {}
     lost = [name for name in record.labels if before.get(name) and not now[name]]
     if lost:
         notes.append(f"No readable image is left in {role} of {len(lost)} classes: {list_some(lost)}.")
-    part.num_examples, part.class_counts = len(split), now
+    part.num_examples = len(split)
     record.notes += notes
     for note in notes:
         logger.warning("      %s", note)
@@ -178,10 +192,13 @@ class TableRow(NamedTuple):
 def _list_bad(role: str, split: Dataset, survey: SplitSurvey, labels: list[str]) -> list[TableRow]:
     if not survey.bad_images:
         return []
-    ids, indices = _read_column(split, "label"), _read_column(split, "sample_index")
+    indices = _read_column(split, "sample_index")
+    rows = [int(row) for row in survey.bad_images]
+    ids = split.select_columns("label").with_format(None)[rows]["label"]
+    names = [", ".join(labels[index] for index in (own if isinstance(own, list) else [own])) for own in ids]
     return [
-        TableRow(image.file, role, labels[ids[int(row)]], int(indices[int(row)]), image.reason)
-        for row, image in survey.bad_images.items()
+        TableRow(image.file, role, name, int(indices[row]), image.reason)
+        for row, name, image in zip(rows, names, survey.bad_images.values(), strict=True)
     ]
 
 

@@ -188,7 +188,10 @@ def _read_annotation_files(args: DataArguments, files: dict[str, str]) -> Source
         )
         source.splits[role] = dataset
         source.split_names[role] = path.name
-        if source.image_column not in (None, image_column) or source.label_column not in (None, label_column):
+        several = label_column not in dataset.column_names  # columns of 0 and 1, or a path into one: named by the user
+        if source.image_column not in (None, image_column) or (
+            source.label_column not in (None, label_column) and not several
+        ):
             renames = {image_column: source.image_column, label_column: source.label_column}
             source.splits[role] = dataset.rename_columns(
                 {old: new for old, new in renames.items() if old != new and new}

@@ -8,7 +8,9 @@ import numpy as np
 from datasets import ClassLabel, Features
 
 from hf_imgcls.arguments import DataArguments
-from hf_imgcls.data.labels import describe_names, find_image_column, find_label_column, list_some, suggest_twins
+from hf_imgcls.data.label_columns import find_image_column, find_label_column
+from hf_imgcls.data.label_sets import resolve_feature
+from hf_imgcls.data.labels import describe_names, list_some, suggest_twins
 from hf_imgcls.data.load import ImageDataset
 from hf_imgcls.data.parquet import ParquetFiles, open_parquet, take_groups
 from hf_imgcls.data.repository import is_from_cache, list_splits, open_builder, requested_splits
@@ -16,7 +18,7 @@ from hf_imgcls.data.sources import is_hub_layout
 from hf_imgcls.data.splits import ROLES, assign_roles, check_not_empty, count_cuts, match_split_names
 from hf_imgcls.data.streaming import StreamingSplit
 from hf_imgcls.errors import DataError
-from hf_imgcls.records import DataRecord, SplitRecord
+from hf_imgcls.records import MULTI_LABEL, SINGLE_LABEL, DataRecord, SplitRecord
 
 _PEEK_ROWS = 1000
 
@@ -49,7 +51,11 @@ def load_streaming(args: DataArguments) -> ImageDataset | None:
     features = {role: builder.info.features or part.features for role, part in files.items()}
     image_column = find_image_column(next(iter(features.values())), args.image_column_name)
     label_column = find_label_column(next(iter(features.values())), args.label_column_name, image_column)
-    names = {role: _declared_names(features[role], label_column, split) for role, split in found.items()}
+    declared = {role: _read_declaration(features[role], label_column, split) for role, split in found.items()}
+    names = {role: part[0] for role, part in declared.items()}
+    several = _agree_on_kind({split: declared[role][1] for role, split in found.items()})
+    if several:
+        notes.append(f"Several labels per image (column {label_column!r}): {len(next(iter(names.values())))} classes.")
     labels = names.get("train") or next(iter(names.values()))
     if len(labels) < 2:
         raise DataError(
@@ -69,6 +75,7 @@ def load_streaming(args: DataArguments) -> ImageDataset | None:
             labels=labels,
             image_column=image_column,
             label_column=label_column,
+            problem_type=MULTI_LABEL if several else SINGLE_LABEL,
             config=builder.config.name if builder.repo_id else None,
             revision=builder.hash if builder.repo_id else None,
             notes=notes,
@@ -90,6 +97,7 @@ def load_streaming(args: DataArguments) -> ImageDataset | None:
             labels,
             shuffle_buffer_size=args.shuffle_buffer_size if role == "train" else 0,
             seed=args.split_seed,
+            multi_label=several,
         )
         dataset.record.splits[role] = SplitRecord(
             role,
@@ -102,21 +110,34 @@ def load_streaming(args: DataArguments) -> ImageDataset | None:
     return dataset
 
 
-def _declared_names(features: Features, label_column: str, split: str) -> list[str]:
-    feature = features.get(label_column)
-    if not isinstance(feature, ClassLabel):
+def _read_declaration(features: Features, label_column: str, split: str) -> tuple[list[str], bool]:
+    """Class names of a split, and whether an image may have several."""
+    found = resolve_feature(features, label_column)
+    if found is None or not isinstance(found.item, ClassLabel) or label_column not in features:
         raise DataError(
-            f"the label column {label_column!r} of {split!r} is {feature}, so its classes are not known beforehand",
-            "a ClassLabel, for streaming",
+            f"the label column {label_column!r} of {split!r} is {features.get(label_column)}, so its classes are not "
+            "known beforehand",
+            "a ClassLabel or a list of it, for streaming",
             "leave --streaming out, or cast the column to a ClassLabel and save the dataset again",
         )
-    return list(feature.names)
+    return list(found.item.names), found.is_list
+
+
+def _agree_on_kind(is_list: dict[str, bool]) -> bool:
+    if len(set(is_list.values())) > 1:
+        found = ", ".join(
+            f"{'a list of labels' if kind else 'one label'} in {split!r}" for split, kind in is_list.items()
+        )
+        raise DataError(
+            f"the splits have different kinds of label: {found}", "the same in all splits", "correct the dataset"
+        )
+    return next(iter(is_list.values()))
 
 
 def _is_hidden(files: ParquetFiles, label_column: str) -> bool:
     """Whether the first labels of a split are all missing."""
     rows = islice(files.read_group(files.groups[0], 0, (label_column,)), _PEEK_ROWS)
-    return all(row[label_column] in (None, -1) for _, row in rows)
+    return all(row[label_column] in (None, -1, []) for _, row in rows)
 
 
 def _match_names(names: list[str], labels: list[str], split: str, notes: list[str]) -> np.ndarray:

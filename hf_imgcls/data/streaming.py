@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import ClassLabel, Features, Image
+from datasets import ClassLabel, Features, Image, Sequence
 from torch.utils.data import IterableDataset, get_worker_info
 
 from hf_imgcls.data.load import COLUMNS
@@ -60,6 +60,7 @@ class StreamingSplit(IterableDataset):  # type: ignore[type-arg]
         labels: Class names of the dataset.
         shuffle_buffer_size: Most rows that a process holds to shuffle from; 0 keeps the order of the files.
         seed: Seed of the order; may be set later, before iterating.
+        multi_label: Whether an image has a list of labels.
     """
 
     def __init__(
@@ -73,11 +74,14 @@ class StreamingSplit(IterableDataset):  # type: ignore[type-arg]
         *,
         shuffle_buffer_size: int = 0,
         seed: int = 0,
+        multi_label: bool = False,
     ) -> None:
         self.files, self.groups = files, groups
         self.image_column, self.label_column, self.label_ids = image_column, label_column, label_ids
         self.shuffle_buffer_size, self.seed = shuffle_buffer_size, seed
-        self.features = Features({"image": Image(decode=False), "label": ClassLabel(names=labels)})
+        label: Any = ClassLabel(names=labels)
+        self.multi_label = multi_label
+        self.features = Features({"image": Image(decode=False), "label": Sequence(label) if multi_label else label})
         self.transform: Transform | None = None
         self.batch_size = 1
         # Epoch, the epoch to resume in, the first batch there, and whether rows stand in for those before it: shared
@@ -268,15 +272,21 @@ class StreamingSplit(IterableDataset):  # type: ignore[type-arg]
 
     def _build_row(self, sample_index: int, row: dict[str, Any]) -> dict[str, Any]:
         image, label = row[self.image_column], row[self.label_column]
-        if label is None or not 0 <= label < len(self.label_ids):
-            raise DataError(
-                f"sample {sample_index} has the label {label}",
-                f"a class index from 0 to {len(self.label_ids) - 1}",
-                "remove or label such examples",
-            )
         if isinstance(image, bytes):
             image = {"bytes": image, "path": None}
-        return {"image": image, "label": int(self.label_ids[label]), "sample_index": sample_index}
+        if self.multi_label:
+            if label is None:
+                raise _describe_label(sample_index, label, len(self.label_ids))
+            own: Any = sorted({self._translate(item, sample_index) for item in label})
+        else:
+            own = self._translate(label, sample_index)
+        return {"image": image, "label": own, "sample_index": sample_index}
+
+    def _translate(self, label: int | None, sample_index: int) -> int:
+        """The dataset's class id of a file's."""
+        if label is None or not 0 <= label < len(self.label_ids):
+            raise _describe_label(sample_index, label, len(self.label_ids))
+        return int(self.label_ids[label])
 
     def _transform_rows(self, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         if self.transform is None:
@@ -285,6 +295,14 @@ class StreamingSplit(IterableDataset):  # type: ignore[type-arg]
         batch = self.transform({name: [row[name] for row in rows] for name in COLUMNS})
         for index in range(len(rows)):
             yield {name: values[index] for name, values in batch.items()}
+
+
+def _describe_label(sample_index: int, label: Any, num_classes: int) -> DataError:
+    return DataError(
+        f"sample {sample_index} has the label {label}",
+        f"a class index from 0 to {num_classes - 1}",
+        "remove or label such examples",
+    )
 
 
 def _random(*seed: int) -> np.random.RandomState:

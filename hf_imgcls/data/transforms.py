@@ -60,11 +60,19 @@ class EvalTransform:
         processor: A ready image processor.
         data_args: ``alpha_background``, ``max_image_pixels`` and ``decoder`` are read.
         cache: Pixels of the split, decoded before; the rows then need no image.
+        num_labels: K, where an image may have several labels; ``None`` where it has one.
     """
 
-    def __init__(self, processor: Any, data_args: DataArguments, cache: DecodedCache | None = None) -> None:
+    def __init__(
+        self,
+        processor: Any,
+        data_args: DataArguments,
+        cache: DecodedCache | None = None,
+        num_labels: int | None = None,
+    ) -> None:
         self.preprocessor = Preprocessor(processor)
         self.cache = cache
+        self.num_labels = num_labels
         self._files = _FileReader(data_args)
 
     def __call__(self, rows: Rows) -> Batch:
@@ -75,7 +83,8 @@ class EvalTransform:
 
         Returns:
             ``pixel_values`` ``(B, 3, H, W)``: uint8, or float32 already normalised for processors that cannot do
-            without; ``labels`` int64 ``(B,)`` if there are any; ``sample_index`` int64 ``(B,)``.
+            without; ``labels`` int64 ``(B,)`` if there are any, or float32 ``(B, K)`` of 0 and 1 where an image may
+            have several; ``sample_index`` int64 ``(B,)``.
 
         Raises:
             DataError: An image cannot be decoded; the message names file and sample.
@@ -86,7 +95,7 @@ class EvalTransform:
                 pixels = self.preprocessor.resize(pixels)
             else:
                 pixels = torch.stack([self.preprocessor.preprocess(p.permute(1, 2, 0).numpy()) for p in pixels])
-            return {"pixel_values": pixels, **_read_labels(rows)}
+            return {"pixel_values": pixels, **_read_labels(rows, self.num_labels)}
         pixel_values: torch.Tensor | None = None
         decoded = Scratch()
         for i, (source, index) in enumerate(zip(rows["image"], rows["sample_index"], strict=True)):
@@ -95,7 +104,7 @@ class EvalTransform:
                 pixel_values = allocate_batch((len(rows["image"]), *pixels.shape), pixels.dtype)
             pixel_values[i] = pixels
         assert pixel_values is not None  # datasets asks for no empty batch
-        return {"pixel_values": pixel_values, **_read_labels(rows)}
+        return {"pixel_values": pixel_values, **_read_labels(rows, self.num_labels)}
 
 
 class TrainTransform:
@@ -112,11 +121,20 @@ class TrainTransform:
         seed: The run's seed.
         cache: Pixels of the split, decoded before: the batch then carries whole images with ``crop_box`` and ``flip``
             for `ResampleOnDevice`.
+        num_labels: As for `EvalTransform`.
     """
 
-    def __init__(self, processor: Any, data_args: DataArguments, seed: int, cache: DecodedCache | None = None) -> None:
+    def __init__(
+        self,
+        processor: Any,
+        data_args: DataArguments,
+        seed: int,
+        cache: DecodedCache | None = None,
+        num_labels: int | None = None,
+    ) -> None:
         self.preprocessor = Preprocessor(processor)
         self.cache = cache
+        self.num_labels = num_labels
         self.seed = seed
         self.scale: tuple[float, float] = tuple(data_args.random_crop_scale)  # type: ignore[assignment]
         self.ratio: tuple[float, float] = tuple(data_args.random_crop_ratio)  # type: ignore[assignment]
@@ -151,7 +169,7 @@ class TrainTransform:
             boxes, flips = self._draw(sample_index, np.tile(self.cache.size, (len(sample_index), 1)))
             pixels = torch.from_numpy(self.cache.gather(sample_index))
             augmentation = {"crop_box": torch.from_numpy(boxes), "flip": torch.from_numpy(flips)}
-            return {"pixel_values": pixels, **augmentation, **_read_labels(rows)}
+            return {"pixel_values": pixels, **augmentation, **_read_labels(rows, self.num_labels)}
         numbered = list(zip(rows["image"], rows["sample_index"], strict=True))
         images = [(self._files.open(source, index), index) for source, index in numbered]
         sizes = np.array([self._files.size(*image) for image in images], dtype=np.int64)[:, ::-1]
@@ -160,7 +178,7 @@ class TrainTransform:
         scratches = Scratch(), Scratch()
         for out, image, box, flip in zip(pixel_values, images, boxes.tolist(), flips.tolist(), strict=True):
             out.copy_(self._augment(*image, box, flip, *scratches))
-        return {"pixel_values": self.preprocessor.finish(pixel_values), **_read_labels(rows)}
+        return {"pixel_values": self.preprocessor.finish(pixel_values), **_read_labels(rows, self.num_labels)}
 
     def _draw(
         self, sample_index: NDArray[np.int64], sizes: NDArray[np.int64]
@@ -296,9 +314,12 @@ def attach_transforms(dataset: ImageDataset, processor: Any, data_args: DataArgu
     parse_background(data_args.alpha_background)
     choose_decoder(data_args.decoder)
     caches = {name: _build_cache(split, data_args) for name, split in dataset.splits.items()}
-    train = TrainTransform(processor, data_args, seed, caches.get("train"))
+    num_labels = len(dataset.labels) if dataset.is_multi_label else None
+    train = TrainTransform(processor, data_args, seed, caches.get("train"), num_labels)
     splits = {
-        name: _attach(split, train if name == "train" else EvalTransform(processor, data_args, caches[name]))
+        name: _attach(
+            split, train if name == "train" else EvalTransform(processor, data_args, caches[name], num_labels)
+        )
         for name, split in dataset.splits.items()
     }
     normalize = NormalizeOnDevice(train.preprocessor)
@@ -352,8 +373,13 @@ class _FileReader:
             raise name_sample(error, sample_index) from error
 
 
-def _read_labels(rows: Rows) -> Batch:
+def _read_labels(rows: Rows, num_labels: int | None) -> Batch:
     columns = {"labels": "label", "sample_index": "sample_index"}
+    if num_labels is not None and "label" in rows:
+        targets = torch.zeros(len(rows["label"]), num_labels)
+        for target, ids in zip(targets, rows["label"], strict=True):
+            target[ids] = 1.0
+        return {"labels": targets, **_read_labels({"sample_index": rows["sample_index"]}, None)}
     return {key: torch.tensor(rows[column], dtype=torch.int64) for key, column in columns.items() if column in rows}
 
 

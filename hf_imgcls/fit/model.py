@@ -19,6 +19,7 @@ from hf_imgcls.compat import load_image_processor, plain_image_processor_class
 from hf_imgcls.errors import ModelError
 from hf_imgcls.extras import require
 from hf_imgcls.fit.weights import pin_source
+from hf_imgcls.records import MULTI_LABEL, SINGLE_LABEL, TEMPERATURE_KEY, THRESHOLDS_KEY
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -34,7 +35,7 @@ _BICUBIC = 3  # PIL.Image.Resampling.BICUBIC
 
 
 def build_model(
-    fit: FitArguments, data: DataArguments, labels: list[str]
+    fit: FitArguments, data: DataArguments, labels: list[str], *, multi_label: bool = False
 ) -> tuple[PreTrainedModel, BaseImageProcessor]:
     """Build the model and image processor that a run trains.
 
@@ -42,6 +43,7 @@ def build_model(
         fit: Which model: ``model_name_or_path``, or ``model_type`` with ``model_config`` for one from scratch.
         data: ``image_size``, ``image_mean`` and ``image_std`` override what the processor says.
         labels: Class names; the position is the class id.
+        multi_label: Whether an image may have several labels: ``pipeline()`` then answers with a sigmoid of each.
 
     Returns:
         The model (float32, on the CPU, in training mode) and the processor that feeds it.
@@ -64,6 +66,7 @@ def build_model(
     else:
         model = _load_pretrained(fit, data, labels)
         processor = _pretrained_processor(fit, data, model.config)
+    _set_problem_type(model.config, multi_label)
     _check_image_size(model.config)
     _check_forward(model, processor)
     return model.train(), processor
@@ -103,6 +106,17 @@ def _set_labels(config: PretrainedConfig, labels: list[str]) -> None:
     # from id2label.
     if hasattr(config, "label_names"):
         config.label_names = list(labels)
+
+
+def _set_problem_type(config: PretrainedConfig, multi_label: bool) -> None:
+    """Say what the scores are, in the word that ``pipeline()`` reads, and forget what was said of other weights."""
+    if multi_label:
+        config.problem_type = MULTI_LABEL
+    elif config.problem_type == MULTI_LABEL:
+        config.problem_type = SINGLE_LABEL
+    for key in (THRESHOLDS_KEY, TEMPERATURE_KEY):
+        if hasattr(config, key):
+            delattr(config, key)
 
 
 # --------------------------------------------------------------------------------------------- from scratch

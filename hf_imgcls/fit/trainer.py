@@ -28,10 +28,11 @@ from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallbac
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import TrainOutput, speed_metrics
 
+from hf_imgcls.argument_checks import MULTI_LABEL_SELECTION_METRICS, SELECTION_METRICS
 from hf_imgcls.compat import correct_resumed_loss, restore_weights
 from hf_imgcls.data.collate import collate_batch
 from hf_imgcls.data.streaming import StreamingSplit
-from hf_imgcls.errors import DataError, Interrupted, NumericsError, UserError
+from hf_imgcls.errors import ArgumentError, DataError, Interrupted, NumericsError, UserError
 from hf_imgcls.fit.callbacks import RunCallback, SetEpochCallback, ThroughputProgress
 from hf_imgcls.fit.checkpoints import (
     Inspection,
@@ -46,10 +47,10 @@ from hf_imgcls.fit.checkpoints import (
 from hf_imgcls.fit.evaluation import Accumulator, BatchTransform, build_eval_dataloader, evaluate_batches
 from hf_imgcls.fit.faults import describe_failed_save, name_newest, translate_fault
 from hf_imgcls.fit.finite import FiniteWatch
-from hf_imgcls.fit.loss import compute_sample_losses, divide_losses
+from hf_imgcls.fit.loss import choose_loss, compute_sample_losses, divide_losses
 from hf_imgcls.fit.schedule import build_step_schedule
 from hf_imgcls.fit.stopping import Agreement, StopSignals, WorkerGuard, decide_on_main
-from hf_imgcls.records import CheckpointRecord, RunIdentity
+from hf_imgcls.records import MULTI_LABEL, CheckpointRecord, RunIdentity
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -83,6 +84,7 @@ class ImageClassificationTrainer(Trainer):
         step_schedule: ``lr_scheduler_kwargs`` of the schedule "step", or ``None`` for transformers' own schedules.
         identity: What run the checkpoints belong to.
         push_checkpoint: Told each checkpoint, on the main process; it must not wait for the Hub.
+        loss: ``--loss``, see `hf_imgcls.fit.loss.choose_loss`.
         **kwargs: What ``Trainer`` takes.
     """
 
@@ -100,9 +102,11 @@ class ImageClassificationTrainer(Trainer):
         step_schedule: dict[str, Any] | None = None,
         identity: RunIdentity | None = None,
         push_checkpoint: Callable[[Path], None] | None = None,
+        loss: str = "auto",
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("data_collator", collate_batch)
+        self._loss = choose_loss(loss, multi_label=kwargs["model"].config.problem_type == MULTI_LABEL)
         args = kwargs["args"]
         super().__init__(**kwargs, compute_loss_func=self._compute_classification_loss)
         # A head that accepts **kwargs would be handed num_items_in_batch as well; the loss is ours alone.
@@ -145,10 +149,10 @@ class ImageClassificationTrainer(Trainer):
     def _compute_classification_loss(
         self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
-        losses = compute_sample_losses(outputs, labels, self.args.label_smoothing_factor)
+        losses = compute_sample_losses(outputs, labels, self.args.label_smoothing_factor, self._loss)
         if self.model.training:
             self._watch.add(losses, self._sample_index)
-        return divide_losses(losses, num_items_in_batch)
+        return divide_losses(losses, num_items_in_batch, labels)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not counted: transformers' estimate takes every pixel for a token, and walks all parameters at each step."""
@@ -187,7 +191,8 @@ class ImageClassificationTrainer(Trainer):
 
         Returns:
             Metric name -> number; metrics that are not defined on this split are left out. ``eval_loss`` is the mean
-            cross-entropy over the examples, without label smoothing.
+            cross-entropy over the examples (binary, with several labels per image), without label smoothing and
+            whatever the loss that is trained.
 
         Raises:
             NumericsError: The model answers with NaN or infinity.
@@ -605,6 +610,7 @@ def build_trainer(
     ):
         if is_needed and split not in batches.splits:
             raise DataError(f"the dataset has no {split} split", f"one for {flag}", fix)
+    choose_selection_metric(training_args, model.config.problem_type == MULTI_LABEL)
     callbacks = []
     if args.fit.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(args.fit.early_stopping_patience, args.fit.early_stopping_threshold))
@@ -625,7 +631,27 @@ def build_trainer(
         step_schedule=dict(args.training.get("lr_scheduler_kwargs") or {}) if is_step else None,
         identity=identity,
         push_checkpoint=push_checkpoint,
+        loss=args.fit.loss,
     )
+
+
+def choose_selection_metric(training_args: TrainingArguments, multi_label: bool) -> None:
+    """Resolve ``--metric_for_best_model auto``, in place, and refuse a metric that the labels do not have.
+
+    Raises:
+        ArgumentError: It is a metric of the other kind of labels.
+    """
+    name = training_args.metric_for_best_model
+    if name == "auto":
+        training_args.metric_for_best_model = "mean_average_precision" if multi_label else "accuracy"
+    elif name is not None and training_args.load_best_model_at_end:
+        known = MULTI_LABEL_SELECTION_METRICS if multi_label else SELECTION_METRICS
+        if name.removeprefix("eval_") not in known:
+            raise ArgumentError(
+                f"metric_for_best_model is {name!r}, and images have {'several labels' if multi_label else 'one label'}",
+                "one of " + ", ".join(known),
+                "choose one of these, or leave it out",
+            )
 
 
 def _inspect_if_there(path: Path) -> Inspection | None:

@@ -6,7 +6,7 @@ measured; folded into the head, a plain ``pipeline()`` gives calibrated scores a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from hf_imgcls.errors import DataError, ModelError
 from hf_imgcls.measure.formulas import NUM_CALIBRATION_BINS, FloatArray, IntArray, assign_bins
 from hf_imgcls.measure.intervals import DEFAULT_LEVEL, wilson
+from hf_imgcls.records import TEMPERATURE_KEY
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from hf_imgcls.measure.predictions import PredictionTable
 
-TEMPERATURE_KEY = "calibration_temperature"  # in config.json: what was folded into the head
 _MOST = 100.0  # neither a larger temperature nor a smaller one than its inverse means anything
 _ROWS = 256  # at a time, which a processor's caches hold
 _SMALLEST = float(np.finfo(np.float32).smallest_subnormal)
@@ -111,7 +111,6 @@ def fit_temperature(logits: npt.NDArray[Any], labels: IntArray) -> float:
     Source:
         Guo et al. (2017), "On Calibration of Modern Neural Networks", https://arxiv.org/abs/1706.04599, section 4.2.
     """
-    from scipy.optimize import brentq
 
     def slope(log_temperature: float) -> float:
         # The log loss is convex in the inverse temperature, and this is its derivative there.
@@ -121,6 +120,47 @@ def fit_temperature(logits: npt.NDArray[Any], labels: IntArray) -> float:
             expected = np.einsum("nk,nk->n", weights, part) / weights.sum(axis=1)
             total += float((expected - part[np.arange(len(part)), label]).sum())
         return total / len(labels)
+
+    return _find_minimum(slope)
+
+
+def read_logits(scores: npt.NDArray[np.float32]) -> FloatArray:
+    """Logits of sigmoid scores: float64 of the same shape. Scores that float32 rounds to 0 or 1 count as the nearest."""
+    inside = np.clip(scores, _SMALLEST, np.nextafter(np.float32(1), np.float32(0))).astype(np.float64)
+    return np.asarray(np.log(inside) - np.log1p(-inside))
+
+
+def fit_sigmoid_temperature(logits: FloatArray, targets: npt.NDArray[np.bool_]) -> float:
+    """Find the temperature with the smallest binary log loss: that of ``sigmoid(logits / temperature)``.
+
+    One temperature for all classes keeps the order of all scores; answers at a threshold of 0.5 stay the same, and
+    other thresholds have to be chosen anew.
+
+    Args:
+        logits: (N, K).
+        targets: (N, K).
+
+    Returns:
+        The temperature, above 1 for an overconfident model.
+
+    Raises:
+        DataError: The log loss has no minimum: the answers are all right, or no better than chance.
+    """
+    from scipy.special import expit
+
+    def slope(log_temperature: float) -> float:
+        return float(((expit(np.exp(-log_temperature) * logits) - targets) * logits).mean())
+
+    return _find_minimum(slope)
+
+
+def _find_minimum(slope: Callable[[float], float]) -> float:
+    """The temperature at which a log loss that is convex in its inverse is smallest.
+
+    Args:
+        slope: Takes the logarithm of a temperature; the derivative of the log loss by the inverse temperature.
+    """
+    from scipy.optimize import brentq
 
     # From 1, where most temperatures are near, by factors of 2 until the minimum is passed.
     is_overconfident = slope(0.0) > 0

@@ -14,11 +14,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from hf_imgcls.errors import ArgumentError, DataError
 from hf_imgcls.measure.differences import adjust_by_holm, estimate_paired_difference, run_mcnemar_test
 from hf_imgcls.measure.formulas import FloatArray, IntArray, average_counts
 from hf_imgcls.measure.intervals import DEFAULT_DRAWS, DEFAULT_LEVEL, draw_statistics, take_percentiles
+from hf_imgcls.measure.multilabel_compare import LABEL_METRICS, PairCounts, join_label_tables
+from hf_imgcls.measure.multilabel_table import MultiLabelTable, Table
 from hf_imgcls.measure.predictions import PredictionTable, unique_names
 from hf_imgcls.records import ComparisonRecord, Estimate, MetricComparison
 
@@ -35,6 +38,29 @@ class _Answers(NamedTuple):
     prediction: IntArray
     log_loss: FloatArray
     num_labels: int
+
+    @property
+    def right(self) -> npt.NDArray[np.bool_]:
+        """(N,) whether the prediction is the label."""
+        return np.asarray(self.prediction == self.label)
+
+    def exchange(self, other: _Answers, chosen: npt.NDArray[np.bool_]) -> _Answers:
+        """These answers, those of the chosen examples taken from the other model."""
+        return _Answers(
+            self.label,
+            np.where(chosen, other.prediction, self.prediction),
+            np.where(chosen, other.log_loss, self.log_loss),
+            self.num_labels,
+        )
+
+    def count_pairs(self, other: _Answers) -> PairCounts:
+        """Of each class: examples that both have right, only this model, only the other, and neither."""
+        ours, theirs = self.right, other.right
+
+        def count(chosen: npt.NDArray[np.bool_]) -> IntArray:
+            return np.bincount(self.label[chosen], minlength=self.num_labels)
+
+        return count(ours & theirs), count(ours & ~theirs), count(theirs & ~ours), count(~ours & ~theirs)
 
 
 def _weigh_accuracy(answers: _Answers, counts: FloatArray) -> FloatArray:
@@ -62,22 +88,28 @@ def _weigh_average(name: str, answers: _Answers, counts: FloatArray) -> FloatArr
 
 
 # Each takes (d, N) weights of the examples and gives (d,) values.
-_Measure = Callable[[_Answers, FloatArray], FloatArray]
+_Measure = Callable[[Any, FloatArray], FloatArray]
 _AVERAGES = ("balanced_accuracy", "macro_precision", "macro_recall", "macro_f1", "weighted_precision", "weighted_f1")
 _METRICS: dict[str, _Measure] = {
     "accuracy": _weigh_accuracy,
     **{name: functools.partial(_weigh_average, name) for name in _AVERAGES},
     "log_loss": _weigh_log_loss,
 }
-_LOWER_IS_BETTER = ("log_loss",)
+_LOWER_IS_BETTER = ("log_loss", "hamming_loss")
 COMPARED_METRICS = tuple(_METRICS)
+# What a comparison shows by default; the first one decides.
+SHOWN_METRICS = ("accuracy", "macro_f1", "log_loss")
+SHOWN_LABEL_METRICS = ("mean_average_precision", "subset_accuracy", "micro_f1", "macro_f1", "hamming_loss", "log_loss")
+# Ranking anew in every draw takes time: so many examples times classes are ranked at most, in at least 200 draws.
+_MOST_RANKED = {"bootstrap": 400_000_000, "exchange": 100_000_000}
+_FEWEST_DRAWS = 200
 
 
 def compare_tables(
-    a: PredictionTable,
-    b: PredictionTable,
+    a: Table,
+    b: Table,
     *,
-    metrics: Sequence[str] = ("accuracy",),
+    metrics: Sequence[str] | None = None,
     seed: int = 0,
     draws: int = DEFAULT_DRAWS,
     level: float = DEFAULT_LEVEL,
@@ -87,7 +119,8 @@ def compare_tables(
     Args:
         a: The first model's predictions.
         b: The second model's; all verdicts are about it, and all differences are b - a.
-        metrics: Of `COMPARED_METRICS`; the first one decides.
+        metrics: Of `COMPARED_METRICS`, or of `hf_imgcls.measure.multilabel_compare.LABEL_METRICS`; the first one
+            decides. By default accuracy; with several labels per image `SHOWN_LABEL_METRICS`.
         seed: Of the bootstrap and of the exchanges.
         draws: Number of either.
         level: Of the intervals; the tests are held at 1 - level.
@@ -101,22 +134,30 @@ def compare_tables(
         ArgumentError: A metric cannot be compared.
         DataError: The tables are about other data, other classes or no common example.
     """
-    _check_metrics(metrics)
+    several = isinstance(a, MultiLabelTable)
+    known: dict[str, _Measure] = dict(LABEL_METRICS) if several else _METRICS
+    if metrics is None:
+        metrics = SHOWN_LABEL_METRICS if several else ("accuracy",)
+    _check_metrics(metrics, known)
     notes = _check_same_data(a, b)
     labels, first, second, common_notes = _join_tables(a, b)
     notes += common_notes
-    n = len(first.label)
-    right_a, right_b = first.prediction == first.label, second.prediction == second.label
+    right_a, right_b = first.right, second.right
+    n = len(right_a)
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
 
     compared = {}
     for name in dict.fromkeys(metrics):
-        value_a, value_b = (float(_METRICS[name](answers, np.ones((1, n)))[0]) for answers in (first, second))
-        subtract = functools.partial(_subtract, _METRICS[name], first, second)
-        drawn = draw_statistics(subtract, n, seed=seed, draws=draws)
+        value_a, value_b = (float(known[name](answers, np.ones((1, n)))[0]) for answers in (first, second))
+        subtract = functools.partial(_subtract, known[name], first, second)
+        limits = dict.fromkeys(_MOST_RANKED, draws)
+        if name == "mean_average_precision":
+            size = n * len(labels)
+            limits = {key: min(draws, max(_FEWEST_DRAWS, most // size)) for key, most in _MOST_RANKED.items()}
+        drawn = draw_statistics(subtract, n, seed=seed, draws=limits["bootstrap"])
         low, high = (float(end) for end in take_percentiles(drawn, level))
         method = "bootstrap"
-        if name == "accuracy":
+        if name in ("accuracy", "subset_accuracy"):
             p_value, is_exact = run_mcnemar_test(only_a, only_b)
             p, test = float(p_value), f"McNemar ({'exact' if is_exact else 'mid-p'})"
             if low == high:  # no example tells them apart, and a bootstrap cannot see beyond that
@@ -124,8 +165,8 @@ def compare_tables(
                 low, high = (float(end) for end in estimate_paired_difference(*counts, level)[1:])
                 method = "newcombe"
         else:
-            p = _exchange_answers(_METRICS[name], first, second, seed=seed, draws=draws)
-            test = f"exchanged answers, {draws:,} draws"
+            p = _exchange_answers(known[name], first, second, seed=seed, draws=limits["exchange"])
+            test = f"exchanged answers, {limits['exchange']:,} draws"
         compared[name] = MetricComparison(
             a=value_a,
             b=value_b,
@@ -148,7 +189,7 @@ def compare_tables(
         only_a_right=only_a,
         only_b_right=only_b,
         none_right=int((~right_a & ~right_b).sum()),
-        per_class=_compare_classes(first.label, right_a, right_b, unique_names(labels), level),
+        per_class=_compare_classes(first.count_pairs(second), unique_names(labels), level),
         notes=notes,
     )
 
@@ -170,7 +211,7 @@ def describe_comparison(record: ComparisonRecord) -> str:
     )
 
 
-def _subtract(measure: _Measure, a: _Answers, b: _Answers, counts: FloatArray) -> FloatArray:
+def _subtract(measure: _Measure, a: Any, b: Any, counts: FloatArray) -> FloatArray:
     return measure(b, counts) - measure(a, counts)
 
 
@@ -181,41 +222,27 @@ def _judge(low: float, high: float, p: float, level: float, *, lower_is_better: 
     return BETTER if (high < 0) == lower_is_better else WORSE
 
 
-def _exchange_answers(measure: _Measure, a: _Answers, b: _Answers, *, seed: int, draws: int) -> float:
+def _exchange_answers(measure: _Measure, a: Any, b: Any, *, seed: int, draws: int) -> float:
     """Two-sided p of a difference: how often one as large comes of dealing each example's two answers out by chance.
 
     Source:
         Approximate randomisation: Noreen (1989), "Computer-Intensive Methods for Testing Hypotheses".
     """
     generator = np.random.default_rng(seed)
-    once = np.ones((1, len(a.label)))
+    once = np.ones((1, len(a.log_loss)))
     observed = abs(float(_subtract(measure, a, b, once)[0]))
     reached = 0
     for _ in range(draws):
-        exchanged = generator.random(len(a.label)) < 0.5
-        one, other = (
-            _Answers(
-                a.label,
-                np.where(exchanged, theirs.prediction, ours.prediction),
-                np.where(exchanged, theirs.log_loss, ours.log_loss),
-                a.num_labels,
-            )
-            for ours, theirs in ((a, b), (b, a))
-        )
+        exchanged = generator.random(len(a.log_loss)) < 0.5
+        one, other = a.exchange(b, exchanged), b.exchange(a, exchanged)
         # Equal differences may differ by rounding.
         reached += abs(float(_subtract(measure, one, other, once)[0])) >= observed * (1 - 1e-9)
     return (1 + reached) / (1 + draws)
 
 
-def _compare_classes(
-    label: IntArray, right_a: Any, right_b: Any, labels: list[str], level: float
-) -> list[dict[str, Any]]:
-    def count(chosen: Any) -> IntArray:
-        return np.bincount(label[chosen], minlength=len(labels))[known]
-
-    known = np.flatnonzero(np.bincount(label, minlength=len(labels)))
-    both, only_a, only_b = count(right_a & right_b), count(right_a & ~right_b), count(right_b & ~right_a)
-    neither = count(~right_a & ~right_b)
+def _compare_classes(counts: PairCounts, labels: list[str], level: float) -> list[dict[str, Any]]:
+    known = np.flatnonzero(np.sum(counts, axis=0))
+    both, only_a, only_b, neither = (count[known] for count in counts)
     n = both + only_a + only_b + neither
     differences, lows, highs = estimate_paired_difference(both, only_a, only_b, neither, level)
     p, _ = run_mcnemar_test(only_a, only_b)
@@ -238,19 +265,25 @@ def _compare_classes(
     return sorted(changes, key=lambda item: (_RANKS.index(item["verdict"]), -abs(item["difference"])))
 
 
-def _check_metrics(metrics: Sequence[str]) -> None:
+def _check_metrics(metrics: Sequence[str], known: dict[str, _Measure]) -> None:
     for name in metrics or [""]:
-        if name not in _METRICS:
-            near = difflib.get_close_matches(name, COMPARED_METRICS, n=3)
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3)
             raise ArgumentError(
                 f"models cannot be compared by {name!r}" + (f"; did you mean {', '.join(near)}?" if near else ""),
-                f"at least one of {', '.join(COMPARED_METRICS)}",
+                f"at least one of {', '.join(known)}",
                 "name one of them",
             )
 
 
-def _check_same_data(a: PredictionTable, b: PredictionTable) -> list[str]:
+def _check_same_data(a: Table, b: Table) -> list[str]:
     """Hold the tables' fingerprints against each other; without them, what else they say about their data."""
+    if type(a) is not type(b):
+        raise DataError(
+            "one of the two runs gives an image one label, the other several",
+            "two models of the same kind",
+            "compare models that were trained on the same labels",
+        )
     prints = [table.source.get("fingerprint") for table in (a, b)]
     if all(prints):
         same, notes = prints[0] == prints[1], []
@@ -273,7 +306,7 @@ def _check_same_data(a: PredictionTable, b: PredictionTable) -> list[str]:
     )
 
 
-def _join_tables(a: PredictionTable, b: PredictionTable) -> tuple[list[str], _Answers, _Answers, list[str]]:
+def _join_tables(a: Table, b: Table) -> tuple[list[str], Any, Any, list[str]]:
     """The examples that both tables have, with b's class ids turned into a's by name."""
     labels, ids = _join_labels(a.labels, b.labels)
     _, rows_a, rows_b = np.intersect1d(a.sample_index, b.sample_index, assume_unique=True, return_indices=True)
@@ -289,14 +322,25 @@ def _join_tables(a: PredictionTable, b: PredictionTable) -> tuple[list[str], _An
             f"Compared on the {len(rows_a)} examples that both have; the first has {len(a.sample_index)}, the second "
             f"{len(b.sample_index)}."
         )
-    first = _Answers(a.label[rows_a], a.prediction[rows_a], a.log_loss[rows_a], len(labels))
-    second = _Answers(ids[b.label[rows_b]], ids[b.prediction[rows_b]], b.log_loss[rows_b], len(labels))
-    other = np.flatnonzero(first.label != second.label)
+    first: Any
+    second: Any
+    if isinstance(a, MultiLabelTable) and isinstance(b, MultiLabelTable):
+        first, second = join_label_tables(a, b, rows_a, rows_b, labels, ids)
+        other = np.flatnonzero((first.targets != second.targets).any(axis=1))
+        shown = [
+            ", ".join(labels[k] for k in np.flatnonzero(part.targets[row]))
+            for row in other[:1]
+            for part in (first, second)
+        ]
+    elif isinstance(a, PredictionTable) and isinstance(b, PredictionTable):
+        first = _Answers(a.label[rows_a], a.prediction[rows_a], a.log_loss[rows_a], len(labels))
+        second = _Answers(ids[b.label[rows_b]], ids[b.prediction[rows_b]], b.log_loss[rows_b], len(labels))
+        other = np.flatnonzero(first.label != second.label)
+        shown = [labels[part.label[row]] for row in other[:1] for part in (first, second)]
     if len(other):
-        row = other[0]
         raise DataError(
             f"{len(other)} of {len(rows_a)} examples have another label in the second table, for example sample_index "
-            f"{a.sample_index[rows_a[row]]}: {labels[first.label[row]]!r} and {labels[second.label[row]]!r}",
+            f"{a.sample_index[rows_a[other[0]]]}: {shown[0]!r} and {shown[1]!r}",
             "the same label for the same example",
             "measure both models on the same data first",
         )

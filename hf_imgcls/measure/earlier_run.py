@@ -21,6 +21,7 @@ _SOURCE_DETAILS = (
     "test_split_name",
     "image_column_name",
     "label_column_name",
+    "label_separator",
 )
 
 

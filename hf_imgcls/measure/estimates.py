@@ -9,7 +9,7 @@ agree on 0 or 1, Wilson's interval takes its place.
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -22,7 +22,6 @@ from hf_imgcls.measure.formulas import (
     assign_bins,
     assign_mass_bins,
     average_counts,
-    count_classes,
     measure_adaptive_calibration_error,
     measure_balanced_accuracy,
     measure_calibration_error,
@@ -41,6 +40,9 @@ from hf_imgcls.measure.metrics import METRIC_NAMES
 from hf_imgcls.measure.predictions import NOT_EVERY_SCORE, PredictionTable, unique_names
 from hf_imgcls.measure.ranking import rank_class
 from hf_imgcls.records import Estimate
+
+if TYPE_CHECKING:
+    from hf_imgcls.measure.multilabel_table import Table
 
 SUMMARY_NAMES = (*METRIC_NAMES, "top3_accuracy", "average_precision", "brier", "adaptive_ece")
 
@@ -97,7 +99,7 @@ def rank_classes(table: PredictionTable, seed: int, level: float, draws: int) ->
         )
         low, high = take_percentiles(drawn, level)
         n = int(is_positive.sum())
-        estimates[index] = _make_estimate(Measured(ranking.average_precision), float(low), float(high), n, level)
+        estimates[index] = make_estimate(Measured(ranking.average_precision), float(low), float(high), n, level)
     missing = len(table.labels) - len(present)
     remark = f"left out, without references: {missing} of {len(table.labels)} classes" if missing else None
     return Rankings(
@@ -153,16 +155,16 @@ def estimate_metrics(
     for name in SUMMARY_NAMES:
         item = measured[name]
         if item.value is None:
-            estimates[name] = _make_estimate(item, None, None, n, level)
+            estimates[name] = make_estimate(item, None, None, n, level)
         elif name in shares:
             low, high = wilson(round(item.value * n), n, level)
             estimates[name] = Estimate(item.value, float(low), float(high), n, "wilson", item.remark or "")
         elif name in bins:
             gaps = sum_gaps(correct, confidence, bins[name], NUM_CALIBRATION_BINS)
-            estimates[name] = _make_estimate(item, *enclose_absolute_sum(gaps, drawn[name], level), n, level)
+            estimates[name] = make_estimate(item, *enclose_absolute_sum(gaps, drawn[name], level), n, level)
         else:
             low, high = take_percentiles(drawn[name], level)
-            estimates[name] = _make_estimate(item, float(low), float(high), n, level)
+            estimates[name] = make_estimate(item, float(low), float(high), n, level)
     return estimates
 
 
@@ -205,7 +207,7 @@ def _draw_metrics(
     return result
 
 
-def _make_estimate(item: Measured, low: float | None, high: float | None, n: int, level: float) -> Estimate:
+def make_estimate(item: Measured, low: float | None, high: float | None, n: int, level: float) -> Estimate:
     """An estimate from the bootstrap, unless there is no value, or nothing to be seen in the draws."""
     value, remark = item.value, item.remark or ""
     if value is None or low is None or high is None:
@@ -219,7 +221,7 @@ def _make_estimate(item: Measured, low: float | None, high: float | None, n: int
 # ------------------------------------------------------------------------------------------------ classes
 
 
-def estimate_classes(table: PredictionTable, rankings: Rankings, level: float) -> dict[str, dict[str, Estimate]]:
+def estimate_classes(table: Table, rankings: Rankings, level: float) -> dict[str, dict[str, Estimate]]:
     """Precision, recall, F1 and average precision of each class.
 
     Args:
@@ -231,7 +233,7 @@ def estimate_classes(table: PredictionTable, rankings: Rankings, level: float) -
         Class name -> ``precision`` (``n``: predictions of the class), ``recall`` (its examples, the support), ``f1``
         (both together) and ``average_precision`` (its examples) -> estimate. The names are those of `unique_names`.
     """
-    support, predicted, correct = count_classes(table.label, table.prediction, len(table.labels))
+    support, predicted, correct = table.count_classes()
     union = support + predicted - correct
     recall = _estimate_shares(correct, support, level, "no example is of this class")
     precision = _estimate_shares(correct, predicted, level, "never predicted")

@@ -44,12 +44,17 @@ Args:
 """
 
 
-class _InMemoryMetric(evaluate.Metric):
+class InMemoryMetric(evaluate.Metric):
     """A metric that keeps what it is given in memory and touches no file.
 
     Args:
         settings: Passed on to `evaluate.Metric`.
+
+    Attributes:
+        inputs: What `_compute` takes, in words.
     """
+
+    inputs = _INPUTS
 
     def __init__(self, **settings: Any) -> None:
         # Files would be shared, and locked, by every process of this user.
@@ -68,12 +73,12 @@ class _InMemoryMetric(evaluate.Metric):
         return evaluate.MetricInfo(
             description=(type(self).__doc__ or "").strip(),
             citation="",
-            inputs_description=_INPUTS,
+            inputs_description=self.inputs,
             features=datasets.Features(features),
         )
 
 
-class _LabelMetric(_InMemoryMetric):
+class _LabelMetric(InMemoryMetric):
     """A metric of predicted and true class ids."""
 
     def _info(self) -> evaluate.MetricInfo:
@@ -95,7 +100,7 @@ class _LabelMetric(_InMemoryMetric):
         raise NotImplementedError
 
 
-class _ScoreMetric(_InMemoryMetric):
+class _ScoreMetric(InMemoryMetric):
     """A metric of the scores of every class and true class ids."""
 
     def _info(self) -> evaluate.MetricInfo:
@@ -135,7 +140,7 @@ def _as_ids(values: Sequence[int]) -> IntArray:
     return ids
 
 
-def _report(**measured: Measured) -> dict[str, Any]:
+def report_measured(**measured: Measured) -> dict[str, Any]:
     values: dict[str, Any] = {name: item.value for name, item in measured.items()}
     return values | {f"{name}_reason": item.remark for name, item in measured.items() if item.value is None}
 
@@ -151,14 +156,14 @@ class PrecisionRecallF1(_LabelMetric):
     """Macro and weighted precision, recall and F1, as scikit-learn defines them with ``zero_division=0``."""
 
     def measure_labels(self, references: IntArray, predictions: IntArray, num_labels: int) -> dict[str, Any]:
-        return _report(**measure_precision_recall_f1(references, predictions, num_labels))
+        return report_measured(**measure_precision_recall_f1(references, predictions, num_labels))
 
 
 class BalancedAccuracy(_LabelMetric):
     """Mean recall over the classes that occur among the references: ``balanced_accuracy``."""
 
     def measure_labels(self, references: IntArray, predictions: IntArray, num_labels: int) -> dict[str, Any]:
-        return _report(balanced_accuracy=measure_balanced_accuracy(references, predictions, num_labels))
+        return report_measured(balanced_accuracy=measure_balanced_accuracy(references, predictions, num_labels))
 
 
 class ConfusionMatrix(_LabelMetric):
@@ -192,7 +197,7 @@ class TopKAccuracy(_ScoreMetric):
 
     def measure_scores(self, references: IntArray, scores: FloatArray) -> dict[str, Any]:
         measured = measure_top_k(rank_references(scores, references), scores.shape[1], self.k)
-        return _report(**{f"top{self.k}_accuracy": measured})
+        return report_measured(**{f"top{self.k}_accuracy": measured})
 
 
 class LogLoss(_ScoreMetric):
@@ -212,7 +217,7 @@ class RocAuc(_ScoreMetric):
     """Macro one-vs-rest area under the ROC curve over the classes that occur among the references: ``roc_auc``."""
 
     def measure_scores(self, references: IntArray, scores: FloatArray) -> dict[str, Any]:
-        return _report(roc_auc=measure_roc_auc(references, scores))
+        return report_measured(roc_auc=measure_roc_auc(references, scores))
 
 
 class ExpectedCalibrationError(_ScoreMetric):
@@ -228,4 +233,4 @@ class ExpectedCalibrationError(_ScoreMetric):
 
     def measure_scores(self, references: IntArray, scores: FloatArray) -> dict[str, Any]:
         correct = scores.argmax(axis=1) == references
-        return _report(ece=measure_calibration_error(correct, scores.max(axis=1), self.num_bins))
+        return report_measured(ece=measure_calibration_error(correct, scores.max(axis=1), self.num_bins))

@@ -72,14 +72,14 @@ def build_gallery(
         The gallery. An image that cannot be read is left out with the reason, which is no error: the numbers stand.
     """
     mistakes = np.flatnonzero(~table.correct)
-    worst = _rank(mistakes, -table.log_loss[mistakes], table)[:NUM_WORST]
+    worst = rank_rows(mistakes, -table.log_loss[mistakes], table.sample_index)[:NUM_WORST]
     right = np.flatnonzero(table.correct)
-    unsure = _rank(right, table.confidence[right], table)[:NUM_LEAST_CONFIDENT]
+    unsure = rank_rows(right, table.confidence[right], table.sample_index)[:NUM_LEAST_CONFIDENT]
     pairs = list_confused_pairs(table)[:NUM_PAIRS]
     confused = [_find_mistakes(table, pair["label_id"], pair["prediction_id"])[:_NUM_PER_PAIR] for pair in pairs]
 
     chosen = sorted({int(row) for rows in (worst, unsure, *confused) for row in rows})
-    album = _Album(background, max_pixels)
+    album = Album(background, max_pixels)
     sources = {}
     if dataset is not None:
         sources = find_rows(dataset, [int(table.sample_index[row]) for row in chosen])
@@ -157,7 +157,7 @@ def find_rows(dataset: Any, sample_indices: Iterable[int]) -> dict[int, Any]:
     return found
 
 
-class _Album:
+class Album:
     """Thumbnails, each made once."""
 
     def __init__(self, background: str, max_pixels: int) -> None:
@@ -183,19 +183,19 @@ class _Album:
         return {"image": path, "reason": None}
 
 
-def _rank(rows: Any, key: Any, table: PredictionTable) -> list[int]:
+def rank_rows(rows: Any, key: Any, sample_index: Any) -> list[int]:
     """The rows by ascending key; among equals the lower sample_index comes first."""
-    return [int(row) for row in rows[np.lexsort((table.sample_index[rows], key))]]
+    return [int(row) for row in rows[np.lexsort((sample_index[rows], key))]]
 
 
 def _find_mistakes(table: PredictionTable, label: int, prediction: int) -> list[int]:
     """Rows of the class ``label`` that were taken for ``prediction``, the worst first."""
     rows = np.flatnonzero((table.label == label) & (table.prediction == prediction))
-    return _rank(rows, -table.log_loss[rows], table)
+    return rank_rows(rows, -table.log_loss[rows], table.sample_index)
 
 
 def _find_examples(
-    train: Any, classes: Sequence[int], labels: Sequence[str], album: _Album
+    train: Any, classes: Sequence[int], labels: Sequence[str], album: Album
 ) -> dict[int, list[dict[str, Any]]]:
     """Class id -> its first few training examples, by sample_index."""
     if train is None or not hasattr(train, "__len__") or not hasattr(train, "select_columns"):

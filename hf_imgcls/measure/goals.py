@@ -27,9 +27,22 @@ _HIGHER_IS_BETTER = (
     "accuracy", "top3_accuracy", "top5_accuracy", "balanced_accuracy", "macro_precision", "macro_recall", "macro_f1",
     "weighted_precision", "weighted_recall", "weighted_f1", "roc_auc", "average_precision",
     "worst_class_recall", "worst_class_precision", "worst_slice_accuracy",
+    # where an image may have several labels
+    "mean_average_precision", "micro_average_precision", "subset_accuracy", "micro_precision", "micro_recall",
+    "micro_f1", "worst_slice_subset_accuracy",
 )  # fmt: skip
-_LOWER_IS_BETTER = ("log_loss", "ece", "adaptive_ece", "brier", "latency_p50_ms", "latency_p95_ms", "size_mb")
+_LOWER_IS_BETTER = (
+    "log_loss", "ece", "adaptive_ece", "brier", "hamming_loss", "latency_p50_ms", "latency_p95_ms", "size_mb",
+)  # fmt: skip
 GOAL_NAMES = (*_HIGHER_IS_BETTER, *_LOWER_IS_BETTER)
+# What there is for one kind of labels only; everything else is for both.
+_SINGLE_ONLY = (
+    "accuracy", "top3_accuracy", "top5_accuracy", "balanced_accuracy", "average_precision", "worst_slice_accuracy",
+)  # fmt: skip
+_MULTI_ONLY = (
+    "mean_average_precision", "micro_average_precision", "subset_accuracy", "micro_precision", "micro_recall",
+    "micro_f1", "worst_slice_subset_accuracy", "hamming_loss",
+)  # fmt: skip
 # Everything else is a share between 0 and 1; the Brier score of many classes goes up to 2.
 _UNBOUNDED = ("log_loss", "brier", "latency_p50_ms", "latency_p95_ms", "size_mb")
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
@@ -117,6 +130,31 @@ def parse_goal(text: Any) -> Goal:
     return Goal(name, sign, bound)
 
 
+def check_goals(goals: Sequence[Goal], *, multi_label: bool) -> None:
+    """Refuse goals that the data's kind of labels does not have, before anything is trained.
+
+    Args:
+        goals: From `parse_goals`.
+        multi_label: Whether an image may have several labels.
+
+    Raises:
+        ArgumentError: Some make no sense; all of them are named.
+    """
+    unknown = _SINGLE_ONLY if multi_label else _MULTI_ONLY
+    known = [name for name in GOAL_NAMES if name not in unknown]
+    errors: list[UserError] = [
+        ArgumentError(
+            f"the goal {str(goal)!r} is not defined where an image has {'several labels' if multi_label else 'one label'}",
+            f"one of {', '.join(known)}",
+            "for example mean_average_precision>=0.6, micro_f1>=0.7" if multi_label else _EXAMPLE,
+        )
+        for goal in goals
+        if goal.metric in unknown
+    ]
+    if errors:
+        raise join_errors(errors)
+
+
 def judge(goal: Goal, report: ReportRecord) -> dict[str, Any]:
     """Hold a goal against a report.
 
@@ -190,13 +228,13 @@ def _find_estimate(metric: str, report: ReportRecord) -> tuple[Estimate, str]:
         return Estimate(size, size, size, 0, "none", "a fact, not a sample"), ""  # nothing is left to chance
     if metric in ("worst_class_recall", "worst_class_precision"):
         return _find_worst_class(metric.removeprefix("worst_class_"), report)
-    if metric == "worst_slice_accuracy":
+    if metric in ("worst_slice_accuracy", "worst_slice_subset_accuracy"):
         shares = {
             f"{entry['column']}: {entry['group']}": Estimate(
                 entry["value"], entry["low"], entry["high"], entry["n"], "wilson"
             )
             for entry in report.slices
-            if entry["verdict"] != "too few samples"
+            if entry["verdict"] != "too few samples" and f"worst_slice_{entry['metric']}" == metric
         }
         return _take_worst(shares, "no slice was measured on enough examples", report.confidence_level)
     return report.metrics.get(metric) or _nothing("it is not in the report"), ""

@@ -70,7 +70,7 @@ class ExampleTable:
         return len(self.label)
 
 
-def _to_numpy(array: Any) -> npt.NDArray[Any]:
+def as_array(array: Any) -> npt.NDArray[Any]:
     """Tensor on any device, or anything array-like, to numpy; bfloat16 (unknown to numpy) becomes float32."""
     if hasattr(array, "detach"):
         array = array.detach().cpu()
@@ -132,12 +132,12 @@ class ClassificationAccumulator:
             ModelError: There are not K logits.
             NumericsError: A logit is NaN or infinite.
         """
-        scores = _to_numpy(logits).astype(np.float64, copy=False)
-        label = _to_numpy(labels).astype(np.int64).reshape(-1)
+        scores = as_array(logits).astype(np.float64, copy=False)
+        label = as_array(labels).astype(np.int64).reshape(-1)
         if sample_index is None:
             index = np.full(len(label), -1, dtype=np.int64)
         else:
-            index = _to_numpy(sample_index).astype(np.int64).reshape(-1)
+            index = as_array(sample_index).astype(np.int64).reshape(-1)
         self._check_batch(scores, label, index)
         probabilities, log_probabilities = softmax(scores)
         prediction = scores.argmax(axis=1).astype(np.int64)

@@ -34,6 +34,13 @@ METRIC_TITLES: dict[str, tuple[str, str]] = {
     "ece": ("ECE", "expected calibration error, bins of equal width; lower is better"),
     "adaptive_ece": ("Adaptive ECE", "calibration error, bins of equally many images; lower is better"),
     "brier": ("Brier score", "squared error of the probabilities, 0 to 2; lower is better"),
+    "mean_average_precision": ("Mean average precision", "area under the precision-recall curve, mean over classes"),
+    "micro_average_precision": ("Micro average precision", "the same of all decisions together"),
+    "subset_accuracy": ("Subset accuracy", "share of images whose labels are all right, and no other is answered"),
+    "hamming_loss": ("Hamming loss", "share of wrong decisions, one for each image and class; lower is better"),
+    "micro_precision": ("Micro precision", "share of answered labels that are right"),
+    "micro_recall": ("Micro recall", "share of labels that are answered"),
+    "micro_f1": ("Micro F1", "harmonic mean of the two"),
     "precision": ("Precision", ""),
     "recall": ("Recall", ""),
     "f1": ("F1", ""),
@@ -46,7 +53,14 @@ _WORDS = {
     "size mb": "Size of the weights, MB",
     "image size px": "Image size, pixels",
 }
-_CLASS_COLUMNS = ("recall", "precision", "f1", "average_precision")
+# What means something else where an image may have several labels.
+_LABEL_METRIC_TITLES: dict[str, tuple[str, str]] = {
+    "log_loss": ("Log loss", "mean binary cross-entropy of all decisions; lower is better"),
+    "ece": ("ECE", "calibration error of all decisions, bins of equal width; lower is better"),
+    "adaptive_ece": ("Adaptive ECE", "the same, bins of equally many decisions; lower is better"),
+    "brier": ("Brier score", "mean squared error of the scores; lower is better"),
+}
+_CLASS_COLUMNS = ("recall", "precision", "f1", "average_precision", "brier", "ece")
 _SECTIONS = (
     ("goals", "Verdict on the goals"),
     ("metrics", "Metrics"),
@@ -70,7 +84,7 @@ def render_page(content: Mapping[str, Any], charts: Mapping[str, Chart], images:
 
     Args:
         content: `ReportRecord.to_json`.
-        charts: ``reliability``, ``confusion``, ``classes``, ``imbalance``, ``risk_coverage``, ``slices``, as far as
+        charts: ``reliability``, ``confusion`` or ``mistakes``, ``classes``, ``imbalance``, ``risk_coverage``, ``slices``, as far as
             there are numbers for them; drawn with the theme `PAGE`.
         images: Path inside the report's folder -> image file, of the gallery and the explanations.
 
@@ -94,15 +108,21 @@ def render_page(content: Mapping[str, Any], charts: Mapping[str, Chart], images:
     }
     script = _read_part("report_script.js")
     calibration, risk_coverage = content["calibration"], content["risk_coverage"]
-    sections = [item for item in _SECTIONS if item[0] != "notes" or content["notes"]]
+    several = content["multi_label"] is not None
+    left_out = {"notes"} if not content["notes"] else set()
+    left_out |= {"abstention"} if several else set()
+    titles = {"confusion": "Missed and invented labels"} if several else {}
+    sections = [(name, titles.get(name, title)) for name, title in _SECTIONS if name not in left_out]
     return environment.from_string(_read_part("report_template.html")).render(
         report=content,
         verdict=judge_report(content["goals"]),
         contents=sections,
-        charts=dict.fromkeys(("reliability", "confusion", "classes", "imbalance", "risk_coverage", "slices"))
+        charts=dict.fromkeys(
+            ("reliability", "confusion", "mistakes", "classes", "imbalance", "risk_coverage", "slices")
+        )
         | {key: {"svg": _size_svg(chart, key), "title": chart.description} for key, chart in charts.items()},
         embed=_make_embedder(images),
-        metric_titles=METRIC_TITLES,
+        metric_titles=METRIC_TITLES | (_LABEL_METRIC_TITLES if several else {}),
         class_columns=[key for key in _CLASS_COLUMNS if any(key in item for item in content["per_class"].values())],
         calibration_facts=_leave_out(calibration, "bins", "temperature", "temperature_remark"),
         risk_facts=_leave_out(risk_coverage, "coverage", "accuracy", "threshold", "threshold_for"),

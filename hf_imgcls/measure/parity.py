@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 from torch.utils.data import IterableDataset
 
 from hf_imgcls.data.decode import decode_image
 from hf_imgcls.errors import DataError, ParityError
 from hf_imgcls.measure.metrics import ExampleTable
+from hf_imgcls.measure.multilabel_formulas import DEFAULT_THRESHOLD
+from hf_imgcls.measure.multilabel_metrics import MultiLabelExamples
 from hf_imgcls.records import ParityRecord
 
 if TYPE_CHECKING:
@@ -103,14 +106,47 @@ class PipelineConsumer:
         yield from self.classifier(images, batch_size=batch_size, top_k=num_labels)
 
 
+class SetDisagreement(NamedTuple):
+    """One image that the served model gives other labels, or other scores.
+
+    Attributes:
+        sample_index: The image's position in its source split.
+        label: The class whose score differs most.
+        threshold: From which score on it is answered.
+        scored: Its score when the split was scored.
+        served: The consumer's score.
+    """
+
+    sample_index: int
+    label: str
+    threshold: float
+    scored: float
+    served: float
+
+    def __str__(self) -> str:
+        return (
+            f"sample_index {self.sample_index}: {self.label!r} scored {self.scored:.4f}, served {self.served:.4f}; its "
+            f"threshold is {self.threshold:.4f}"
+        )
+
+
+class _Outcome(NamedTuple):
+    """How an image's two answers compare: the difference of probabilities, whether it is a tie, what is wrong."""
+
+    difference: float
+    is_tie: bool = False
+    disagreement: Disagreement | SetDisagreement | None = None
+
+
 def check_parity(
     folder: str | Path,
     dataset: Any,
-    examples: ExampleTable,
+    examples: ExampleTable | MultiLabelExamples,
     labels: list[str],
     data: DataArguments,
     *,
     revision: str | None = None,
+    thresholds: npt.ArrayLike | None = None,
     max_samples: int | None = 1000,
     seed: int = 0,
     batch_size: int = 32,
@@ -127,6 +163,7 @@ def check_parity(
         labels: Class names; the position is the class id of ``examples``.
         data: How images are decoded, as in scoring.
         revision: Branch, tag or commit of a model on the Hub.
+        thresholds: Where an image may have several labels: from which score on it has each; 0.5 by default.
         max_samples: Compare at most so many images, drawn at random (of a stream: the first ones); ``None`` compares
             all.
         seed: Seed of that draw.
@@ -139,7 +176,9 @@ def check_parity(
         The record, with an agreement of 1.
 
     Raises:
-        ParityError: An image that is no tie has another top-1 class; the first ones are named.
+        ParityError: An image that is no tie has another top-1 class, or other labels, where it may have several; the
+            first ones are named. With several labels a score that is off by more than float noise is an error too: a
+            softmax in place of a sigmoid may leave the labels as they are.
         DataError: An image of the split was not scored.
     """
     consumer = consumer or PipelineConsumer(folder, revision, data)
@@ -150,22 +189,18 @@ def check_parity(
             positions.append(_find_scored(row["sample_index"], examples))
             yield decode_image(row["image"], background=data.alpha_background, max_pixels=data.max_image_pixels)
 
-    disagreements, num_ties, differences = [], 0, []
+    outcomes = []
     for number, answer in enumerate(consumer.answer(read_images(), batch_size)):
         if tie_tolerance is None:
             tie_tolerance = TIE_TOLERANCE.get(consumer.device_type, TIE_TOLERANCE["cuda"])
         position = positions[number]
-        name, probability = labels[examples.prediction[position]], float(examples.probability[position])
-        # Two classes may share a name (imagenet-1k has "crane" twice): the better one is what a reader would see.
-        own = max((item["score"] for item in answer if item["label"] == name), default=0.0)
-        differences.append(abs(own - probability))
-        if answer[0]["label"] == name:
-            continue
-        if answer[0]["score"] - own <= tie_tolerance:
-            num_ties += 1
-            continue
-        served = (answer[0]["label"], answer[0]["score"])
-        disagreements.append(Disagreement(int(examples.sample_index[position]), (name, probability), served, own))
+        if isinstance(examples, MultiLabelExamples):
+            limits = np.full(len(labels), DEFAULT_THRESHOLD) if thresholds is None else np.asarray(thresholds)
+            outcomes.append(_compare_labels(examples, position, labels, limits, answer, tie_tolerance))
+        else:
+            outcomes.append(_compare_best(examples, position, labels, answer, tie_tolerance))
+    num_ties = sum(outcome.is_tie for outcome in outcomes)
+    disagreements = [outcome.disagreement for outcome in outcomes if outcome.disagreement is not None]
 
     if not positions or tie_tolerance is None:
         raise DataError("a split without images", "at least one image to compare", "check the split")
@@ -174,7 +209,7 @@ def check_parity(
         num_agreeing=len(positions) - len(disagreements),
         num_ties=num_ties,
         top1_agreement=(len(positions) - len(disagreements)) / len(positions),
-        max_probability_difference=max(differences),
+        max_probability_difference=max(outcome.difference for outcome in outcomes),
         tie_tolerance=tie_tolerance,
         consumer=consumer.description,
     )
@@ -188,6 +223,48 @@ def check_parity(
     return record
 
 
+def _compare_best(
+    examples: ExampleTable, position: int, labels: list[str], answer: list[dict[str, Any]], tie_tolerance: float
+) -> _Outcome:
+    """Hold the best class against the consumer's first answer."""
+    name, probability = labels[examples.prediction[position]], float(examples.probability[position])
+    # Two classes may share a name (imagenet-1k has "crane" twice): the better one is what a reader would see.
+    own = max((item["score"] for item in answer if item["label"] == name), default=0.0)
+    difference = abs(own - probability)
+    if answer[0]["label"] == name:
+        return _Outcome(difference)
+    if answer[0]["score"] - own <= tie_tolerance:
+        return _Outcome(difference, is_tie=True)
+    served = (answer[0]["label"], answer[0]["score"])
+    index = int(examples.sample_index[position])
+    return _Outcome(difference, disagreement=Disagreement(index, (name, probability), served, own))
+
+
+def _compare_labels(
+    examples: MultiLabelExamples,
+    position: int,
+    labels: list[str],
+    thresholds: npt.NDArray[Any],
+    answer: list[dict[str, Any]],
+    tie_tolerance: float,
+) -> _Outcome:
+    """Hold the scores of all classes, and the labels that they give, against the consumer's."""
+    by_name = {item["label"]: item["score"] for item in answer}
+    served = np.array([by_name[name] for name in labels])
+    scored = examples.scores[position].astype(np.float64)
+    differences = np.abs(served - scored)
+    changed = (served >= thresholds) != (scored >= thresholds)
+    worst = int(np.where(changed, 1.0 + differences, differences).argmax())
+    difference = float(differences.max())
+    if not changed.any() and difference <= _NOTABLE_PROBABILITY_DIFFERENCE:
+        return _Outcome(difference)
+    if difference <= _NOTABLE_PROBABILITY_DIFFERENCE and differences[changed].max() <= tie_tolerance:
+        return _Outcome(difference, is_tie=True)
+    index = int(examples.sample_index[position])
+    limits = float(thresholds[worst]), float(scored[worst]), float(served[worst])
+    return _Outcome(difference, disagreement=SetDisagreement(index, labels[worst], *limits))
+
+
 def _draw_rows(dataset: Any, max_samples: int | None, seed: int) -> Iterator[dict[str, Any]]:
     if isinstance(dataset, IterableDataset):
         return itertools.islice(dataset, max_samples)
@@ -197,7 +274,7 @@ def _draw_rows(dataset: Any, max_samples: int | None, seed: int) -> Iterator[dic
     return (dataset[int(number)] for number in numbers)
 
 
-def _find_scored(sample_index: int, examples: ExampleTable) -> int:
+def _find_scored(sample_index: int, examples: ExampleTable | MultiLabelExamples) -> int:
     """Row of ``examples``, which are ordered by sample_index."""
     position = int(np.searchsorted(examples.sample_index, sample_index))
     if position == len(examples) or examples.sample_index[position] != sample_index:
@@ -209,11 +286,15 @@ def _find_scored(sample_index: int, examples: ExampleTable) -> int:
     return position
 
 
-def _parity_error(folder: str | Path, record: ParityRecord, disagreements: list[Disagreement]) -> ParityError:
+def _parity_error(
+    folder: str | Path, record: ParityRecord, disagreements: Sequence[Disagreement | SetDisagreement]
+) -> ParityError:
     listed = "\n".join(f"    {item}" for item in disagreements[:_NUM_NAMED])
     return ParityError(
         f"the served model disagrees with the scored one on {len(disagreements)} of {record.num_examples} images, "
         f"{record.num_ties} ties not counted:\n{listed}",
-        f"the same top-1 class for every image (scores within {record.tie_tolerance:g} are ties)",
-        f"compare config.json (id2label) and preprocessor_config.json in {folder} with those of the training run",
+        "the same labels and scores for every image"
+        if isinstance(disagreements[0], SetDisagreement)
+        else f"the same top-1 class for every image (scores within {record.tie_tolerance:g} are ties)",
+        f"compare config.json (id2label, problem_type) and preprocessor_config.json in {folder} with those of the training run",
     )

@@ -33,14 +33,16 @@ if TYPE_CHECKING:
 _MAX_COUNT_CLASSES = 10  # up to here there is room for whole counts in the matrix
 
 
-def draw_reliability(bins: Sequence[dict[str, Any]], theme: Theme) -> Chart:
+def draw_reliability(bins: Sequence[dict[str, Any]], theme: Theme, *, of_labels: bool = False) -> Chart:
     """Share of right answers against confidence, bin by bin, over a histogram of the confidences.
 
     Args:
         bins: ``calibration["bins"]``, each with ``low``, ``high``, ``n``, ``confidence``, ``accuracy``,
             ``accuracy_low`` and ``accuracy_high``; empty bins are passed over.
         theme: Where the chart goes.
+        of_labels: Whether the bins hold all decisions, one for each image and class, instead of first answers.
     """
+    what = ("scores", "score", "have the label") if of_labels else ("answers", "confidence", "are right")
     filled = [item for item in bins if item["n"]]
     confidence, accuracy, low, high = _columns(filled, "confidence", "accuracy", "accuracy_low", "accuracy_high")
     with styled(theme):
@@ -50,19 +52,25 @@ def draw_reliability(bins: Sequence[dict[str, Any]], theme: Theme) -> Chart:
         for x, y in zip(confidence, accuracy, strict=True):
             top.plot([x, x], [x, y], color=theme.second, linewidth=3, alpha=0.35, solid_capstyle="butt", zorder=1)
         _plot_intervals(top, confidence, accuracy, low, high, theme.first, label="measured, with interval")
-        top.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="share of right answers")
+        top.set(
+            xlim=(0, 1), ylim=(0, 1.02), ylabel="share that has the label" if of_labels else "share of right answers"
+        )
         top.legend(loc="lower right")
-        set_title(figure, "Reliability: is an answer right as often as it is confident?")
+        title = "Reliability: is an answer right as often as it is confident?"
+        set_title(figure, "Reliability: is a label there as often as its score says?" if of_labels else title)
         edges = [item["low"] for item in bins] + [bins[-1]["high"]]
         bottom.stairs([item["n"] for item in bins], edges, fill=True, color=theme.first, alpha=0.75)
-        bottom.set(xlabel="confidence: the answer's own probability", ylabel="images")
+        if of_labels:
+            bottom.set(xlabel="score of a class, of all images and classes", ylabel="decisions", yscale="symlog")
+        else:
+            bottom.set(xlabel="confidence: the answer's own probability", ylabel="images")
         group_thousands(bottom.yaxis)
     worst = max(filled, key=lambda item: item["n"] * abs(item["confidence"] - item["accuracy"]))
     return Chart(
         figure,
         f"Reliability diagram of {len(filled)} bins. The bin that adds most to the calibration error holds "
-        f"{worst['n']:,} answers of mean confidence {worst['confidence']:.3f}, of which {worst['accuracy']:.3f} "
-        "are right.",
+        f"{worst['n']:,} {what[0]} of mean {what[1]} {worst['confidence']:.3f}, of which {worst['accuracy']:.3f} "
+        f"{what[2]}.",
     )
 
 

@@ -6,10 +6,11 @@ It is a parquet file with typed columns that pandas, Polars and DuckDB read, and
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -18,20 +19,20 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_imgcls.errors import DataError
-from hf_imgcls.measure.formulas import FloatArray, IntArray
+from hf_imgcls.measure.formulas import FloatArray, IntArray, count_classes
+from hf_imgcls.measure.metrics import ExampleTable
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from hf_imgcls.measure.metrics import ExampleTable
 
 PREDICTIONS_FILE = "predictions_{split}.parquet"
 MAX_CLASSES_KEPT = 1000  # with more, only this many probabilities of an example:
 NUM_TOP_OF_MANY = 20
 NOT_EVERY_SCORE = f"of more than {MAX_CLASSES_KEPT:,} classes only the {NUM_TOP_OF_MANY} best scores are kept"
-_VERSION = 1  # of the file's layout
-_KEY = b"hf_imgcls.predictions"
-_METADATA = "metadata."
+TABLE_VERSION = 1  # of the file's layout
+TABLE_KEY = b"hf_imgcls.predictions"
+METADATA_PREFIX = "metadata."
 _ROWS = 4096  # of a row group: converted at a time, so that memory holds a table once
 
 
@@ -86,6 +87,31 @@ class PredictionTable:
     def correct(self) -> npt.NDArray[np.bool_]:
         """(N,) whether ``prediction`` is ``label``."""
         return cast("npt.NDArray[np.bool_]", self.prediction == self.label)
+
+    @property
+    def strata_name(self) -> str:
+        """What ``strata`` are, in words."""
+        return "classes"
+
+    @property
+    def share_name(self) -> str:
+        """The metric that ``correct`` is the share of."""
+        return "accuracy"
+
+    @property
+    def examples(self) -> ExampleTable:
+        """The part that a parity check compares."""
+        numbers = (self.sample_index, self.label, self.prediction, self.confidence, self.log_loss, self.reference_rank)
+        return ExampleTable(*numbers, None)
+
+    def count_classes(self) -> tuple[IntArray, IntArray, IntArray]:
+        """References, predictions and right predictions of each class: (K,) int64 each."""
+        return count_classes(self.label, self.prediction, len(self.labels))
+
+    @property
+    def strata(self) -> tuple[IntArray, int]:
+        """(N,) class id of each example, and the number of classes: what makes examples more or less hard."""
+        return self.label, len(self.labels)
 
     @property
     def probabilities(self) -> FloatArray | None:
@@ -155,21 +181,7 @@ class PredictionTable:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the table as parquet, in one step: a reader sees the old file or the new one."""
-        import pyarrow.parquet as pq
-
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        schema = self._schema()
-        try:
-            # Probabilities hardly repeat: a dictionary of them would only cost time.
-            with pq.ParquetWriter(
-                temporary, schema, compression="zstd", use_dictionary=False, write_page_checksum=True
-            ) as writer:
-                for rows in self.chunks(_ROWS):
-                    writer.write_table(self._to_arrow(rows, schema))
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_parquet(path, self._schema(), self._to_arrow, len(self))
 
     def _schema(self) -> pa.Schema:
         import pyarrow as pa
@@ -185,12 +197,10 @@ class PredictionTable:
             ("top_probabilities", pa.list_(pa.float32(), num_top)),
             ("file", pa.string()),
         ]
-        columns += [(_METADATA + name, pa.array(values).type) for name, values in self.metadata.items()]
-        source = dict(self.source)
-        if isinstance(model := source.get("model"), str) and os.path.isabs(model):
-            source["model"] = os.path.basename(model.rstrip(os.sep))  # the file may be published, its place may not
-        about = {"version": _VERSION, "split": self.split, "labels": self.labels, "source": source}
-        return pa.schema(columns, metadata={_KEY: json.dumps(about)})
+        columns += [(METADATA_PREFIX + name, pa.array(values).type) for name, values in self.metadata.items()]
+        source = tell_source(self.source)
+        about = {"version": TABLE_VERSION, "split": self.split, "labels": self.labels, "source": source}
+        return pa.schema(columns, metadata={TABLE_KEY: json.dumps(about)})
 
     def _to_arrow(self, rows: slice, schema: pa.Schema) -> pa.Table:
         import pyarrow as pa
@@ -200,8 +210,8 @@ class PredictionTable:
             if item.name in ("top_classes", "top_probabilities"):
                 flat = pa.array(getattr(self, item.name)[rows].ravel(), item.type.value_type)
                 arrays.append(pa.FixedSizeListArray.from_arrays(flat, item.type.list_size))
-            elif item.name.startswith(_METADATA):
-                arrays.append(pa.array(self.metadata[item.name.removeprefix(_METADATA)][rows], item.type))
+            elif item.name.startswith(METADATA_PREFIX):
+                arrays.append(pa.array(self.metadata[item.name.removeprefix(METADATA_PREFIX)][rows], item.type))
             else:
                 arrays.append(
                     pa.array((self.files if item.name == "file" else getattr(self, item.name))[rows], item.type)
@@ -215,19 +225,14 @@ class PredictionTable:
         Raises:
             DataError: The file is missing, damaged, or no prediction table of this release.
         """
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        try:
+        with reading_errors(path):
+            about = read_about(path)
             with pq.ParquetFile(path, page_checksum_verification=True) as file:
-                about = json.loads((file.schema_arrow.metadata or {}).get(_KEY, b"{}"))
-                if about.get("version") != _VERSION:
-                    raise _unreadable(path, "it was not written by this release")
                 table = cls._from_parquet(file, about)
-        except (OSError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
-            raise _unreadable(path, str(error)) from error
         if fault := table._find_fault():
-            raise _unreadable(path, fault)
+            raise unreadable(path, fault)
         return table
 
     @classmethod
@@ -254,7 +259,7 @@ class PredictionTable:
             start = rows.stop
         columns: dict[str, Any] = {name: about[name] for name in ("split", "labels", "source")} | arrays
         columns["files"] = lists.pop("file")
-        columns["metadata"] = {name.removeprefix(_METADATA): values for name, values in lists.items()}
+        columns["metadata"] = {name.removeprefix(METADATA_PREFIX): values for name, values in lists.items()}
         return cls(**columns)
 
     def _find_fault(self) -> str:
@@ -275,6 +280,61 @@ class PredictionTable:
         return ""
 
 
+def write_parquet(
+    path: str | os.PathLike[str], schema: pa.Schema, to_arrow: Callable[[slice, pa.Schema], pa.Table], num_rows: int
+) -> None:
+    """Write a table piece by piece, in one step for a reader.
+
+    Args:
+        path: The file.
+        schema: Its columns.
+        to_arrow: Makes the columns of some rows.
+        num_rows: N.
+    """
+    import pyarrow.parquet as pq
+
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        # Probabilities hardly repeat: a dictionary of them would only cost time.
+        with pq.ParquetWriter(
+            temporary, schema, compression="zstd", use_dictionary=False, write_page_checksum=True
+        ) as writer:
+            for start in range(0, num_rows, _ROWS):
+                writer.write_table(to_arrow(slice(start, min(start + _ROWS, num_rows)), schema))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def tell_source(source: dict[str, Any]) -> dict[str, Any]:
+    """What a table's file says about where it comes from: it may be published, the model's place may not."""
+    model = source.get("model")
+    is_path = isinstance(model, str) and os.path.isabs(model)
+    return source | ({"model": os.path.basename(str(model).rstrip(os.sep))} if is_path else {})
+
+
+def read_about(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a table says about itself: version, split, labels, source; ``problem_type`` where it is multi-label."""
+    import pyarrow.parquet as pq
+
+    about: dict[str, Any] = json.loads((pq.read_schema(path).metadata or {}).get(TABLE_KEY, b"{}"))
+    if about.get("version") != TABLE_VERSION:
+        raise unreadable(path, "it was not written by this release")
+    return about
+
+
+@contextlib.contextmanager
+def reading_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Say in our words why a table cannot be read."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (OSError, KeyError, IndexError, ValueError, TypeError, pa.ArrowException) as error:
+        raise unreadable(path, str(error)) from error
+
+
 def class_dtype(num_labels: int) -> type[np.int16] | type[np.int32]:
     """The smallest signed type for class ids: of a thousand per example, they are a third of a table."""
     return np.int16 if num_labels <= 2**15 else np.int32
@@ -291,7 +351,7 @@ def unique_names(labels: list[str]) -> list[str]:
     return [name if count[name] == 1 else f"{name} ({index})" for index, name in enumerate(labels)]
 
 
-def _unreadable(path: str | os.PathLike[str], reason: str) -> DataError:
+def unreadable(path: str | os.PathLike[str], reason: str) -> DataError:
     return DataError(
         f"{path} cannot be used: {reason}",
         "a prediction table (predictions_<split>.parquet) as recipes/measure.py writes it",

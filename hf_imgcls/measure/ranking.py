@@ -14,6 +14,32 @@ import numpy.typing as npt
 from hf_imgcls.measure.formulas import FloatArray, IntArray
 
 
+def rank_scores(scores: npt.NDArray[Any], is_positive: npt.NDArray[np.bool_]) -> tuple[float | None, float | None]:
+    """Average precision and ROC-AUC of one class, without influences.
+
+    Args:
+        scores: (N,) the class's scores.
+        is_positive: (N,) which examples are of the class.
+
+    Returns:
+        Average precision, ``None`` without positives; ROC-AUC, ``None`` without positives or without negatives.
+    """
+    positives = int(is_positive.sum())
+    if not positives:
+        return None, None
+    order = np.argsort(scores)[::-1]
+    ranked = scores[order]
+    last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
+    seen, found = last + 1.0, np.cumsum(is_positive[order])[last].astype(np.float64)
+    gained = np.diff(found, prepend=0.0)
+    average_precision = float(gained @ (found / seen) / positives)
+    negatives = len(scores) - positives
+    if not negatives:
+        return average_precision, None
+    beaten = negatives - (seen - found) + np.diff(seen - found, prepend=0.0) / 2
+    return average_precision, float(gained @ beaten / (positives * negatives))
+
+
 class ClassRanking(NamedTuple):
     """The ranking of N examples by the score of one class.
 

@@ -18,18 +18,20 @@ from hf_imgcls.errors import OutputError
 from hf_imgcls.extras import require
 from hf_imgcls.measure.formulas import count_confusions
 from hf_imgcls.measure.gallery import IMAGE_FOLDER, IMAGE_PREFIX, Gallery, build_gallery
-from hf_imgcls.measure.predictions import unique_names
+from hf_imgcls.measure.multilabel_gallery import build_label_gallery
+from hf_imgcls.measure.multilabel_table import MultiLabelTable, Table
+from hf_imgcls.measure.predictions import PredictionTable, unique_names
 from hf_imgcls.records import Estimate, ReportRecord
 
 if TYPE_CHECKING:
     from hf_imgcls.measure.drawing import Chart, Theme
-    from hf_imgcls.measure.predictions import PredictionTable
 
 REPORT_FOLDER = "report"
 REPORT_FILE = "report.json"
 PAGE_FILE = "report.html"
 CHART_FILES = tuple(
-    f"{name}.png" for name in ("reliability", "confusion", "classes", "imbalance", "risk_coverage", "slices")
+    f"{name}.png"
+    for name in ("reliability", "confusion", "mistakes", "classes", "imbalance", "risk_coverage", "slices")
 )
 
 
@@ -37,7 +39,7 @@ def write_report(
     record: ReportRecord,
     folder: str | os.PathLike[str],
     *,
-    table: PredictionTable | None = None,
+    table: Table | None = None,
     dataset: Any = None,
     train: Any = None,
     background: str = "white",
@@ -69,7 +71,10 @@ def write_report(
     target = Path(folder) / REPORT_FOLDER
     gallery = Gallery({})
     if record.gallery is None and table is not None:
-        gallery = build_gallery(table, dataset, train, background=background, max_pixels=max_pixels)
+        if isinstance(table, MultiLabelTable):
+            gallery = build_label_gallery(table, dataset, background=background, max_pixels=max_pixels)
+        else:
+            gallery = build_gallery(table, dataset, train, background=background, max_pixels=max_pixels)
         record = dataclasses.replace(record, gallery=gallery.content)
     content = record.to_json()
     files = {f"{name}.png": encode_png(chart) for name, chart in draw_charts(content, table, PRINT).items()}
@@ -105,7 +110,7 @@ def read_report(folder: str | os.PathLike[str]) -> ReportRecord:
     return record
 
 
-def draw_charts(content: dict[str, Any], table: PredictionTable | None, theme: Theme) -> dict[str, Chart]:
+def draw_charts(content: dict[str, Any], table: Table | None, theme: Theme) -> dict[str, Chart]:
     """The charts that the record has numbers for.
 
     Args:
@@ -115,7 +120,8 @@ def draw_charts(content: dict[str, Any], table: PredictionTable | None, theme: T
         theme: `PRINT` or `PAGE`.
 
     Returns:
-        Name -> chart: ``reliability``, ``confusion``, ``classes``, ``imbalance``, ``risk_coverage`` and ``slices``.
+        Name -> chart: ``reliability``, ``confusion`` (where an image may have several labels: ``mistakes``),
+        ``classes``, ``imbalance``, ``risk_coverage`` and ``slices``.
     """
     from hf_imgcls.measure import plots, row_plots
     from hf_imgcls.measure.drawing import MAX_MATRIX_CLASSES
@@ -123,8 +129,11 @@ def draw_charts(content: dict[str, Any], table: PredictionTable | None, theme: T
     labels = unique_names(content["labels"])
     charts = {}
     if any(item["n"] for item in content["calibration"].get("bins") or ()):
-        charts["reliability"] = plots.draw_reliability(content["calibration"]["bins"], theme)
-    if table is not None and len(labels) <= MAX_MATRIX_CLASSES:
+        several = content["multi_label"] is not None
+        charts["reliability"] = plots.draw_reliability(content["calibration"]["bins"], theme, of_labels=several)
+    if (content["multi_label"] or {}).get("mistakes"):
+        charts["mistakes"] = row_plots.draw_label_mistakes(content["multi_label"]["mistakes"], labels, theme)
+    if isinstance(table, PredictionTable) and len(labels) <= MAX_MATRIX_CLASSES:
         counts = count_confusions(table.label, table.prediction, len(labels))
         charts["confusion"] = plots.draw_confusion_matrix(counts, labels, theme)
     elif content["confused_pairs"]:

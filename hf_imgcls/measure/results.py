@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_imgcls.measure.metrics import METRIC_NAMES
+from hf_imgcls.measure.multilabel_formulas import MULTI_LABEL_METRIC_NAMES
 from hf_imgcls.records import write_json
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def flatten_score(score: Score) -> dict[str, Any]:
 
 
 def write_results(folder: str | Path, score: Score) -> dict[str, Any]:
-    """Write ``<prefix>_results.json`` and the confusion matrix, and merge the numbers into ``all_results.json``.
+    """Write ``<prefix>_results.json`` and, of single labels, the confusion matrix, and merge the numbers into ``all_results.json``.
 
     Args:
         folder: The run's folder; made if needed.
@@ -45,19 +46,22 @@ def write_results(folder: str | Path, score: Score) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     prefix, content = RESULT_PREFIXES[score.split], flatten_score(score)
     write_json(folder / f"{prefix}_results.json", content)
-    write_json(
-        folder / (CONFUSION_MATRIX_FILE if score.split == "test" else f"{prefix}_{CONFUSION_MATRIX_FILE}"),
-        {
-            "split": score.split,
-            "labels": score.labels,
-            "rows": "references",
-            "columns": "predictions",
-            "counts": score.confusion_matrix.tolist(),
-        },
-    )
+    matrix = folder / (CONFUSION_MATRIX_FILE if score.split == "test" else f"{prefix}_{CONFUSION_MATRIX_FILE}")
+    matrix.unlink(missing_ok=True)
+    if score.confusion_matrix is not None:
+        write_json(
+            matrix,
+            {
+                "split": score.split,
+                "labels": score.labels,
+                "rows": "references",
+                "columns": "predictions",
+                "counts": score.confusion_matrix.tolist(),
+            },
+        )
     all_results = folder / ALL_RESULTS_FILE
     earlier = json.loads(all_results.read_text(encoding="utf-8")) if all_results.exists() else {}
     # What an earlier scoring of this split said, and this one does not, must not stay behind.
-    own = {f"{prefix}_{name}" for name in (*METRIC_NAMES, "not_measured", "remarks")}
+    own = {f"{prefix}_{name}" for name in (*METRIC_NAMES, *MULTI_LABEL_METRIC_NAMES, "not_measured", "remarks")}
     write_json(all_results, {name: value for name, value in earlier.items() if name not in own} | content)
     return content

@@ -84,12 +84,62 @@ def draw_slices(slices: Sequence[dict[str, Any]], theme: Theme) -> Chart:
         estimates = [{"value": item["gap"], "low": item["gap_low"], "high": item["gap_high"]} for item in rows]
         shapes = [styles.get(item["verdict"], ("s", theme.muted)) for item in rows]
         _draw_rows(axes, texts, estimates, theme, [f"{item['n']:,}" for item in rows], shapes)
-        axes.set_xlabel("accuracy of the group less that of all others")
+        name = rows[0]["metric"].replace("_", " ")
+        axes.set_xlabel(f"{name} of the group less that of all others")
         set_title(figure, "Groups of images (n: their images)\ncircle: worse; triangle: better; square: cannot be told")
     return Chart(
         figure,
-        f"Accuracy gaps of {len(rows)} groups with intervals; "
+        f"{name.capitalize()} gaps of {len(rows)} groups with intervals; "
         f"{sum(item['verdict'] == 'worse' for item in rows)} are worse than the rest.",
+    )
+
+
+def draw_label_mistakes(mistakes: Sequence[dict[str, Any]], labels: Sequence[str], theme: Theme) -> Chart:
+    """How often each class is missed where it is, and invented where it is not: the first `MAX_ROWS` of ``mistakes``.
+
+    Args:
+        mistakes: ``multi_label["mistakes"]``, the most mistakes first.
+        labels: Class names by id.
+        theme: Where the chart goes.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    rows = mistakes[:MAX_ROWS]
+    names = ClassNames(labels, theme)
+    with styled(theme):
+        figure = make_figure(1.2 + 1.6 * ROW_IN * len(rows))
+        axes = figure.subplots()
+        most = max(max(row["missed"], row["invented"]) for row in rows) or 1
+        for place, row in enumerate(rows):
+            for kind, sign, colour in (("missed", -1, theme.second), ("invented", 1, theme.first)):
+                axes.barh(place, sign * row[kind], height=0.6, color=colour, alpha=0.85)
+                share = "" if row[f"{kind}_share"] is None else f" ({100 * row[f'{kind}_share']:.1f} %)"
+                axes.annotate(
+                    f"{row[kind]:,}{share}",
+                    (sign * row[kind], place),
+                    textcoords="offset points",
+                    xytext=(3 * sign, 0),
+                    ha="left" if sign > 0 else "right",
+                    va="center",
+                    fontsize=8,
+                )
+        axes.axvline(0, color=theme.muted, linewidth=1)
+        axes.set_yticks(range(len(rows)), [names[row["label"]] for row in rows])
+        axes.set(ylim=(len(rows) - 0.4, -0.6), xlim=(-1.6 * most, 1.6 * most), xlabel="images")
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{abs(value):,.0f}")
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", length=0)
+        set_title(
+            figure,
+            "Left: missed (share of the images that have the class)\n"
+            "right: invented (share of the images that have it not)",
+        )
+    first = rows[0]
+    return Chart(
+        figure,
+        f"Missed and invented labels of {len(rows)} classes. First: {shorten_name(first['label'])}, missed in "
+        f"{first['missed']:,} images and invented in {first['invented']:,}.",
     )
 
 

@@ -9,18 +9,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from accelerate import PartialState
 from torch.utils.data import IterableDataset
 
 from hf_imgcls.data.decode import decode_image
-from hf_imgcls.measure.calibration import fit_temperature, fold_temperature, read_log_scores
+from hf_imgcls.errors import ArgumentError, DataError
+from hf_imgcls.measure.calibration import (
+    fit_sigmoid_temperature,
+    fit_temperature,
+    fold_temperature,
+    read_log_scores,
+    read_logits,
+)
 from hf_imgcls.measure.gallery import find_rows
-from hf_imgcls.measure.goals import describe_judgement, judge, parse_goals
+from hf_imgcls.measure.goals import check_goals, describe_judgement, judge, parse_goals
 from hf_imgcls.measure.image_statistics import measure_images
+from hf_imgcls.measure.multilabel_summary import summarise_label_sets
+from hf_imgcls.measure.multilabel_table import MultiLabelTable, Table, load_table
+from hf_imgcls.measure.multilabel_thresholds import tune_thresholds
 from hf_imgcls.measure.predictions import PREDICTIONS_FILE, PredictionTable
 from hf_imgcls.measure.report import REPORT_FOLDER, write_report
 from hf_imgcls.measure.score import load_classifier, score_folder
 from hf_imgcls.measure.slices import build_slices, check_columns, relate_support_to_recall
 from hf_imgcls.measure.summary import summarise
+from hf_imgcls.records import THRESHOLDS_KEY
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -38,6 +50,25 @@ def wants_report(args: MeasureArguments) -> bool:
     if args.report == "auto":
         return bool(args.goals) or all(find_spec(name) for name in ("matplotlib", "jinja2"))
     return args.report == "true"
+
+
+def check_measuring(args: MeasureArguments, dataset: ImageDataset) -> None:
+    """Refuse what the data's kind of labels has no answer to, before anything is trained.
+
+    Raises:
+        ArgumentError: A goal is about another kind of labels, or explanations are asked for with several per image.
+    """
+    check_goals(parse_goals(args.goals or []), multi_label=dataset.is_multi_label)
+    _check_explanations(args, dataset.is_multi_label)
+
+
+def _check_explanations(args: MeasureArguments, multi_label: bool) -> None:
+    if multi_label and args.explain_samples:
+        raise ArgumentError(
+            "explain_samples with several labels per image",
+            "one label per image: heat maps explain the first answer",
+            "leave out --explain_samples",
+        )
 
 
 def report_score(
@@ -71,8 +102,8 @@ def report_score(
 
 
 def report_table(
-    table: PredictionTable,
-    validation: PredictionTable | None,
+    table: Table,
+    validation: Table | None,
     dataset: ImageDataset | None,
     args: Arguments,
     folder: Path,
@@ -91,7 +122,8 @@ def report_table(
     """
     measure = args.measure
     goals = parse_goals(measure.goals or [])
-    record = summarise(table, seed=args.data.split_seed, validation=validation)
+    check_goals(goals, multi_label=isinstance(table, MultiLabelTable))
+    record = _summarise(table, validation, args.data.split_seed)
     split = dataset.splits.get(table.split) if dataset is not None else None
     train = dataset.splits.get("train") if dataset is not None else None
     split, train = (None if isinstance(rows, IterableDataset) else rows for rows in (split, train))
@@ -109,7 +141,7 @@ def report_table(
         image = decode_image(split[0]["image"], background=args.data.alpha_background)
         revision = table.source.get("model_revision")
         record.latency = measure_latency(table.source["model"], image, model_revision=revision)
-    if split is not None and measure.explain_samples:
+    if split is not None and measure.explain_samples and isinstance(table, PredictionTable):
         record.explanations = _explain_mistakes(table, split, args.data, measure.explain_samples, folder)
     record.goals = [judge(goal, record) for goal in goals]
     write_report(
@@ -118,6 +150,18 @@ def report_table(
     )  # fmt: skip
     _print_report(record, folder)
     return record.goals
+
+
+def _summarise(table: Table, validation: Table | None, seed: int) -> ReportRecord:
+    if isinstance(table, PredictionTable) and isinstance(validation, PredictionTable | None):
+        return summarise(table, seed=seed, validation=validation)
+    if isinstance(table, MultiLabelTable) and isinstance(validation, MultiLabelTable | None):
+        return summarise_label_sets(table, seed=seed, validation=validation)
+    raise DataError(
+        f"the {table.split} and the validation table are about different kinds of labels",
+        "two tables of one model",
+        "measure both splits with the same model and data",
+    )
 
 
 def calibrate_saved_model(
@@ -141,10 +185,22 @@ def calibrate_saved_model(
         ModelError: The head cannot be divided.
     """
     table = _score_validation(folder, dataset, args, training_args).table
-    if table is None:
-        return None
-    from hf_imgcls.errors import DataError
+    temperature = None
+    if table is not None:
+        temperature = _fit_table(table)
+        model, _ = load_classifier(folder, args.data)
+        fold_temperature(model, temperature)
+        model.save_pretrained(folder)
+        logger.info(
+            "Temperature %.3f, fitted on %d validation examples, is in the saved head.", temperature, len(table)
+        )
+    PartialState().wait_for_everyone()  # nobody is to read the old weights
+    return temperature
 
+
+def _fit_table(table: Table) -> float:
+    if isinstance(table, MultiLabelTable):
+        return fit_sigmoid_temperature(read_logits(table.scores), table.targets)
     scores = read_log_scores(table)
     if scores is None:
         raise DataError(
@@ -152,12 +208,36 @@ def calibrate_saved_model(
             "at most 1,000 classes, whose scores are all kept",
             "leave out --calibrate",
         )
-    temperature = fit_temperature(scores, table.label)
-    model, _ = load_classifier(folder, args.data)
-    fold_temperature(model, temperature)
-    model.save_pretrained(folder)
-    logger.info("Temperature %.3f, fitted on %d validation examples, is in the saved head.", temperature, len(table))
-    return temperature
+    return fit_temperature(scores, table.label)
+
+
+def set_saved_thresholds(
+    folder: Path, dataset: ImageDataset, args: Arguments, training_args: TrainingArguments
+) -> None:
+    """Choose on the validation split from which score on an image has a label, and write it into config.json.
+
+    After `calibrate_saved_model`, which moves the scores. Called on every process.
+
+    Args:
+        folder: The saved model.
+        dataset: Has the validation split, whose images may have several labels.
+        args: How images are decoded.
+        training_args: Batch size and loader processes.
+    """
+    from transformers import AutoConfig
+
+    table = _score_validation(folder, dataset, args, training_args).table
+    if isinstance(table, MultiLabelTable):
+        choice = tune_thresholds(table.scores, table.targets)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=args.data.trust_remote_code)
+        setattr(config, THRESHOLDS_KEY, choice.thresholds.tolist())
+        config.save_pretrained(folder)
+        logger.info(
+            "Thresholds for the highest F1 on %d validation examples are in config.json (%s): %d of %d classes, the "
+            "others have too few examples and keep 0.5.",
+            len(table), THRESHOLDS_KEY, int(choice.is_tuned.sum()), len(table.labels),
+        )  # fmt: skip
+    PartialState().wait_for_everyone()
 
 
 def _score_validation(
@@ -203,9 +283,11 @@ def _explain_mistakes(
 
 
 def _print_report(record: ReportRecord, folder: Path) -> None:
-    accuracy = record.metrics["accuracy"]
-    if accuracy.low is not None and accuracy.high is not None:
-        print(f"  accuracy is {accuracy.low:.4f} to {accuracy.high:.4f} ({record.confidence_level:.0%} interval)")
+    name = "accuracy" if "accuracy" in record.metrics else "mean_average_precision"
+    first = record.metrics[name]
+    if first.low is not None and first.high is not None:
+        shown = name.replace("_", " ")
+        print(f"  {shown} is {first.low:.4f} to {first.high:.4f} ({record.confidence_level:.0%} interval)")
     worse = [entry for entry in record.slices if entry["verdict"] == "worse"]
     for entry in worse[:3]:
         group, share = f"{entry['column']} {entry['group']}", f"{entry['value']:.4f} of {entry['n']}"
@@ -215,7 +297,7 @@ def _print_report(record: ReportRecord, folder: Path) -> None:
     print(f"  report                {folder / REPORT_FOLDER / 'report.html'}")
 
 
-def find_tables(path: str | Path, split: str) -> tuple[PredictionTable, PredictionTable | None]:
+def find_tables(path: str | Path, split: str) -> tuple[Table, Table | None]:
     """Read a prediction table and the validation table beside it.
 
     Args:
@@ -230,9 +312,9 @@ def find_tables(path: str | Path, split: str) -> tuple[PredictionTable, Predicti
     """
     path = Path(path)
     file = path / PREDICTIONS_FILE.format(split=split) if path.is_dir() else path
-    table = PredictionTable.load(file)
+    table = load_table(file)
     beside = file.with_name(PREDICTIONS_FILE.format(split="validation"))
-    other = PredictionTable.load(beside) if table.split != "validation" and beside.exists() else None
+    other = load_table(beside) if table.split != "validation" and beside.exists() else None
     return table, other
 
 
@@ -248,10 +330,10 @@ def compare_runs(paths: Sequence[str], split: str, folder: Path, seed: int) -> N
     Raises:
         DataError: A table is missing, or the two are about other data.
     """
-    from hf_imgcls.measure.compare import COMPARISON_FILE, compare_tables, describe_comparison
+    from hf_imgcls.measure.compare import COMPARISON_FILE, SHOWN_METRICS, compare_tables, describe_comparison
 
     a, b = (find_tables(path, split)[0] for path in paths)
-    record = compare_tables(a, b, metrics=("accuracy", "macro_f1", "log_loss"), seed=seed)
+    record = compare_tables(a, b, metrics=None if isinstance(a, MultiLabelTable) else SHOWN_METRICS, seed=seed)
     folder.mkdir(parents=True, exist_ok=True)
     record.save(folder / COMPARISON_FILE)
     print(describe_comparison(record))

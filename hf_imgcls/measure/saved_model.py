@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from accelerate import PartialState
 
 from hf_imgcls.fit.weights import find_commit
+from hf_imgcls.measure.multilabel_table import MultiLabelTable
 from hf_imgcls.measure.parity import PARITY_FILE, check_parity
 from hf_imgcls.measure.predictions import PREDICTIONS_FILE
 from hf_imgcls.measure.results import write_results
@@ -66,6 +67,7 @@ def measure_saved_model(
         score.labels,
         args.data,
         revision=find_commit(model, args.data, args.fit.model_revision),
+        thresholds=score.table.thresholds if isinstance(score.table, MultiLabelTable) else None,
         max_samples=args.measure.max_parity_samples,
         seed=args.data.split_seed,
         batch_size=training_args.per_device_eval_batch_size,

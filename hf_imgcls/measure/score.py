@@ -18,18 +18,21 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch.utils.data import IterableDataset
 
 from hf_imgcls.compat import load_image_processor
 from hf_imgcls.errors import DataError, ModelError
 from hf_imgcls.fit.weights import find_commit, pin_source
-from hf_imgcls.measure.calibration import TEMPERATURE_KEY
 from hf_imgcls.measure.columns import read_columns
 from hf_imgcls.measure.formulas import Measured, measure_roc_auc
 from hf_imgcls.measure.metrics import ClassificationAccumulator, ExampleTable
+from hf_imgcls.measure.multilabel_metrics import MultiLabelAccumulator, MultiLabelExamples
+from hf_imgcls.measure.multilabel_table import MultiLabelTable, Table
 from hf_imgcls.measure.predictions import NOT_EVERY_SCORE, PredictionTable
 from hf_imgcls.measure.top_scores import TopScores
+from hf_imgcls.records import MULTI_LABEL, SINGLE_LABEL, TEMPERATURE_KEY, THRESHOLDS_KEY
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
 
     from hf_imgcls.arguments import DataArguments
     from hf_imgcls.data.load import ImageDataset
-    from hf_imgcls.measure.formulas import IntArray
+    from hf_imgcls.measure.formulas import FloatArray, IntArray
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +58,10 @@ class Score:
         reasons: Metric -> why it is ``None``.
         remarks: Metric -> what its value leaves out.
         notes: How model and data were brought together, one sentence each.
-        confusion_matrix: (K, K) int64, rows are references and columns are predictions.
-        examples: Label, prediction and probability of each example, ordered by sample_index.
+        confusion_matrix: (K, K) int64, rows are references and columns are predictions; None where an image may have
+            several labels.
+        examples: Label, prediction and probability of each example, ordered by sample_index; with several labels per
+            image its labels and scores.
         table: What a report is made from, the scores of each example included; on the main process only.
     """
 
@@ -66,9 +71,9 @@ class Score:
     reasons: dict[str, str]
     remarks: dict[str, str]
     notes: list[str]
-    confusion_matrix: IntArray
-    examples: ExampleTable
-    table: PredictionTable | None = None
+    confusion_matrix: IntArray | None
+    examples: ExampleTable | MultiLabelExamples
+    table: Table | None = None
 
 
 def score_folder(
@@ -115,8 +120,10 @@ def score_folder(
             "name another split, or say which split it is with --test_split_name or --test_dir",
         )
     model, processor = load_classifier(model_name_or_path, data, revision=model_revision)
+    several = dataset.is_multi_label
+    check_problem_type(model_name_or_path, model.config, several)
     model_labels = [str(model.config.id2label[index]) for index in range(model.config.num_labels)]
-    columns, labels, note = align_labels(model_labels, dataset.labels)
+    columns, labels, note = align_labels(model_labels, dataset.labels, keep_others=not several)
     notes = [note] if note else []
     for text in notes:
         logger.warning("%s", text)
@@ -127,7 +134,8 @@ def score_folder(
     plan = attach_transforms(rows, processor, data, seed=0)
     # A stream's length is what this process gets of it.
     num_examples = plan.test.num_examples if isinstance(plan.test, IterableDataset) else len(plan.test)
-    recorder = _Recorder(len(labels))
+    thresholds = read_thresholds(model_name_or_path, model.config, columns)
+    recorder: Any = MultiLabelAccumulator(len(labels), thresholds) if several else _Recorder(len(labels))
 
     device_type = state.device.type
     autocast: Callable[[], Any] = contextlib.nullcontext
@@ -145,21 +153,25 @@ def score_folder(
     )
     seconds = time.perf_counter() - start
 
-    accumulator = recorder.accumulator
+    accumulator = recorder if several else recorder.accumulator
     metrics = accumulator.compute()
     examples = accumulator.collect_examples()
     if len(examples) != num_examples:
         raise RuntimeError(f"{len(examples)} of {num_examples} examples were counted")
-    table = None
-    if (top := recorder.top.collect(examples.sample_index, state)) is not None:
-        files, metadata = read_columns(dataset.splits[split], examples.sample_index)
-        commit = find_commit(model_name_or_path, data, model_revision)
-        source = _describe_source(model_name_or_path, commit, model.config, dataset, split)
-        table = PredictionTable.from_examples(
-            examples, *top, split=split, labels=labels, files=files, metadata=metadata, source=source
-        )
+    commit = find_commit(model_name_or_path, data, model_revision)
+    source = _describe_source(model_name_or_path, commit, model.config, dataset, split)
+    about: dict[str, Any] = {"split": split, "labels": labels, "source": source}
+    table: Table | None = None
     metrics = {"loss": metrics["log_loss"], **metrics}
-    metrics["roc_auc"] = _add_roc_auc(table, accumulator, state)
+    if several:
+        if state.is_main_process:
+            about["files"], about["metadata"] = read_columns(dataset.splits[split], examples.sample_index)
+            table = MultiLabelTable.from_examples(examples, thresholds=accumulator.thresholds, **about)
+    else:
+        if (top := recorder.top.collect(examples.sample_index, state)) is not None:
+            about["files"], about["metadata"] = read_columns(dataset.splits[split], examples.sample_index)
+            table = PredictionTable.from_examples(examples, *top, **about)
+        metrics["roc_auc"] = _add_roc_auc(table, accumulator, state)
     metrics |= {"runtime": round(seconds, 4), "samples_per_second": round(len(examples) / seconds, 3)}
     return Score(
         split=split,
@@ -168,7 +180,7 @@ def score_folder(
         reasons=accumulator.reasons,
         remarks=accumulator.remarks,
         notes=notes,
-        confusion_matrix=accumulator.confusion_matrix,
+        confusion_matrix=None if several else accumulator.confusion_matrix,
         examples=examples,
         table=table,
     )
@@ -229,8 +241,16 @@ def _describe_source(
         "data_revision": record.revision,
         "fingerprint": record.splits[split].fingerprint if split in record.splits else None,
         "temperature": getattr(config, TEMPERATURE_KEY, 1.0),
+        **_describe_thresholds(config),
         "hf_imgcls": version("hf_imgcls"),
     }
+
+
+def _describe_thresholds(config: PretrainedConfig) -> dict[str, str]:
+    if config.problem_type != MULTI_LABEL:
+        return {}
+    has_own = getattr(config, THRESHOLDS_KEY, None) is not None
+    return {"thresholds_from": f"{THRESHOLDS_KEY} in the model's config" if has_own else "0.5 for every class"}
 
 
 def load_classifier(
@@ -272,15 +292,61 @@ def load_classifier(
     return model.eval(), load_image_processor(str(name_or_path), **source)
 
 
-def align_labels(model_labels: list[str], dataset_labels: list[str]) -> tuple[list[int] | None, list[str], str | None]:
+def check_problem_type(name: str | Path, config: PretrainedConfig, multi_label: bool) -> None:
+    """Refuse a model whose scores mean something else than the data's labels.
+
+    Raises:
+        ModelError: One is about several labels per image and the other about one.
+    """
+    if (config.problem_type == MULTI_LABEL) == multi_label:
+        return
+    kinds = ("one label", "several labels")
+    fix = "score a model that was trained on such data" + (
+        "" if multi_label else "; a column of texts with several labels needs --label_separator"
+    )
+    raise ModelError(
+        f"{str(name)!r} gives an image {kinds[not multi_label]} (problem_type {config.problem_type!r} in its "
+        f"config.json), the data {kinds[multi_label]}",
+        f"problem_type {MULTI_LABEL if multi_label else SINGLE_LABEL!r}",
+        fix,
+    )
+
+
+def read_thresholds(name: str | Path, config: PretrainedConfig, columns: list[int] | None) -> FloatArray | None:
+    """The model's own thresholds, in the order of the classes that are scored; None where it has none.
+
+    Raises:
+        ModelError: They are no list of a number for each class.
+    """
+    values = getattr(config, THRESHOLDS_KEY, None)
+    if values is None or config.problem_type != MULTI_LABEL:
+        return None
+    try:
+        thresholds = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        thresholds = np.zeros(0)
+    if thresholds.shape != (config.num_labels,) or not ((thresholds >= 0) & (thresholds <= 1)).all():
+        raise ModelError(
+            f"{THRESHOLDS_KEY} in the config.json of {str(name)!r} is {values!r}",
+            f"{config.num_labels} numbers from 0 to 1, one for each class",
+            "correct it, or remove it: then 0.5 holds for all classes",
+        )
+    return thresholds if columns is None else thresholds[columns]
+
+
+def align_labels(
+    model_labels: list[str], dataset_labels: list[str], *, keep_others: bool = True
+) -> tuple[list[int] | None, list[str], str | None]:
     """Which logit belongs to which class, by name.
 
     Classes that only the model knows stay in the game: a consumer of the model can get them as an answer, so scoring
-    without them would flatter it.
+    without them would flatter it. Where an image may have several labels, an answer about a class that the dataset
+    knows nothing of is neither right nor wrong, and they are left out.
 
     Args:
         model_labels: The model's class names by logit.
         dataset_labels: The dataset's class names by class id.
+        keep_others: Whether classes that only the model knows stay.
 
     Returns:
         The logits in the order of the names that come second, or ``None`` when they are in it already; the dataset's
@@ -312,6 +378,10 @@ def align_labels(model_labels: list[str], dataset_labels: list[str]) -> tuple[li
         note = "The model has the dataset's classes in another order: its logits were matched by name."
         return columns, dataset_labels, note
     others = [index for index, name in enumerate(model_labels) if name not in in_dataset]
+    if not keep_others:
+        known = _shorten([model_labels[index] for index in others], 3)
+        note = f"The model knows {len(others)} classes that the dataset lacks ({known}): they are not scored."
+        return columns, dataset_labels, note
     names = [model_labels[index] for index in others]
     note = (
         f"The model knows {len(others)} classes that the dataset lacks ({_shorten(names, 3)}): it can answer with "

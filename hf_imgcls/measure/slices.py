@@ -24,11 +24,11 @@ from hf_imgcls.measure.differences import (
     estimate_stratified_difference,
     run_fisher_test,
 )
-from hf_imgcls.measure.formulas import FloatArray, IntArray, count_classes
+from hf_imgcls.measure.formulas import FloatArray, IntArray
 from hf_imgcls.measure.intervals import wilson
 
 if TYPE_CHECKING:
-    from hf_imgcls.measure.predictions import PredictionTable
+    from hf_imgcls.measure.multilabel_table import Table
 
 # Below it the interval of an accuracy near 0.9 is wider than 0.2.
 MIN_SAMPLES = 30
@@ -36,7 +36,7 @@ NUM_BINS = 4
 _MAX_VALUES = 50  # of a column of texts; the rest is taken together
 _MAX_DISCRETE = 10  # so many different numbers are shown one by one
 _MISSING = "(missing)"
-_EXPLAINED = "its classes may be all that sets it apart: at the same mix of classes no gap can be told"
+_EXPLAINED = "its {0} may be all that sets it apart: at the same mix of {0} no gap can be told"
 _NOT_JUDGED = {
     **dict.fromkeys(("gap", "gap_low", "gap_high", "same_class_gap", "same_class_gap_low", "same_class_gap_high")),
     "p": None,
@@ -59,7 +59,7 @@ class _Column(NamedTuple):
 
 
 def build_slices(
-    table: PredictionTable,
+    table: Table,
     columns: Sequence[str] = (),
     image_statistics: Mapping[str, FloatArray] | None = None,
     *,
@@ -82,11 +82,13 @@ def build_slices(
     Returns:
         One dict for each group, ranked: worse ones first, largest gap first; then better ones; then the others.
 
-        - ``column``, ``group`` (text), ``n``, ``metric`` ("accuracy"), ``value``, ``low``, ``high`` (Wilson);
+        - ``column``, ``group`` (text), ``n``, ``metric`` ("accuracy", or "subset_accuracy" where an image may have
+          several labels), ``value``, ``low``, ``high`` (Wilson);
         - ``rest_n``, ``rest``: the other examples' number and accuracy (None without any);
         - ``gap``, ``gap_low``, ``gap_high``: value - rest (Newcombe), each interval taken alone;
-        - ``same_class_gap``, ``same_class_gap_low``, ``same_class_gap_high``: the gap at the same mix of classes
-          (Mantel-Haenszel): near 0 where the group merely holds harder classes; None where no class is on both sides;
+        - ``same_class_gap``, ``same_class_gap_low``, ``same_class_gap_high``: the gap at the same mix of classes, or of
+          numbers of labels per image (Mantel-Haenszel): near 0 where the group merely holds harder classes; None where
+          no class is on both sides;
         - ``p`` (Fisher), ``p_adjusted`` (Holm, over all groups that are judged);
         - ``verdict``: ``"worse"``, ``"better"``, ``"not distinguishable"`` or ``"too few samples"``. The gaps and p of
           the last are None;
@@ -103,7 +105,10 @@ def build_slices(
     if not grouped:
         return []
     members, right = _count_groups(table, grouped)
-    everyone, everyone_right = count_classes(table.label, table.prediction, len(table.labels))[::2]
+    stratum, num_strata = table.strata
+    everyone, everyone_right = (
+        np.bincount(stratum[chosen], minlength=num_strata) for chosen in (slice(None), table.correct)
+    )
     n, x = members.sum(axis=1), right.sum(axis=1)
     rest_n, rest_x = len(table) - n, everyone_right.sum() - x
     low, high = wilson(x, n, level)
@@ -113,7 +118,7 @@ def build_slices(
             "column": name,
             "group": group,
             "n": int(n[row]),
-            "metric": "accuracy",
+            "metric": table.share_name,
             "value": float(x[row] / n[row]),
             "low": float(low[row]),
             "high": float(high[row]),
@@ -131,11 +136,11 @@ def build_slices(
     p = run_fisher_test(*pair)
     tests = np.stack((p, adjust_by_holm(p)), axis=-1).tolist()
     for row, gap, same_class_gap, test in zip(judged, gaps, same_class_gaps, tests, strict=True):
-        slices[row] |= _judge(gap, same_class_gap, test, level)
+        slices[row] |= _judge(gap, same_class_gap, test, level, _EXPLAINED.format(table.strata_name))
     return sorted(slices, key=_rank)
 
 
-def check_columns(table: PredictionTable, columns: Sequence[str]) -> list[str]:
+def check_columns(table: Table, columns: Sequence[str]) -> list[str]:
     """The columns, each once.
 
     Raises:
@@ -152,9 +157,7 @@ def check_columns(table: PredictionTable, columns: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(columns))
 
 
-def relate_support_to_recall(
-    table: PredictionTable, train_counts: Mapping[str, int], *, seed: int = 0
-) -> dict[str, Any]:
+def relate_support_to_recall(table: Table, train_counts: Mapping[str, int], *, seed: int = 0) -> dict[str, Any]:
     """Ask whether classes with more training examples are recognised better: Spearman's rank correlation.
 
     Args:
@@ -167,8 +170,7 @@ def relate_support_to_recall(
         and ``high`` (Wilson), by ascending ``train``; ``rho`` and ``p`` (two-sided) or None with a ``remark``;
         ``method``: how p was made.
     """
-    n = np.bincount(table.label, minlength=len(table.labels))
-    right = np.bincount(table.label[table.correct], minlength=len(table.labels))
+    n, _, right = table.count_classes()
     known = [k for k, name in enumerate(table.labels) if n[k] > 0 and name in train_counts]
     known.sort(key=lambda k: (train_counts[table.labels[k]], k))
     train = np.array([train_counts[table.labels[k]] for k in known], dtype=np.float64)
@@ -213,19 +215,21 @@ def _permute_ranks(first: FloatArray, second: FloatArray, generator: np.random.G
     return float((1 + reached.sum()) / (1 + _NUM_PERMUTATIONS))
 
 
-def _count_groups(table: PredictionTable, grouped: Sequence[_Column]) -> tuple[IntArray, IntArray]:
-    """(groups of all columns, K) each: examples by class, and the right ones among them."""
-    num_labels = len(table.labels)
+def _count_groups(table: Table, grouped: Sequence[_Column]) -> tuple[IntArray, IntArray]:
+    """(groups of all columns, strata) each: examples by stratum, and the right ones among them."""
+    stratum, num_strata = table.strata
 
     def count(column: _Column, counted: Any) -> IntArray:
-        cells = (column.codes * num_labels + table.label)[counted]
-        return np.bincount(cells, minlength=len(column.groups) * num_labels).reshape(-1, num_labels)
+        cells = (column.codes * num_strata + stratum)[counted]
+        return np.bincount(cells, minlength=len(column.groups) * num_strata).reshape(-1, num_strata)
 
     members = [count(column, slice(None)) for column in grouped]
     return np.concatenate(members), np.concatenate([count(column, table.correct) for column in grouped])
 
 
-def _judge(gap: list[float], same_class_gap: list[float], test: list[float], level: float) -> dict[str, Any]:
+def _judge(
+    gap: list[float], same_class_gap: list[float], test: list[float], level: float, explained: str
+) -> dict[str, Any]:
     """What is known of a group that is judged.
 
     Args:
@@ -233,6 +237,7 @@ def _judge(gap: list[float], same_class_gap: list[float], test: list[float], lev
         same_class_gap: The same at the same mix of classes; NaN where it is not defined.
         test: p and adjusted p.
         level: Of the intervals.
+        explained: What is remarked where that mix may be all there is to the gap.
     """
     judged: dict[str, Any] = dict(zip(("gap", "gap_low", "gap_high", "p", "p_adjusted"), gap + test, strict=True))
     # Test and interval must agree, so that no verdict stands beside an interval that contains 0.
@@ -242,7 +247,7 @@ def _judge(gap: list[float], same_class_gap: list[float], test: list[float], lev
         ends = ("same_class_gap", "same_class_gap_low", "same_class_gap_high")
         judged |= dict(zip(ends, same_class_gap, strict=True))
         if is_certain and same_class_gap[1] <= 0 <= same_class_gap[2]:
-            judged["remark"] = _EXPLAINED
+            judged["remark"] = explained
     return judged
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,9 @@ from hf_imgcls.measure.intervals import DEFAULT_DRAWS, DEFAULT_LEVEL
 from hf_imgcls.measure.predictions import NOT_EVERY_SCORE, PredictionTable, unique_names
 from hf_imgcls.measure.selective import measure_risk_coverage
 from hf_imgcls.records import ReportRecord
+
+if TYPE_CHECKING:
+    from hf_imgcls.measure.multilabel_table import Table
 
 _MAX_PAIRS = 100
 _MAX_PAIR_EXAMPLES = 5
@@ -44,14 +47,8 @@ def summarise(
     Raises:
         DataError: ``validation`` has other classes.
     """
-    if validation is not None and validation.labels != table.labels:
-        raise DataError(
-            f"the {validation.split} table has {len(validation.labels)} classes that are not those of the "
-            f"{table.split} table, or in another order",
-            "two tables of one model",
-            "measure both splits with the same model and data",
-        )
-    reason = _reject_validation(table, validation)
+    check_same_classes(table, validation)
+    reason = reject_validation(table, validation)
     usable = None if reason else validation
     rankings = rank_classes(table, seed, level, draws)
     return ReportRecord(
@@ -105,7 +102,22 @@ def list_confused_pairs(table: PredictionTable) -> list[dict[str, Any]]:
 # ------------------------------------------------------------------------------------------------ calibration
 
 
-def _reject_validation(table: PredictionTable, validation: PredictionTable | None) -> str:
+def check_same_classes(table: Table, validation: Table | None) -> None:
+    """Refuse a validation table of another model.
+
+    Raises:
+        DataError: It has other classes.
+    """
+    if validation is not None and (validation.labels != table.labels or type(validation) is not type(table)):
+        raise DataError(
+            f"the {validation.split} table has {len(validation.labels)} classes that are not those of the "
+            f"{table.split} table, or in another order",
+            "two tables of one model",
+            "measure both splits with the same model and data",
+        )
+
+
+def reject_validation(table: Table, validation: Table | None) -> str:
     """Why nothing can be chosen on a validation table; nothing if it can."""
     if validation is None:
         return "there is no prediction table of a validation split"
@@ -165,12 +177,15 @@ def _compare_temperature(
     }
 
 
+def note_temperature(table: Table) -> list[str]:
+    """Say that a temperature is folded into the model already: one sentence, or none."""
+    if (folded := table.source.get("temperature", 1.0)) == 1.0:
+        return []
+    return [f"The model's scores were calibrated before: a temperature of {folded:.4g} is folded into its head."]
+
+
 def _list_notes(table: PredictionTable, validation: PredictionTable | None) -> list[str]:
-    notes = []
-    if (folded := table.source.get("temperature", 1.0)) != 1.0:
-        notes.append(
-            f"The model's scores were calibrated before: a temperature of {folded:.4g} is folded into its head."
-        )
+    notes = note_temperature(table)
     if not table.is_complete:
         notes.append(f"Some numbers are missing: {NOT_EVERY_SCORE}.")
     if validation is None:

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 
 from hf_imgcls.data.decode import decode_image
@@ -18,35 +19,35 @@ _MAX_SIZE_PX = 512
 
 
 def write_examples(folder: Path, source: RunData) -> list[tuple[str, str]]:
-    """Write the first validation image of each of three classes into ``examples/``.
+    """Write the first validation image of each of three classes (or sets of them) into ``examples/``.
 
     Args:
         folder: The run's folder.
         source: The run's data; a stream, or a dataset without a validation split, has no examples.
 
     Returns:
-        Path inside the folder and class name of each; none where there are no images to show.
+        Path inside the folder and class names of each; none where there are no images to show.
     """
     shutil.rmtree(folder / EXAMPLES_FOLDER, ignore_errors=True)
     split: Any = source.dataset.splits.get("validation") if source.dataset is not None else None
     if source.dataset is None or source.data is None or not isinstance(split, Dataset):
         return []
-    rows: dict[int, dict[str, Any]] = {}
+    rows: dict[tuple[int, ...], dict[str, Any]] = {}
     for number in range(min(len(split), _NUM_LOOKED_AT)):
         row = split[number]
-        rows.setdefault(int(row["label"]), row)
+        rows.setdefault(tuple(np.atleast_1d(row["label"]).astype(int).tolist()), row)
         if len(rows) == _NUM_EXAMPLES:
             break
     (folder / EXAMPLES_FOLDER).mkdir()
     examples = []
-    for number, (label, row) in enumerate(rows.items(), 1):
+    for number, (classes, row) in enumerate(rows.items(), 1):
         image = decode_image(
             row["image"], background=source.data.alpha_background, max_pixels=source.data.max_image_pixels
         )
         image.thumbnail((_MAX_SIZE_PX, _MAX_SIZE_PX))
         name = f"{EXAMPLES_FOLDER}/{number}.{'png' if max(image.size) <= 64 else 'jpg'}"
         image.save(folder / name, quality=90)
-        examples.append((name, source.dataset.labels[label]))
+        examples.append((name, ", ".join(source.dataset.labels[index] for index in classes) or "none of the classes"))
     return examples
 
 

@@ -83,9 +83,9 @@ def verify_revision(repo_id: str, revision: str, folder: Path, source: RunData) 
     Raises:
         ParityError: The published model answers differently, or cannot be loaded.
     """
-    from hf_imgcls.measure.metrics import ExampleTable
+    from hf_imgcls.measure.multilabel_table import MultiLabelTable, load_table
     from hf_imgcls.measure.parity import check_parity
-    from hf_imgcls.measure.predictions import PREDICTIONS_FILE, PredictionTable
+    from hf_imgcls.measure.predictions import PREDICTIONS_FILE
 
     if source.dataset is None or source.data is None:
         return source.reason
@@ -96,14 +96,12 @@ def verify_revision(repo_id: str, revision: str, folder: Path, source: RunData) 
         return f"the data has no {split} split any more"
     if differences := compare_data(folder, source.dataset.record, split):
         return "the data is not what the run was measured on. " + " ".join(differences)
-    table = PredictionTable.load(folder / PREDICTIONS_FILE.format(split=split))
-    examples = ExampleTable(
-        table.sample_index, table.label, table.prediction, table.confidence, table.log_loss, table.reference_rank, None
-    )
+    table = load_table(folder / PREDICTIONS_FILE.format(split=split))
+    thresholds = table.thresholds if isinstance(table, MultiLabelTable) else None
     with tempfile.TemporaryDirectory(prefix="hf_imgcls_consumer_") as place:
         return check_parity(
-            f"{repo_id} at {revision[:10]}", source.dataset.splits[split], examples, table.labels, source.data,
-            max_samples=MAX_VERIFIED, batch_size=_BATCH_SIZE, consumer=Stranger(repo_id, revision, Path(place)),
+            f"{repo_id} at {revision[:10]}", source.dataset.splits[split], table.examples, table.labels, source.data,
+            thresholds=thresholds, max_samples=MAX_VERIFIED, batch_size=_BATCH_SIZE, consumer=Stranger(repo_id, revision, Path(place)),
         )  # fmt: skip
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from numbered_images import decode_value, make_dataset
 
-from hf_imgcls.data.labels import find_image_column, find_label_column, natural_key
+from hf_imgcls.data.label_columns import find_image_column, find_label_column
+from hf_imgcls.data.labels import natural_key
 from hf_imgcls.errors import DataError
 from hf_imgcls.records import DataRecord
 
@@ -396,7 +397,7 @@ def features(**columns):
     kinds = {
         "image": datasets.Image(), "class": datasets.ClassLabel(names=["a"]), 
         "string": datasets.Value("string"), "int": datasets.Value("int64"), "binary": datasets.Value("binary"),
-        "list": datasets.List(datasets.Value("int64")),
+        "list": datasets.List(datasets.Value("binary")),
     }  # fmt: skip
     return datasets.Features({name: kinds[kind] for name, kind in columns.items()})
 
@@ -429,7 +430,7 @@ def test_columns_are_inferred(columns, expected):
         ({"img": "image", "y": "class"}, (None, "label"), "'label'(.|\n)*img, y"),
         ({"img": "image", "y": "class"}, (None, "img"), "'img' holds a Image"),
         ({"img": "image", "y": "class"}, ("y", None), "'y' holds a ClassLabel"),
-        ({"img": "image", "y": "list"}, (None, "y"), "'y' holds a List"),
+        ({"img": "image", "y": "list"}, (None, "y"), "'y' holds binary values"),
     ],
 )
 def test_columns_that_cannot_be_inferred_are_listed(columns, requested, message):

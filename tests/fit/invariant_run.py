@@ -9,35 +9,55 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+from datasets import ClassLabel, Sequence
 from safetensors.torch import save_file
 from tiny_models import TINY_CONFIGS
 
 from hf_imgcls.arguments import DataArguments, FitArguments
 from hf_imgcls.compat import build_training_arguments
-from hf_imgcls.data.load import load_image_dataset
+from hf_imgcls.data.load import ImageDataset, load_image_dataset
 from hf_imgcls.data.transforms import attach_transforms
 from hf_imgcls.fit.adapt import adapt_model
 from hf_imgcls.fit.model import build_model
 from hf_imgcls.fit.trainer import ImageClassificationTrainer
 from hf_imgcls.measure.metrics import ClassificationAccumulator
+from hf_imgcls.measure.multilabel_metrics import MultiLabelAccumulator
+from hf_imgcls.records import MULTI_LABEL
 
-FAMILIES = ("vit", "convnext", "resnet", "beit")
+# The last one is a ViT for several labels per image.
+FAMILIES = ("vit", "convnext", "resnet", "beit", "multi_label")
+
+
+def give_several_labels(dataset: ImageDataset) -> ImageDataset:
+    """The same digits, each labelled with itself, with "odd" if it is, and with nothing if it is 0."""
+    names = [*dataset.labels, "odd"]
+    splits = {}
+    for role, split in dataset.splits.items():
+        sets = [([digit, 10] if digit % 2 else [digit]) if digit else [] for digit in split["label"]]
+        splits[role] = split.remove_columns("label").add_column(
+            "label", sets, feature=Sequence(ClassLabel(names=names))
+        )
+    return ImageDataset(splits, names, replace(dataset.record, problem_type=MULTI_LABEL))
 
 
 def main(out: Path, batch_size: int, accumulation: int) -> None:
     data = DataArguments(dataset_name="digits", image_size=32, max_train_samples=160, max_eval_samples=61)
-    dataset = load_image_dataset(data)
+    digits = load_image_dataset(data)
     metrics = {}
     for family in FAMILIES:
         torch.manual_seed(0)
-        fit = FitArguments(model_type=family, model_config=TINY_CONFIGS[family])
-        model, processor = build_model(fit, data, dataset.labels)
+        several = family == "multi_label"
+        dataset = give_several_labels(digits) if several else digits
+        kind = "vit" if several else family
+        fit = FitArguments(model_type=kind, model_config=TINY_CONFIGS[kind])
+        model, processor = build_model(fit, data, dataset.labels, multi_label=several)
         for module in model.modules():
             # Statistics of 8 images are not those of 16: a net with BatchNorm can only be equal with it frozen.
             if isinstance(module, torch.nn.BatchNorm2d):
@@ -70,7 +90,9 @@ def main(out: Path, batch_size: int, accumulation: int) -> None:
             eval_dataset=batches.validation,
             train_device_transform=batches.train_device_transform,
             eval_device_transform=batches.eval_device_transform,
-            new_accumulator=partial(ClassificationAccumulator, len(dataset.labels)),
+            new_accumulator=partial(
+                MultiLabelAccumulator if several else ClassificationAccumulator, len(dataset.labels)
+            ),
             set_epoch=batches.set_epoch,
         )
         trainer.train()
