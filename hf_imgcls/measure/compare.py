@@ -327,7 +327,11 @@ def _join_tables(a: Table, b: Table) -> tuple[list[str], Any, Any, list[str]]:
     if isinstance(a, MultiLabelTable) and isinstance(b, MultiLabelTable):
         first, second = join_label_tables(a, b, rows_a, rows_b, labels, ids)
         other = np.flatnonzero((first.targets != second.targets).any(axis=1))
-        shown = [", ".join(labels[k] for k in np.flatnonzero(part.targets[row])) for row in other[:1] for part in (first, second)]
+        shown = [
+            ", ".join(labels[k] for k in np.flatnonzero(part.targets[row]))
+            for row in other[:1]
+            for part in (first, second)
+        ]
     elif isinstance(a, PredictionTable) and isinstance(b, PredictionTable):
         first = _Answers(a.label[rows_a], a.prediction[rows_a], a.log_loss[rows_a], len(labels))
         second = _Answers(ids[b.label[rows_b]], ids[b.prediction[rows_b]], b.log_loss[rows_b], len(labels))

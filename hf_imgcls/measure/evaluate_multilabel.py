@@ -1,7 +1,7 @@
 """The metrics of several labels per image as `evaluate.Metric` classes; see `hf_imgcls.measure.evaluate_metrics`.
 
-    metrics = evaluate.combine([MeanAveragePrecision(), MultiLabelDecisions()])
-    metrics.compute(references=multi_hot, predictions=answers, prediction_scores=sigmoid)
+metrics = evaluate.combine([MeanAveragePrecision(), MultiLabelDecisions()])
+metrics.compute(references=multi_hot, predictions=answers, prediction_scores=sigmoid)
 """
 
 from __future__ import annotations
@@ -89,5 +89,7 @@ def _as_multi_hot(values: Sequence[Sequence[int]], what: str) -> BoolArray:
 def _check_same_shape(values: npt.NDArray[Any], targets: BoolArray, what: str) -> None:
     if values.shape != targets.shape:
         raise DataError(
-            f"{what} of shape {values.shape} for references of shape {targets.shape}", "equal shapes", "pass one per class"
+            f"{what} of shape {values.shape} for references of shape {targets.shape}",
+            "equal shapes",
+            "pass one per class",
         )

@@ -94,7 +94,9 @@ class MultiLabelAccumulator:
                 "check that the model's head has one output per class of the dataset",
             )
         if not np.isin(targets, (0, 1)).all():
-            raise DataError("labels that are neither 0 nor 1", "a vector of 0 and 1 per image", "measure on hard labels")
+            raise DataError(
+                "labels that are neither 0 nor 1", "a vector of 0 and 1 per image", "measure on hard labels"
+            )
         broken = ~np.isfinite(values).all(axis=1)
         if broken.any():
             raise NumericsError(

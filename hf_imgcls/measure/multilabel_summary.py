@@ -174,9 +174,7 @@ def list_co_occurrences(table: MultiLabelTable) -> list[dict[str, Any]]:
     ]
 
 
-def _calibrate(
-    table: MultiLabelTable, validation: MultiLabelTable | None, reason: str, level: float
-) -> dict[str, Any]:
+def _calibrate(table: MultiLabelTable, validation: MultiLabelTable | None, reason: str, level: float) -> dict[str, Any]:
     """The reliability diagram of all decisions, and the temperature that would improve it; keys as for one label."""
     positive, scores = table.targets.ravel(), table.scores.ravel().astype(np.float64)
     calibration: dict[str, Any] = {"bins": measure_reliability(positive, scores, level=level), "temperature": None}

@@ -97,7 +97,7 @@ class MultiLabelTable:
 
     @property
     def strata(self) -> tuple[IntArray, int]:
-        """(N,) number of labels of each example, and one more than there can be: more labels are harder to get right."""
+        """(N,) number of labels of each example, of which more are harder, and one more than there can be."""
         return self.targets.sum(axis=1), len(self.labels) + 1
 
     @classmethod
@@ -177,7 +177,9 @@ class MultiLabelTable:
         with reading_errors(path):
             about = read_about(path)
             content = pq.read_table(path, page_checksum_verification=True).combine_chunks()
-            columns = {name: column.combine_chunks() for name, column in zip(content.column_names, content, strict=True)}
+            columns = {
+                name: column.combine_chunks() for name, column in zip(content.column_names, content, strict=True)
+            }
             num_labels = len(about["labels"])
             targets = np.zeros((len(content), num_labels), dtype=bool)
             lists = columns["labels"]

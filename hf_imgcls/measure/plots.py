@@ -52,7 +52,9 @@ def draw_reliability(bins: Sequence[dict[str, Any]], theme: Theme, *, of_labels:
         for x, y in zip(confidence, accuracy, strict=True):
             top.plot([x, x], [x, y], color=theme.second, linewidth=3, alpha=0.35, solid_capstyle="butt", zorder=1)
         _plot_intervals(top, confidence, accuracy, low, high, theme.first, label="measured, with interval")
-        top.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="share that has the label" if of_labels else "share of right answers")
+        top.set(
+            xlim=(0, 1), ylim=(0, 1.02), ylabel="share that has the label" if of_labels else "share of right answers"
+        )
         top.legend(loc="lower right")
         title = "Reliability: is an answer right as often as it is confident?"
         set_title(figure, "Reliability: is a label there as often as its score says?" if of_labels else title)

@@ -14,9 +14,7 @@ import numpy.typing as npt
 from hf_imgcls.measure.formulas import FloatArray, IntArray
 
 
-def rank_scores(
-    scores: npt.NDArray[Any], is_positive: npt.NDArray[np.bool_]
-) -> tuple[float | None, float | None]:
+def rank_scores(scores: npt.NDArray[Any], is_positive: npt.NDArray[np.bool_]) -> tuple[float | None, float | None]:
     """Average precision and ROC-AUC of one class, without influences.
 
     Args:

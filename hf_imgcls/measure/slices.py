@@ -157,9 +157,7 @@ def check_columns(table: Table, columns: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(columns))
 
 
-def relate_support_to_recall(
-    table: Table, train_counts: Mapping[str, int], *, seed: int = 0
-) -> dict[str, Any]:
+def relate_support_to_recall(table: Table, train_counts: Mapping[str, int], *, seed: int = 0) -> dict[str, Any]:
     """Ask whether classes with more training examples are recognised better: Spearman's rank correlation.
 
     Args:

@@ -56,12 +56,21 @@ BOX = {"category": CLASSES, "id": datasets.Value("int64")}
 HUB_FORMS = {
     "list of ClassLabel": ("labels", datasets.Sequence(CLASSES), lambda own: own),
     "list of names": ("labels", datasets.Sequence(datasets.Value("string")), lambda own: [NAMES[k] for k in own]),
-    "a name twice": ("labels", datasets.Sequence(datasets.Value("string")), lambda own: [NAMES[k] for k in (*own, *own)]),
+    "a name twice": (
+        "labels",
+        datasets.Sequence(datasets.Value("string")),
+        lambda own: [NAMES[k] for k in (*own, *own)],
+    ),
     "struct of lists": ("objects", datasets.Sequence(BOX), lambda own: {"category": own, "id": own}),
     "list of structs": ("objects", [BOX], lambda own: [{"category": k, "id": k} for k in own]),
 }
 FILE_FORMS = {
-    "separator": ("a.csv", "file_name,label\n", lambda row, own: f"{row}.png,{' ; '.join(own)}", {"label_separator": ";"}),
+    "separator": (
+        "a.csv",
+        "file_name,label\n",
+        lambda row, own: f"{row}.png,{' ; '.join(own)}",
+        {"label_separator": ";"},
+    ),
     "columns": (
         "a.csv",
         "file_name," + ",".join(NAMES) + "\n",
@@ -110,7 +119,9 @@ def test_columns_of_datasets(make_parquet, form):
     total = {name: sum((part.class_counts or {})[name] for part in record.splits.values()) for name in NAMES}
     assert total == counts
     train = record.splits["train"]
-    assert train.label_cardinality == pytest.approx(sum((train.class_counts or {}).values()) / train.num_examples, abs=1e-4)
+    assert train.label_cardinality == pytest.approx(
+        sum((train.class_counts or {}).values()) / train.num_examples, abs=1e-4
+    )
     assert sum(part.num_without_label or 0 for part in record.splits.values()) == sum(not own for own in SETS)
 
 
@@ -301,7 +312,8 @@ def test_every_class_keeps_its_share(seed):
     assert {name: len(rows) for name, rows in parts.items()} == {"train": 1500, **counts}
     assert np.array_equal(np.sort(np.concatenate(list(parts.values()))), np.arange(2000))
     total = labels.sum(axis=0)
-    assert (total[total > 0].min() < 20) and total.max() > 700
+    assert total[total > 0].min() < 20
+    assert total.max() > 700
     random = np.random.default_rng(seed).permutation(2000)
     errors = {"ours": 0.0, "random": 0.0}
     start = 0

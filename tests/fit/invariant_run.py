@@ -41,7 +41,9 @@ def give_several_labels(dataset: ImageDataset) -> ImageDataset:
     splits = {}
     for role, split in dataset.splits.items():
         sets = [([digit, 10] if digit % 2 else [digit]) if digit else [] for digit in split["label"]]
-        splits[role] = split.remove_columns("label").add_column("label", sets, feature=Sequence(ClassLabel(names=names)))
+        splits[role] = split.remove_columns("label").add_column(
+            "label", sets, feature=Sequence(ClassLabel(names=names))
+        )
     return ImageDataset(splits, names, replace(dataset.record, problem_type=MULTI_LABEL))
 
 

@@ -69,7 +69,9 @@ def test_cross_entropy_is_untouched():
     assert torch.equal(losses("cross_entropy", IDS, 0.2), expected)
 
 
-@pytest.mark.parametrize(("name", "labels"), [("cross_entropy", IDS), ("bce", IDS), ("bce", SETS), ("asymmetric", SETS)])
+@pytest.mark.parametrize(
+    ("name", "labels"), [("cross_entropy", IDS), ("bce", IDS), ("bce", SETS), ("asymmetric", SETS)]
+)
 def test_micro_batches_add_up_to_the_whole(name, labels):
     outputs = SimpleNamespace(logits=LOGITS)
     whole = compute_classification_loss(outputs, labels, None, 0.1, LOSSES[name])

@@ -1,4 +1,4 @@
-"""Two handwritten digits in one picture: from a file of lists to a folder whose scores and thresholds a consumer uses."""
+"""Two digits in one picture: from a file of lists to a folder whose scores and thresholds a consumer uses."""
 
 from __future__ import annotations
 
@@ -122,14 +122,18 @@ def test_a_consumer_gets_sigmoid_scores_and_the_labels(trained, pairs):
         "print(json.dumps([labels, [{a['label']: a['score'] for a in answer} for answer in answers]]))"
     )
     files = [str(pairs / file) for file in table.files]
-    result = subprocess.run([sys.executable, "-c", code, str(folder), *files], capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(folder), *files], capture_output=True, text=True, check=False
+    )
     assert result.returncode == 0, result.stderr
     labels, scores = json.loads(result.stdout.splitlines()[-1])
     served = np.array([[own[name] for name in table.labels] for own in scores])
     assert np.abs(served - table.scores).max() < 1e-5
     answers = np.array([[name in own for name in table.labels] for own in labels])
     results = read(folder / "test_results.json")
-    assert average_precision_score(table.targets, served) == pytest.approx(results["test_mean_average_precision"], abs=1e-4)
+    assert average_precision_score(table.targets, served) == pytest.approx(
+        results["test_mean_average_precision"], abs=1e-4
+    )
     assert f1_score(table.targets, answers, average="micro") == pytest.approx(results["test_micro_f1"], abs=1e-9)
 
 
@@ -142,11 +146,15 @@ def test_served_another_way_is_an_error(trained, run_recipe, pairs, tmp_path):
     shutil.copytree(folder, tmp_path / "broken", ignore=shutil.ignore_patterns("checkpoint-*", "report"))
     config = read(folder / "config.json")
     (tmp_path / "broken" / "config.json").write_text(json.dumps(config | {"problem_type": None}))
-    run = run_recipe("measure", "--model_name_or_path", tmp_path / "broken", "--output_dir", tmp_path / "out", "--use_cpu")
+    run = run_recipe(
+        "measure", "--model_name_or_path", tmp_path / "broken", "--output_dir", tmp_path / "out", "--use_cpu"
+    )
     assert run.exit_code == 2
     assert "gives an image one label" in run.err
     (tmp_path / "broken" / "config.json").write_text(json.dumps(config | {"label_thresholds": [0.5, 2]}))
-    run = run_recipe("measure", "--model_name_or_path", tmp_path / "broken", "--output_dir", tmp_path / "out", "--use_cpu")
+    run = run_recipe(
+        "measure", "--model_name_or_path", tmp_path / "broken", "--output_dir", tmp_path / "out", "--use_cpu"
+    )
     assert run.exit_code == 2
     assert "5 numbers from 0 to 1" in run.err
 
@@ -163,8 +171,9 @@ def test_the_report_again_the_comparison_and_lora(trained, run_recipe, pairs, tm
     assert "not defined where an image has several labels" in run.err
     pytest.importorskip("peft")
     run = run_recipe(
-        "finetune", "--train_file", pairs / "pairs.jsonl", "--label_column_name", "digits", "--model_name_or_path", folder,
-        "--adaptation", "lora", "--loss", "asymmetric", "--label_smoothing_factor", "0.1", "--learning_rate", "1e-3",
+        "finetune", "--train_file", pairs / "pairs.jsonl", "--label_column_name", "digits", "--model_name_or_path",
+        folder, "--adaptation", "lora", "--loss", "asymmetric", "--label_smoothing_factor", "0.1",
+        "--learning_rate", "1e-3",
         "--max_steps", "6", "--save_steps", "3", "--use_cpu", "--disable_tqdm", "true", "--horizontal_flip_probability",
         "0", "--report", "false", "--output_dir", tmp_path / "lora",
     )  # fmt: skip
@@ -204,7 +213,15 @@ def test_binary_cross_entropy_trains_single_labels_and_is_served_as_scored(run_r
     from lifecycle.command_lines import SMALL_DIGITS, TINY_VIT
 
     run = run_recipe(
-        "finetune", *SMALL_DIGITS, *TINY_VIT, "--loss", "bce", "--num_train_epochs", "2", "--output_dir", tmp_path / "bce"
+        "finetune",
+        *SMALL_DIGITS,
+        *TINY_VIT,
+        "--loss",
+        "bce",
+        "--num_train_epochs",
+        "2",
+        "--output_dir",
+        tmp_path / "bce",
     )
     assert run.exit_code == 0, run.err
     other = run_recipe("finetune", *SMALL_DIGITS, *TINY_VIT, "--num_train_epochs", "2", "--output_dir", tmp_path / "ce")

@@ -108,7 +108,11 @@ def test_judged_on_the_bound_of_the_interval():
 
 def test_what_the_report_lacks_is_not_measured():
     for name in GOAL_NAMES:
-        sign = "<=" if name in ("log_loss", "ece", "adaptive_ece", "brier", "hamming_loss", "size_mb") or "latency" in name else ">="
+        sign = (
+            "<="
+            if name in ("log_loss", "ece", "adaptive_ece", "brier", "hamming_loss", "size_mb") or "latency" in name
+            else ">="
+        )
         judgement = judge(parse_goal(f"{name}{sign}0.5"), make_report())
         assert (judgement["status"], judgement["value"]) == ("not measured", None)
         assert judgement["reason"]
