@@ -14,6 +14,7 @@ import os
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -108,7 +109,10 @@ class ImageClassificationTrainer(Trainer):
         kwargs.setdefault("data_collator", collate_batch)
         self._loss = choose_loss(loss, multi_label=kwargs["model"].config.problem_type == MULTI_LABEL)
         args = kwargs["args"]
-        super().__init__(**kwargs, compute_loss_func=self._compute_classification_loss)
+        with warnings.catch_warnings():
+            # Trainer's own smoothing is not used, and ours does know several labels.
+            warnings.filterwarnings("ignore", message="Label smoothing is not compatible with multi-label")
+            super().__init__(**kwargs, compute_loss_func=self._compute_classification_loss)
         # A head that accepts **kwargs would be handed num_items_in_batch as well; the loss is ours alone.
         self.model_accepts_loss_kwargs = False
         self.train_device_transform = train_device_transform
@@ -645,10 +649,11 @@ def choose_selection_metric(training_args: TrainingArguments, multi_label: bool)
     if name == "auto":
         training_args.metric_for_best_model = "mean_average_precision" if multi_label else "accuracy"
     elif name is not None and training_args.load_best_model_at_end:
-        known = MULTI_LABEL_SELECTION_METRICS if multi_label else SELECTION_METRICS
+        known: tuple[str, ...] = MULTI_LABEL_SELECTION_METRICS if multi_label else SELECTION_METRICS
+        kind = "several labels" if multi_label else "one label"
         if name.removeprefix("eval_") not in known:
             raise ArgumentError(
-                f"metric_for_best_model is {name!r}, and images have {'several labels' if multi_label else 'one label'}",
+                f"metric_for_best_model is {name!r}, and an image has {kind}",
                 "one of " + ", ".join(known),
                 "choose one of these, or leave it out",
             )

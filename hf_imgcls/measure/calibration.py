@@ -125,7 +125,7 @@ def fit_temperature(logits: npt.NDArray[Any], labels: IntArray) -> float:
 
 
 def read_logits(scores: npt.NDArray[np.float32]) -> FloatArray:
-    """Logits of sigmoid scores: float64 of the same shape. Scores that float32 rounds to 0 or 1 count as the nearest."""
+    """Logits of sigmoid scores: float64 of the same shape. Scores that were rounded to 0 or 1 count as just inside."""
     inside = np.clip(scores, _SMALLEST, np.nextafter(np.float32(1), np.float32(0))).astype(np.float64)
     return np.asarray(np.log(inside) - np.log1p(-inside))
 

@@ -140,11 +140,11 @@ def check_goals(goals: Sequence[Goal], *, multi_label: bool) -> None:
     Raises:
         ArgumentError: Some make no sense; all of them are named.
     """
-    unknown = _SINGLE_ONLY if multi_label else _MULTI_ONLY
+    unknown, kind = (_SINGLE_ONLY, "several labels") if multi_label else (_MULTI_ONLY, "one label")
     known = [name for name in GOAL_NAMES if name not in unknown]
     errors: list[UserError] = [
         ArgumentError(
-            f"the goal {str(goal)!r} is not defined where an image has {'several labels' if multi_label else 'one label'}",
+            f"the goal {str(goal)!r} is not defined where an image has {kind}",
             f"one of {', '.join(known)}",
             "for example mean_average_precision>=0.6, micro_f1>=0.7" if multi_label else _EXAMPLE,
         )

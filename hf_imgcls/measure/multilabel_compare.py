@@ -82,16 +82,14 @@ def join_label_tables(
         ids: Class id of b -> id in ``labels``.
     """
 
-    def widen(values: npt.NDArray[np.generic], columns: IntArray) -> npt.NDArray[np.generic]:
-        wide = np.zeros((len(values), len(labels)), dtype=values.dtype)
-        wide[:, columns] = values
-        return wide
+    def take(table: MultiLabelTable, rows: IntArray, columns: IntArray) -> LabelAnswers:
+        wide = []
+        for values in (table.targets, table.answers, table.scores):
+            wide.append(np.zeros((len(rows), len(labels)), dtype=values.dtype))
+            wide[-1][:, columns] = values[rows]
+        return LabelAnswers(wide[0], wide[1], wide[2], table.log_loss[rows])
 
-    parts = []
-    for table, rows, columns in ((a, rows_a, np.arange(len(a.labels))), (b, rows_b, ids)):
-        wide = [widen(values[rows], columns) for values in (table.targets, table.answers, table.scores)]
-        parts.append(LabelAnswers(*wide, table.log_loss[rows]))  # type: ignore[arg-type]
-    return parts[0], parts[1]
+    return take(a, rows_a, np.arange(len(a.labels))), take(b, rows_b, ids)
 
 
 def _weigh_subset_accuracy(answers: LabelAnswers, counts: FloatArray) -> FloatArray:

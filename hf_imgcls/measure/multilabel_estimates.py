@@ -163,7 +163,8 @@ def _sum_gaps(scores: FloatArray, targets: BoolArray, bins: IntArray) -> FloatAr
     n, num_labels = scores.shape
     cell = bins * n + np.repeat(np.arange(n), num_labels)
     weights = (targets - scores).ravel() / scores.size
-    return np.bincount(cell, weights=weights, minlength=NUM_CALIBRATION_BINS * n).reshape(NUM_CALIBRATION_BINS, n)
+    sums = np.bincount(cell, weights=weights, minlength=NUM_CALIBRATION_BINS * n)
+    return sums.astype(np.float64).reshape(NUM_CALIBRATION_BINS, n)
 
 
 def _draw(
@@ -226,7 +227,7 @@ def _estimate_calibration(
     """A calibration error, with the gap of each bin drawn from a normal distribution of the bootstrap's variance."""
     n, bins = len(scores), assign_bins(scores)
     distances = (targets - scores) / n
-    gaps = np.bincount(bins, weights=distances, minlength=NUM_CALIBRATION_BINS)
+    gaps = np.bincount(bins, weights=distances, minlength=NUM_CALIBRATION_BINS).astype(np.float64)
     variances = np.bincount(bins, weights=distances**2, minlength=NUM_CALIBRATION_BINS)
     drawn = gaps + generator.standard_normal((draws, NUM_CALIBRATION_BINS)) * np.sqrt(variances)
     low, high = enclose_absolute_sum(gaps, drawn, level)

@@ -98,7 +98,7 @@ class MultiLabelTable:
 
     @property
     def strata(self) -> tuple[IntArray, int]:
-        """(N,) number of labels of each example, and one more than there can be: more labels are harder to get right."""
+        """(N,) number of labels of each example, of which more are harder, and one more than there can be."""
         return self.targets.sum(axis=1), len(self.labels) + 1
 
     @classmethod

@@ -84,8 +84,8 @@ def render_page(content: Mapping[str, Any], charts: Mapping[str, Chart], images:
 
     Args:
         content: `ReportRecord.to_json`.
-        charts: ``reliability``, ``confusion`` or ``mistakes``, ``classes``, ``imbalance``, ``risk_coverage``, ``slices``, as far as
-            there are numbers for them; drawn with the theme `PAGE`.
+        charts: ``reliability``, ``confusion`` or ``mistakes``, ``classes``, ``imbalance``, ``risk_coverage``,
+            ``slices``, as far as there are numbers for them; drawn with the theme `PAGE`.
         images: Path inside the report's folder -> image file, of the gallery and the explanations.
 
     Returns:

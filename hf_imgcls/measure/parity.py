@@ -296,5 +296,6 @@ def _parity_error(
         "the same labels and scores for every image"
         if isinstance(disagreements[0], SetDisagreement)
         else f"the same top-1 class for every image (scores within {record.tie_tolerance:g} are ties)",
-        f"compare config.json (id2label, problem_type) and preprocessor_config.json in {folder} with those of the training run",
+        f"compare config.json (id2label, problem_type) and preprocessor_config.json in {folder} with those of the "
+        "training run",
     )

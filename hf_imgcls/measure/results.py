@@ -33,7 +33,9 @@ def flatten_score(score: Score) -> dict[str, Any]:
 
 
 def write_results(folder: str | Path, score: Score) -> dict[str, Any]:
-    """Write ``<prefix>_results.json`` and, of single labels, the confusion matrix, and merge the numbers into ``all_results.json``.
+    """Write ``<prefix>_results.json``, and merge the numbers into ``all_results.json``.
+
+    Where an image has one label, the confusion matrix is written too.
 
     Args:
         folder: The run's folder; made if needed.

@@ -168,10 +168,12 @@ def score_folder(
             about["files"], about["metadata"] = read_columns(dataset.splits[split], examples.sample_index)
             table = MultiLabelTable.from_examples(examples, thresholds=accumulator.thresholds, **about)
     else:
+        single = None
         if (top := recorder.top.collect(examples.sample_index, state)) is not None:
             about["files"], about["metadata"] = read_columns(dataset.splits[split], examples.sample_index)
-            table = PredictionTable.from_examples(examples, *top, **about)
-        metrics["roc_auc"] = _add_roc_auc(table, accumulator, state)
+            single = PredictionTable.from_examples(examples, *top, **about)
+        metrics["roc_auc"] = _add_roc_auc(single, accumulator, state)
+        table = single
     metrics |= {"runtime": round(seconds, 4), "samples_per_second": round(len(examples) / seconds, 3)}
     return Score(
         split=split,

@@ -312,7 +312,8 @@ def test_every_class_keeps_its_share(seed):
     assert {name: len(rows) for name, rows in parts.items()} == {"train": 1500, **counts}
     assert np.array_equal(np.sort(np.concatenate(list(parts.values()))), np.arange(2000))
     total = labels.sum(axis=0)
-    assert (total[total > 0].min() < 20) and total.max() > 700
+    assert total[total > 0].min() < 20
+    assert total.max() > 700
     random = np.random.default_rng(seed).permutation(2000)
     errors = {"ours": 0.0, "random": 0.0}
     start = 0
