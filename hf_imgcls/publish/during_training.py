@@ -7,6 +7,7 @@ What goes wrong with a push never stops the training; it is told when that ends.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import queue
@@ -73,6 +74,7 @@ class CheckpointPusher:
         self.patience = patience or Patience()
         self.pushed: list[str] = []
         self.problems: list[str] = []
+        self._numbers = itertools.count(1)
         self._waiting: queue.Queue[tuple[str, Path] | None] = queue.Queue()
         self._thread = threading.Thread(target=self._work, name="push checkpoints", daemon=True)
         for leftover in folder.glob(f"{_SNAPSHOT_PREFIX}*"):
@@ -85,7 +87,7 @@ class CheckpointPusher:
             return
         if not self._thread.is_alive():
             self._thread.start()
-        snapshot = self.folder / f"{_SNAPSHOT_PREFIX}{checkpoint.name}"
+        snapshot = self.folder / f"{_SNAPSHOT_PREFIX}{next(self._numbers)}"
         for name in select_checkpoint(list_names(checkpoint)):
             _link(checkpoint / name, snapshot / name)
         self._waiting.put((checkpoint.name, snapshot))

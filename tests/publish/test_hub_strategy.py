@@ -49,6 +49,7 @@ print(json.dumps([pusher.pushed, pusher.problems]))
 )
 def test_strategies(pushing, run, strategy, expected):
     shutil.copytree(run / "checkpoint-6", run / "checkpoint-3")
+    (run / "checkpoint-3" / "trainer_state.json").write_text("{}")
     (run / "checkpoint-6" / "training_args.bin").write_bytes(b"a pickle")
     checkpoints = [str(run / f"checkpoint-{step}") for step in (3, 6)]
     code = _PUSHER.format(folder=str(run), strategy=strategy, checkpoints=checkpoints)

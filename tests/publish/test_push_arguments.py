@@ -27,7 +27,7 @@ def test_the_run_needs_no_flag(tmp_path):
     assert parse(tmp_path, "--hub_tag", "v1").publish.hub_tag == "v1"
     with pytest.raises(ArgumentError, match="no run is named"):
         parse("--hub_model_id", "me/x")
-    with pytest.raises(ArgumentError, match="follows no flag|has 2 values"):
+    with pytest.raises(ArgumentError, match=r"follows no flag|has 2 values"):
         parse(tmp_path, tmp_path)
 
 
@@ -59,8 +59,10 @@ def test_a_space_needs_a_model(tmp_path):
 def test_names_are_those_that_the_client_accepts():
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-    names = ["me/x", "x", "a.b_c-d/e", "9", "a/b/c", "a--b", "a..b", "-a", "a-", ".a", "a.", "x.git", "a b", "é", "", "/",
-             "a/", "/a", "x" * 96, "x" * 97]  # fmt: skip
+    names = [
+        "me/x", "x", "a.b_c-d/e", "9", "a/b/c", "a--b", "a..b", "-a", "a-", ".a", "a.", "x.git", "a b", "é", "", "/",
+        "a/", "/a", "x" * 96, "x" * 97,
+    ]  # fmt: skip
     for name in names:
         try:
             validate_repo_id(name)
