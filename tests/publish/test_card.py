@@ -68,7 +68,7 @@ def test_a_number_that_nobody_measured_is_noticed(tmp_path):
     ("path", "value", "shown"),
     [
         (("metrics", "accuracy", "low"), 0.5123, "0.5123"),
-        (("metrics", "macro_f1", "value"), 0.6789, "0.6789"),
+        (("metrics", "macro_f1", "high"), 0.6789, "0.6789"),
         (("per_class", "animal 004", "recall", "high"), 0.7531, "0.7531"),
         (("calibration", "temperature", "ece_after"), 0.0123, "0.0123"),
         (("latency", "pipeline", "p95_ms"), 87.6, "87.6 ms"),
