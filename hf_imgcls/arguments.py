@@ -41,6 +41,8 @@ GROUPS = {
     "push": "what recipes/push.py pushes",
     "training": "TrainingArguments of the installed transformers",
 }
+# Fields of TrainingArguments that mean something else here than in transformers.
+_OUR_MEANING = {"hub_private_repo": "False is --public; a new repository is private unless one of them is given."}
 _NOT_IN_RECIPE = {"local_rank", "resume_from_checkpoint"}
 FINETUNE_GROUPS = tuple(group for group in GROUPS if group not in ("score", "push"))
 _PATHS = frozenset(f"{split}_{kind}" for split in ("train", "validation", "test") for kind in ("dir", "file")) | {
@@ -418,6 +420,8 @@ def known_arguments() -> dict[str, Argument]:
             known.setdefault(name, argument)
     for row in TRAINING_DEFAULTS:
         known[row.name] = dataclasses.replace(known[row.name], default=row.shown)
+    for name, text in _OUR_MEANING.items():
+        known[name] = dataclasses.replace(known[name], help=text)
     for old, new in (*OLD_NAMES.items(), *NEW_NAMES.items()):
         source = known.get(new)
         if source is not None and (old in OLD_NAMES or old not in known):

@@ -22,6 +22,8 @@ RecordT = TypeVar("RecordT", bound="Record")
 # Values of ``config.problem_type``, as transformers spells them.
 SINGLE_LABEL = "single_label_classification"
 MULTI_LABEL = "multi_label_classification"
+# What ``--metric_for_best_model auto`` stands for.
+SELECTED_BY = {SINGLE_LABEL: "accuracy", MULTI_LABEL: "mean_average_precision"}
 
 # Keys of config.json: what was found out about a trained model.
 TEMPERATURE_KEY = "calibration_temperature"  # what its head was divided by

@@ -18,7 +18,8 @@ from hf_imgcls.run import RECIPE_FILE, run_recipe, set_up_logging
 
 FLAGS = (
     "hub_model_id", "hub_revision", "hub_private_repo", "hub_token", "hub_tag", "public", "create_pr",
-    "commit_message", "license", "card_notes", "publish_images", "publish_predictions", "verify",
+    "commit_message", "license", "license_name", "license_link", "card_notes", "publish_images",
+    "publish_predictions", "verify",
 )  # fmt: skip
 
 

@@ -573,7 +573,7 @@ def test_selection_metrics_are_those_that_are_measured() -> None:
         ("", {
             "output_dir": "outputs/digits_vit-base-patch16-224-in21k", "do_train": True, "do_eval": True,
             "do_predict": True, "eval_strategy": "epoch", "save_strategy": "epoch", "eval_steps": None,
-            "load_best_model_at_end": True, "metric_for_best_model": "accuracy", "greater_is_better": True,
+            "load_best_model_at_end": True, "metric_for_best_model": "auto", "greater_is_better": True,
             "save_total_limit": 2, "logging_steps": 50, "report_to": "none", "per_device_train_batch_size": 32,
             "per_device_eval_batch_size": 64, "label_names": ["labels"], "remove_unused_columns": False,
         }),

@@ -51,7 +51,7 @@ from hf_imgcls.fit.finite import FiniteWatch
 from hf_imgcls.fit.loss import choose_loss, compute_sample_losses, divide_losses
 from hf_imgcls.fit.schedule import build_step_schedule
 from hf_imgcls.fit.stopping import Agreement, StopSignals, WorkerGuard, decide_on_main
-from hf_imgcls.records import MULTI_LABEL, CheckpointRecord, RunIdentity
+from hf_imgcls.records import MULTI_LABEL, SELECTED_BY, SINGLE_LABEL, CheckpointRecord, RunIdentity
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -647,7 +647,7 @@ def choose_selection_metric(training_args: TrainingArguments, multi_label: bool)
     """
     name = training_args.metric_for_best_model
     if name == "auto":
-        training_args.metric_for_best_model = "mean_average_precision" if multi_label else "accuracy"
+        training_args.metric_for_best_model = SELECTED_BY[MULTI_LABEL if multi_label else SINGLE_LABEL]
     elif name is not None and training_args.load_best_model_at_end:
         known: tuple[str, ...] = MULTI_LABEL_SELECTION_METRICS if multi_label else SELECTION_METRICS
         kind = "several labels" if multi_label else "one label"

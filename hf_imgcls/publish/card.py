@@ -13,7 +13,7 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,7 +54,7 @@ def render_card(
     records: CardRecords,
     *,
     notes: Notes = NO_NOTES,
-    license: str | None = None,
+    license: Mapping[str, str] | None = None,
     hub_model_id: str | None = None,
     widget: Sequence[dict[str, Any]] | None = None,
 ) -> str:
@@ -63,7 +63,7 @@ def render_card(
     Args:
         records: From `read_records`.
         notes: What the author adds.
-        license: An identifier that takes the place of the recipe's.
+        license: In the place of the recipe's, see `choose_license`.
         hub_model_id: Where the model will be; by default what the recipe says, or the folder's name.
         widget: Examples for the model page: ``src`` and ``example_title`` each.
     """
@@ -85,7 +85,7 @@ def write_card(
     folder: str | Path,
     *,
     notes: str | Path | None = None,
-    license: str | None = None,
+    license: Mapping[str, str] | None = None,
     hub_model_id: str | None = None,
     widget: list[dict[str, Any]] | None = None,
 ) -> Path:
@@ -95,7 +95,7 @@ def write_card(
         folder: The run's folder.
         notes: A Markdown file with what the author adds. Without one, or while it is the one that the card was written
             with before, what the card has between its marks is kept.
-        license: An identifier that takes the place of the recipe's.
+        license: In the place of the recipe's, see `choose_license`.
         hub_model_id: Where the model will be.
         widget: Examples for the model page: ``src`` and ``example_title`` each.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -90,25 +91,26 @@ def list_results(records: CardRecords) -> list[EvalResult]:
     return results
 
 
-def choose_license(records: CardRecords, license: str | None = None) -> tuple[dict[str, str], str]:
+def choose_license(records: CardRecords, license: Mapping[str, str] | None = None) -> tuple[dict[str, str], str]:
     """The model's licence: what the author states, else what the base model's own card states, else none.
 
     Args:
         records: The run's records.
-        license: An identifier that takes the recipe's place.
+        license: ``license``, and with ``other`` its ``license_name`` and ``license_link``, in the recipe's place.
 
     Returns:
         The metadata's fields, and a sentence about where they come from. The Hub accepts a card without a licence.
     """
-    recipe, model = records.recipe, records.run.model if records.run else None
-    stated = license or recipe.get("license")
+    model = records.run.model if records.run else None
+    given = license or records.recipe
+    stated = given.get("license")
     base = model.base_license if model else None
     base_name = f"[{records.base_model}](https://huggingface.co/{records.base_model})"
     base_name = base_name if records.is_hub_model else "the base model"
     if stated is not None:
         fields = {"license": stated}
         if stated == OTHER_LICENSE:
-            fields |= {key: recipe[key] for key in ("license_name", "license_link") if recipe.get(key)}
+            fields |= {key: given[key] for key in ("license_name", "license_link") if given.get(key)}
         sentence = f"{fields.get('license_name', stated)}, stated by the author."
         if base is not None and base != stated:
             sentence += f" The card of {base_name} states {clean(base)}: its terms may reach this model."

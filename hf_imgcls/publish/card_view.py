@@ -38,7 +38,7 @@ from hf_imgcls.publish.markdown import (
     show_number,
     show_share,
 )
-from hf_imgcls.records import RunRecord
+from hf_imgcls.records import MULTI_LABEL, SELECTED_BY, SINGLE_LABEL, RunRecord
 
 _PICTURES = (
     ("report/confusion.png", "Confusion matrix: true classes in rows, answers in columns"),
@@ -158,7 +158,9 @@ def describe_training(records: CardRecords) -> str:
         places = ", ".join(map(code, run.resumed_from))
         sentences.append(f"It was stopped and went on from {places}; the time is that of the last part.")
     if records.recipe.get("load_best_model_at_end") and state.get("best_global_step"):
-        metric = str(records.recipe.get("metric_for_best_model", "")).removeprefix("eval_")
+        metric = str(records.recipe.get("metric_for_best_model", "auto")).removeprefix("eval_")
+        if metric == "auto":
+            metric = SELECTED_BY[MULTI_LABEL if records.is_multi_label else SINGLE_LABEL]
         best = f" ({show_number(float(state['best_metric']))})" if state.get("best_metric") is not None else ""
         step = f"{state['best_global_step']:,}"
         sentences.append(f"The weights of step {step} were kept: the best {escape(metric)} on validation{best}.")

@@ -74,7 +74,8 @@ def main(description: str) -> None:
 
     def write() -> None:
         folder = arguments.run if arguments.into is None else copy_records(arguments.run, arguments.into)
-        print(write_card(folder, notes=arguments.card_notes, license=arguments.license))
+        license = {"license": arguments.license} if arguments.license else None
+        print(write_card(folder, notes=arguments.card_notes, license=license))
         check_card(folder)
 
     run_recipe(write)

@@ -150,7 +150,9 @@ def plan_push(folder: Path, args: Arguments, destination: Destination, source: R
         source = recall_data(folder)
     widget = _show_examples(folder, source, destination.repo_id) if publish.publish_images else None
     notes = Path(publish.card_notes) if publish.card_notes else None
-    write_card(folder, notes=notes, license=publish.license, hub_model_id=destination.repo_id, widget=widget)
+    stated = {"license": publish.license, "license_name": publish.license_name, "license_link": publish.license_link}
+    license = {name: value for name, value in stated.items() if value is not None}
+    write_card(folder, notes=notes, license=license, hub_model_id=destination.repo_id, widget=widget)
     check_card(folder)
     there = list_names(folder)
     names = select_published(there, images=publish.publish_images, predictions=publish.publish_predictions)

@@ -100,9 +100,16 @@ def verify_revision(repo_id: str, revision: str, folder: Path, source: RunData) 
     thresholds = table.thresholds if isinstance(table, MultiLabelTable) else None
     with tempfile.TemporaryDirectory(prefix="hf_imgcls_consumer_") as place:
         return check_parity(
-            f"{repo_id} at {revision[:10]}", source.dataset.splits[split], table.examples, table.labels, source.data,
-            thresholds=thresholds, max_samples=MAX_VERIFIED, batch_size=_BATCH_SIZE, consumer=Stranger(repo_id, revision, Path(place)),
-        )  # fmt: skip
+            f"{repo_id} at {revision[:10]}",
+            source.dataset.splits[split],
+            table.examples,
+            table.labels,
+            source.data,
+            thresholds=thresholds,
+            max_samples=MAX_VERIFIED,
+            batch_size=_BATCH_SIZE,
+            consumer=Stranger(repo_id, revision, Path(place)),
+        )
 
 
 class Stranger:
