@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
@@ -133,6 +133,27 @@ def shorten_path(path: str) -> str:
     return telling[-1] if telling else parts[-1] if parts else path
 
 
+def read_recipe(folder: Path) -> dict[str, Any]:
+    """The arguments of a run; nothing where they were not saved."""
+    path = folder / RECIPE_FILE
+    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
+
+
+def list_paths(folder: Path, recipe: Mapping[str, Any]) -> list[str]:
+    """Paths of a machine that a run's records may hold: its folder's and those that its recipe names; longest first."""
+    named = [value for value in recipe.values() if isinstance(value, str) and re.match(r"/|~|\.\.|[A-Za-z]:\\", value)]
+    return sorted({str(folder.resolve()), *named} - {"/", "..", "~"}, key=len, reverse=True)
+
+
+def cut_paths(text: str, paths: Sequence[str]) -> str:
+    """Leave the last part of each path, as a path of here: a name alone could be one on the Hub."""
+    for path in paths:
+        last = "./" + re.split(r"[/\\]", path.rstrip("/\\"))[-1]
+        for shown in (path, json.dumps(path, ensure_ascii=False)[1:-1]):
+            text = re.sub(rf"(?<![\w./]){re.escape(shown)}(?![\w-])", last, text)
+    return text
+
+
 def read_records(folder: str | Path) -> CardRecords:
     """Read what a card is made of.
 
@@ -150,8 +171,9 @@ def read_records(folder: str | Path) -> CardRecords:
             "the folder of a run of recipes/finetune.py",
             "name that folder (the output_dir), not a checkpoint in it",
         )
-    data = DataRecord.load(folder / DATA_FILE)
-    recipe = folder / RECIPE_FILE
+    data, recipe = DataRecord.load(folder / DATA_FILE), read_recipe(folder)
+    paths = list_paths(folder, recipe)
+    data.notes = [cut_paths(note, paths) for note in data.notes]
     results = {split: _read(folder / f"{prefix}_results.json") for split, prefix in _PREFIXES.items()}
     split = next((name for name, content in results.items() if content), None)
     report = _read_report(folder, data, split, results)
@@ -159,7 +181,7 @@ def read_records(folder: str | Path) -> CardRecords:
         name=folder.resolve().name,
         data=data,
         run=RunRecord.load(folder / RUN_FILE) if (folder / RUN_FILE).is_file() else None,
-        recipe=yaml.safe_load(recipe.read_text(encoding="utf-8")) if recipe.is_file() else {},
+        recipe=recipe,
         train=_read(folder / "train_results.json"),
         state=_read(folder / "trainer_state.json"),
         split=split,

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from hf_imgcls.errors import OutputError
+from hf_imgcls.publish.card_records import cut_paths, list_paths, read_recipe
 from hf_imgcls.run import DATA_FILE, RECIPE_FILE, RUN_FILE, run_recipe
 
 _RECORDS = (
@@ -41,7 +39,7 @@ def copy_records(run: str | Path, target: str | Path) -> Path:
         raise OutputError(f"{target} is there and is no card", "a new folder, or one of model_cards/", "name another")
     (target / "report").mkdir(parents=True, exist_ok=True)
     names = [*_RECORDS, *_LEFT_OUT, *(path.relative_to(run).as_posix() for path in run.glob("*/export.json"))]
-    paths = _list_paths(run)
+    paths = list_paths(run, read_recipe(run))
     for name in (*names, *_PICTURES):
         (target / name).unlink(missing_ok=True)
         if not (run / name).is_file():
@@ -53,7 +51,7 @@ def copy_records(run: str | Path, target: str | Path) -> Path:
         text = (run / name).read_text(encoding="utf-8")
         if name in _LEFT_OUT:
             text = _leave_out(text, _LEFT_OUT[name])
-        (target / name).write_text(_cut_paths(text, paths), encoding="utf-8")
+        (target / name).write_text(cut_paths(text, paths), encoding="utf-8")
     return target
 
 
@@ -85,21 +83,3 @@ def _leave_out(text: str, names: tuple[str, ...]) -> str:
     content = json.loads(text)
     empty: dict[str, Any] = {name: {} if name == "risk_coverage" else None for name in names if name in content}
     return json.dumps(content | empty, indent=1, ensure_ascii=False) + "\n"
-
-
-def _list_paths(run: Path) -> list[str]:
-    """Paths that the run's records may hold: its own, and what its recipe names; the longest first."""
-    recipe: dict[str, Any] = {}
-    if (run / RECIPE_FILE).is_file():
-        recipe = yaml.safe_load((run / RECIPE_FILE).read_text(encoding="utf-8"))
-    named = [value for value in recipe.values() if isinstance(value, str) and re.match(r"/|~|\.\.|[A-Za-z]:\\", value)]
-    return sorted({str(run.resolve()), *named} - {"/", ".."}, key=len, reverse=True)
-
-
-def _cut_paths(text: str, paths: list[str]) -> str:
-    """Leave the last part of each path, as a path of here: a name alone could be one on the Hub."""
-    for path in paths:
-        last = "./" + re.split(r"[/\\]", path.rstrip("/\\"))[-1]
-        for shown in (path, json.dumps(path, ensure_ascii=False)[1:-1]):
-            text = re.sub(rf"(?<![\w./]){re.escape(shown)}(?![\w-])", last.replace("\\", "\\\\"), text)
-    return text

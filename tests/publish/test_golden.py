@@ -60,6 +60,8 @@ def test_records_are_copied_without_pixels_and_without_paths(tmp_path):
     change_json(run / "trainer_state.json", log_history=[{"step": 50}], best_model_checkpoint=f"{run}/checkpoint-980")
     (run / "model.safetensors").write_bytes(b"large")
     before = (run / "recipe.yaml").read_text()
+    assert "jane" not in write_card(run).read_text()
+    check_card(run)
 
     target = copy_records(run, tmp_path / "cards" / "zoo")
     write_card(target)
