@@ -56,6 +56,10 @@ class Patience:
             yield min(self.first_wait_s * 2**number, self.longest_wait_s)
         yield None
 
+    def lasts(self, fault: Fault, wait: float | None) -> bool:
+        """Whether it is tried again after a fault."""
+        return fault.is_transient and wait is not None and fault.retry_after_s <= self.longest_wait_s
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -107,9 +111,9 @@ def ask(question: Callable[[], T], what: str, patience: Patience) -> T:
             return question()
         except Exception as error:
             fault = _diagnose_or_raise(error)
-            if not fault.is_transient or wait is None or fault.retry_after_s > patience.longest_wait_s:
+            if not patience.lasts(fault, wait):
                 raise explain(fault, what) from error
-            _sleep(wait, fault, what)
+            _sleep(wait or 0, fault, what)
     raise AssertionError("the last attempt has returned or raised")
 
 
@@ -165,12 +169,14 @@ def commit_once(
             return _describe(api, repository, info.oid, info.pr_revision, is_new=info.oid != head)
         except Exception as error:
             fault = _diagnose_or_raise(error)
-            if fault.is_transient and wait is not None and fault.retry_after_s <= patience.longest_wait_s:
-                _sleep(wait, fault, what)
+            goes_on = patience.lasts(fault, wait)
+            if goes_on:
+                _sleep(wait or 0, fault, what)
+            # Looked for after the wait: the Hub may still have been at it.
             if (fault.is_transient or fault.status in _CONFLICTS) and (made := find()) is not None:
                 logger.info("The commit had been made; only the answer was lost.")
                 return made
-            if not fault.is_transient or wait is None or fault.retry_after_s > patience.longest_wait_s:
+            if not goes_on:
                 raise explain(fault, what) from error
     raise AssertionError("the last attempt has returned or raised")
 

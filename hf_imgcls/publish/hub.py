@@ -15,14 +15,7 @@ from typing import TYPE_CHECKING, Any
 from hf_imgcls.errors import ParityError, PushError
 from hf_imgcls.publish.card import check_card, write_card
 from hf_imgcls.publish.client import Patience
-from hf_imgcls.publish.files import (
-    CARD_FILE,
-    PublishedFile,
-    check_model,
-    list_names,
-    read_files,
-    select_published,
-)
+from hf_imgcls.publish.files import PublishedFile, check_model, list_names, read_files, select_published
 from hf_imgcls.publish.hub_rules import is_repo_id
 from hf_imgcls.publish.upload import Destination, Remote, find_owner, look_at, upload
 from hf_imgcls.records import ParityRecord, PushRecord, RunRecord
@@ -102,7 +95,7 @@ def connect() -> HfApi:
 def use_token(args: Arguments) -> None:
     """Put a token that was given as a flag where the client looks for it, and nothing else does."""
     given = [token for token in (args.hub_token, args.data.token) if isinstance(token, str)]
-    if given:
+    if given and os.environ.get("HF_TOKEN") != given[0]:
         os.environ["HF_TOKEN"] = given[0]
         logger.warning("A token on the command line is seen by everybody on this machine: better set HF_TOKEN.")
 
@@ -143,6 +136,7 @@ def plan_push(folder: Path, args: Arguments, destination: Destination, source: R
     """
     folder = folder.resolve()
     _check_finished(folder)
+    check_model(folder, list_names(folder))
     publish = args.publish
     if source is None and (publish.verify or publish.publish_images):
         from hf_imgcls.publish.verify import recall_data
@@ -154,9 +148,7 @@ def plan_push(folder: Path, args: Arguments, destination: Destination, source: R
     license = {name: value for name, value in stated.items() if value is not None}
     write_card(folder, notes=notes, license=license, hub_model_id=destination.repo_id, widget=widget)
     check_card(folder)
-    there = list_names(folder)
-    names = select_published(there, images=publish.publish_images, predictions=publish.publish_predictions)
-    check_model(folder, {*names} - {CARD_FILE})
+    names = select_published(list_names(folder), images=publish.publish_images, predictions=publish.publish_predictions)
     tops = {name.split("/")[0] for name in names}
     left_out = sorted(path.name + ("/" if path.is_dir() else "") for path in folder.iterdir() if path.name not in tops)
     return Plan(folder, read_files(folder, names), left_out, source)

@@ -17,7 +17,7 @@ PUBLISHED = {
     "config.json", "generation_config.json", "preprocessor_config.json", "model.safetensors",
     "model.safetensors.index.json", "model-00001-of-00002.safetensors", "README.md", "recipe.yaml", "data.json",
     "run.json", "parity.json", "confusion_matrix.json", "all_results.json", "test_results.json", "report/report.json",
-    "report/slices.png", "adapter/adapter_config.json", "adapter/adapter_model.safetensors",
+    "report/slices.png", "adapter/adapter_config.json", "adapter/adapter_model.safetensors", "adapter/README.md",
     "onnx/export.json", "onnx/model.onnx", "onnx/model.onnx_data", "openvino/export.json",
     "openvino/openvino_model.xml", "openvino/openvino_model.bin", "onnx_int8/export.json", "onnx_int8/sub/model.onnx",
 }  # fmt: skip
@@ -27,7 +27,7 @@ NEVER = {
     "training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth", "pytorch_model.bin", "model.pkl",
     "trainer_state.json", "bad_images.csv", "push.json", "manifest.json", "checkpoint-5/model.safetensors",
     "checkpoint-5/config.json", "runs/events.out.tfevents.1", "logs/run.log", "run.log", "space/app.py",
-    "notes.md", "adapter/README.md", "adapter/adapter_model.bin", "onnx/weights.pt", "onnx/model.bin",
+    "notes.md", "adapter/notes.md", "adapter/adapter_model.bin", "onnx/weights.pt", "onnx/model.bin",
     "onnx/optimizer.pth", "openvino/other.bin", "tflite/model.tflite", "report/images/deep/x.png",
     "report/secret.txt", ".env", ".lock", ".cache/x.json", "report/.hidden.png", "onnx/.git/config.json",
     "examples/1.txt", "model-1-of-2.bin", "data/train.json",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import textwrap
 
 import numpy as np
@@ -81,11 +82,6 @@ def test_push_verify_and_consume(pushing, run, tmp_path):
         assert [item["label"] for item in answer] == [item["label"] for item in here]
         assert [item["score"] for item in answer] == pytest.approx([item["score"] for item in here], abs=1e-6)
 
-    # Nothing has changed: no second commit.
-    again = pushing.run_recipe("push", *flags, "--hub_tag", "v1", "--verify", "false")
-    assert "nothing had changed" in again.stdout
-    assert pushing.titles() == ["initial commit", "Upload image classifier"]
-
 
 def test_the_widget_shows_what_the_repository_holds(pushing, run):
     import yaml
@@ -139,7 +135,9 @@ def test_a_taken_tag_is_told_before_anything_is_sent(pushing, run):
     assert pushing.repository.branches["main"] == head
     # The same tag at the same commit is what was asked for.
     pushing.push(run, "--license", "apache-2.0", "--hub_tag", "v3")
+    before = pushing.titles()
     assert "error" not in pushing.push(run, "--license", "apache-2.0", "--hub_tag", "v3")
+    assert pushing.titles() == before  # nothing had changed
 
 
 def test_branches_pull_requests_and_visibility(pushing, run):
@@ -189,24 +187,30 @@ def test_the_published_model_must_answer_what_was_scored(pushing, run):
     assert "disagrees" in record.not_verified
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (lambda run: (run / "predictions_test.parquet").unlink() or (run / "predictions_validation.parquet").unlink(),
-         "has no predictions to compare with"),
-        (lambda run: (run / "recipe.yaml").write_text("train_dir: gone\n"), "the run's data cannot be loaded"),
-        (lambda run: (run / "data.json").write_text(
-            (run / "data.json").read_text().replace('"fingerprint": "', '"fingerprint": "0')
-         ), "has other images"),
-    ],
-)  # fmt: skip
-def test_what_cannot_be_verified_is_said(pushing, run, change, reason):
-    change(run)
-    result = pushing.run_recipe("push", run, "--hub_model_id", "me/digits", "--publish_images", "false")
-    assert "served = scored       not verified: " in result.stdout
-    assert reason in result.stdout
-    assert reason in PushRecord.load(run / "push.json").not_verified
+_VERIFY = """
+import json
+from pathlib import Path
+from hf_imgcls.publish.verify import recall_data, verify_revision
+folders = [Path(name) for name in {folders!r}]
+print(json.dumps([verify_revision("me/digits", "0" * 40, folder, recall_data(folder)) for folder in folders]))
+"""
+
+
+def test_what_cannot_be_verified_is_said(pushing, run, tmp_path):
+    unmeasured, moved, changed = (shutil.copytree(run, tmp_path / name) for name in ("unmeasured", "moved", "changed"))
+    for path in unmeasured.glob("predictions_*.parquet"):
+        path.unlink()
+    (moved / "recipe.yaml").write_text("train_dir: gone\n")
+    record = (changed / "data.json").read_text()
+    (changed / "data.json").write_text(record.replace('"fingerprint": "', '"fingerprint": "0'))
+    reasons = pushing.run_code(_VERIFY.format(folders=[str(unmeasured), str(moved), str(changed)]))
+    for reason, expected in zip(
+        reasons,
+        ("has no predictions to compare with", "the run's data cannot be loaded", "has other images"),
+        strict=True,
+    ):
+        assert expected in reason
+    assert not pushing.hub.requests
 
 
 @pytest.mark.slow
@@ -273,7 +277,7 @@ def test_an_adapter_is_published_beside_the_merged_model(pushing, trained_run, t
     )  # fmt: skip
     assert "error" not in pushing.push(run)
     names = {name for name in pushing.repository.tree() if name.startswith("adapter/")}
-    assert names == {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"}
+    assert names == {"adapter/README.md", "adapter/adapter_config.json", "adapter/adapter_model.safetensors"}
     assert str(tmp_path) not in pushing.hub.read("me/digits", "adapter/adapter_config.json").decode()
     record = json.loads(pushing.hub.read("me/digits", "run.json"))
     assert (record["base_model"], record["base_model_revision"]) == (trained_run.name, None)

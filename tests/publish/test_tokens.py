@@ -40,7 +40,7 @@ def test_a_token_is_nowhere(pushing, run, tmp_path):
     watch = ProcessWatch()
     watch.start()
     try:
-        pushed = pushing.run_recipe("push", run, "--hub_model_id", "me/digits", "--space", "me/demo", **NOISY)
+        pushed = pushing.run_recipe("push", run, "--hub_model_id", "me/digits", **NOISY)
         for status in (401, 403):
             pushing.hub.faults.plant("POST", "/commit/", status=status, message=f"not with {TOKEN}")
             failed = pushing.run_recipe(
