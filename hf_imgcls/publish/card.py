@@ -9,11 +9,12 @@ the two marks of the author's notes is kept when the card is written again, and 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -88,6 +89,7 @@ def write_card(
     license: Mapping[str, str] | None = None,
     hub_model_id: str | None = None,
     widget: list[dict[str, Any]] | None = None,
+    left_out: Collection[str] = (),
 ) -> Path:
     """Write ``README.md`` of a run, and ``adapter/README.md`` where there is an adapter.
 
@@ -98,6 +100,8 @@ def write_card(
         license: In the place of the recipe's, see `choose_license`.
         hub_model_id: Where the model will be.
         widget: Examples for the model page: ``src`` and ``example_title`` each.
+        left_out: Files of the folder that will not be published, for example ``report/report.html``; the card does not
+            refer to them.
 
     Returns:
         The card. What is wrong with it is logged; `check_card` refuses it.
@@ -108,6 +112,7 @@ def write_card(
     """
     folder = Path(folder)
     records = read_records(folder)
+    records = dataclasses.replace(records, files=records.files.difference(left_out))
     path = folder / CARD_FILE
     chosen = read_notes(path.read_text(encoding="utf-8")) if path.is_file() else NO_NOTES
     if notes is not None and (given := _read_notes_file(Path(notes))).digest != chosen.digest:

@@ -409,6 +409,13 @@ def test_pictures_are_named_where_they_are(tmp_path):
     assert lint_card(card, folder) == []
 
 
+def test_what_will_not_be_published_is_not_linked(tmp_path):
+    folder = plant_run(tmp_path / "animals")
+    (folder / "report" / "report.html").write_text("<p>")
+    assert "report/report.html" in write_card(folder).read_text()
+    assert "report/report.html" not in write_card(folder, left_out=["report/report.html"]).read_text()
+
+
 def test_ethics_are_told_in_words(tmp_path):
     section = read_section(render(plant_run(tmp_path / "animals")), "Ethics")
     assert "camera" in section  # a column of the data that groups were formed by
