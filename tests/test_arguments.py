@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from hf_imgcls import training_fields
-from hf_imgcls.argument_checks import SELECTION_METRICS
+from hf_imgcls.argument_checks import MULTI_LABEL_SELECTION_METRICS, SELECTION_METRICS
 from hf_imgcls.argument_types import ValueType, coerce, dump_yaml, is_within, load_yaml, read_annotation
 from hf_imgcls.arguments import (
     FINETUNE_GROUPS,
@@ -560,8 +560,10 @@ def test_lora_flags_belong_to_lora() -> None:
 
 def test_selection_metrics_are_those_that_are_measured() -> None:
     from hf_imgcls.measure.metrics import METRIC_NAMES
+    from hf_imgcls.measure.multilabel_formulas import MULTI_LABEL_METRIC_NAMES
 
     assert {"loss", *METRIC_NAMES} == set(SELECTION_METRICS)
+    assert {"loss", *MULTI_LABEL_METRIC_NAMES} == set(MULTI_LABEL_SELECTION_METRICS)
 
 
 # --- defaults ---
@@ -573,7 +575,7 @@ def test_selection_metrics_are_those_that_are_measured() -> None:
         ("", {
             "output_dir": "outputs/digits_vit-base-patch16-224-in21k", "do_train": True, "do_eval": True,
             "do_predict": True, "eval_strategy": "epoch", "save_strategy": "epoch", "eval_steps": None,
-            "load_best_model_at_end": True, "metric_for_best_model": "accuracy", "greater_is_better": True,
+            "load_best_model_at_end": True, "metric_for_best_model": "auto", "greater_is_better": True,
             "save_total_limit": 2, "logging_steps": 50, "report_to": "none", "per_device_train_batch_size": 32,
             "per_device_eval_batch_size": 64, "label_names": ["labels"], "remove_unused_columns": False,
         }),

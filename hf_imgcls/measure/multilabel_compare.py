@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -83,7 +84,7 @@ def join_label_tables(
     """
 
     def take(table: MultiLabelTable, rows: IntArray, columns: IntArray) -> LabelAnswers:
-        wide = []
+        wide: list[npt.NDArray[Any]] = []
         for values in (table.targets, table.answers, table.scores):
             wide.append(np.zeros((len(rows), len(labels)), dtype=values.dtype))
             wide[-1][:, columns] = values[rows]
