@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from hf_imgcls import training_fields
-from hf_imgcls.argument_checks import SELECTION_METRICS
+from hf_imgcls.argument_checks import MULTI_LABEL_SELECTION_METRICS, SELECTION_METRICS
 from hf_imgcls.argument_types import ValueType, coerce, dump_yaml, is_within, load_yaml, read_annotation
 from hf_imgcls.arguments import (
     FINETUNE_GROUPS,
@@ -560,8 +560,10 @@ def test_lora_flags_belong_to_lora() -> None:
 
 def test_selection_metrics_are_those_that_are_measured() -> None:
     from hf_imgcls.measure.metrics import METRIC_NAMES
+    from hf_imgcls.measure.multilabel_formulas import MULTI_LABEL_METRIC_NAMES
 
     assert {"loss", *METRIC_NAMES} == set(SELECTION_METRICS)
+    assert {"loss", *MULTI_LABEL_METRIC_NAMES} == set(MULTI_LABEL_SELECTION_METRICS)
 
 
 # --- defaults ---

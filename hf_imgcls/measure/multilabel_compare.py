@@ -84,7 +84,7 @@ def join_label_tables(
     """
 
     def take(table: MultiLabelTable, rows: IntArray, columns: IntArray) -> LabelAnswers:
-        wide: list[Any] = []
+        wide: list[npt.NDArray[Any]] = []
         for values in (table.targets, table.answers, table.scores):
             wide.append(np.zeros((len(rows), len(labels)), dtype=values.dtype))
             wide[-1][:, columns] = values[rows]

@@ -135,7 +135,7 @@ def score_folder(
     # A stream's length is what this process gets of it.
     num_examples = plan.test.num_examples if isinstance(plan.test, IterableDataset) else len(plan.test)
     thresholds = read_thresholds(model_name_or_path, model.config, columns)
-    recorder: Any = MultiLabelAccumulator(len(labels), thresholds) if several else _Recorder(len(labels))
+    recorder = _SetRecorder(len(labels), thresholds) if several else _Recorder(len(labels))
 
     device_type = state.device.type
     autocast: Callable[[], Any] = contextlib.nullcontext
@@ -153,27 +153,19 @@ def score_folder(
     )
     seconds = time.perf_counter() - start
 
-    accumulator = recorder if several else recorder.accumulator
+    accumulator = recorder.accumulator
     metrics = accumulator.compute()
     examples = accumulator.collect_examples()
     if len(examples) != num_examples:
         raise RuntimeError(f"{len(examples)} of {num_examples} examples were counted")
     commit = find_commit(model_name_or_path, data, model_revision)
     source = _describe_source(model_name_or_path, commit, model.config, dataset, split)
-    about: dict[str, Any] = {"split": split, "labels": labels, "source": source}
-    table: Table | None = None
+    table = recorder.collect_table(state, split=split, labels=labels, source=source)
+    if table is not None:
+        table.files, table.metadata = read_columns(dataset.splits[split], examples.sample_index)
     metrics = {"loss": metrics["log_loss"], **metrics}
-    if several:
-        if state.is_main_process:
-            about["files"], about["metadata"] = read_columns(dataset.splits[split], examples.sample_index)
-            table = MultiLabelTable.from_examples(examples, thresholds=accumulator.thresholds, **about)
-    else:
-        single = None
-        if (top := recorder.top.collect(examples.sample_index, state)) is not None:
-            about["files"], about["metadata"] = read_columns(dataset.splits[split], examples.sample_index)
-            single = PredictionTable.from_examples(examples, *top, **about)
-        metrics["roc_auc"] = _add_roc_auc(single, accumulator, state)
-        table = single
+    if isinstance(recorder, _Recorder):
+        metrics["roc_auc"] = _add_roc_auc(table, recorder.accumulator, state)
     metrics |= {"runtime": round(seconds, 4), "samples_per_second": round(len(examples) / seconds, 3)}
     return Score(
         split=split,
@@ -182,7 +174,7 @@ def score_folder(
         reasons=accumulator.reasons,
         remarks=accumulator.remarks,
         notes=notes,
-        confusion_matrix=None if several else accumulator.confusion_matrix,
+        confusion_matrix=recorder.accumulator.confusion_matrix if isinstance(recorder, _Recorder) else None,
         examples=examples,
         table=table,
     )
@@ -213,13 +205,49 @@ class _Recorder:
         """What is sent to other processes."""
         return {"accumulator": self.accumulator}
 
+    def collect_table(self, state: PartialState, **about: Any) -> Table | None:
+        """The table, on the main process; every process has to call this.
 
-def _add_roc_auc(
-    table: PredictionTable | None, accumulator: ClassificationAccumulator, state: PartialState
-) -> float | None:
+        Args:
+            state: Tells rank and world size.
+            about: ``split``, ``labels`` and ``source``.
+        """
+        examples = self.accumulator.collect_examples()
+        top = self.top.collect(examples.sample_index, state)
+        return None if top is None else PredictionTable.from_examples(examples, *top, **about)
+
+
+class _SetRecorder:
+    """The same where an image may have several labels: every process gets all scores.
+
+    Args:
+        num_labels: K, the number of classes.
+        thresholds: From which score on a class is answered.
+    """
+
+    def __init__(self, num_labels: int, thresholds: FloatArray | None) -> None:
+        self.accumulator = MultiLabelAccumulator(num_labels, thresholds)
+
+    def update(self, logits: Any, labels: Any, sample_index: Any = None) -> None:
+        """Add a batch."""
+        self.accumulator.update(logits, labels, sample_index)
+
+    def merge(self, other: _SetRecorder) -> None:
+        """Add what another process counted."""
+        self.accumulator.merge(other.accumulator)
+
+    def collect_table(self, state: PartialState, **about: Any) -> Table | None:
+        """As of `_Recorder`."""
+        if not state.is_main_process:
+            return None
+        examples = self.accumulator.collect_examples()
+        return MultiLabelTable.from_examples(examples, thresholds=self.accumulator.thresholds, **about)
+
+
+def _add_roc_auc(table: Table | None, accumulator: ClassificationAccumulator, state: PartialState) -> float | None:
     """ROC-AUC of the scores that the main process has, on every process; what is to be said about it is added."""
     measured = Measured(None)
-    if table is not None:
+    if isinstance(table, PredictionTable):
         scores = table.scores_by_class()
         measured = measure_roc_auc(table.label, scores.T) if scores is not None else Measured(None, NOT_EVERY_SCORE)
     if state.num_processes > 1:

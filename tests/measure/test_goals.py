@@ -148,7 +148,7 @@ def test_the_worst_class_and_slice():
 
     def slice_of(group, right, n, verdict):
         share = estimate_share(right, n)
-        numbers = {"value": share.value, "low": share.low, "high": share.high, "n": n}
+        numbers = {"metric": "accuracy", "value": share.value, "low": share.low, "high": share.high, "n": n}
         return {"column": "place", "group": group, "verdict": verdict, **numbers}
 
     slices = [slice_of("north", 300, 500, "worse"), slice_of("south", 480, 500, "better")]
