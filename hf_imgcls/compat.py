@@ -232,3 +232,15 @@ def correct_resumed_loss(train_loss: float, step: int, first_step: int) -> float
         first_step: Steps that the checkpoint had.
     """
     return train_loss * step / max(step - first_step, 1) if TRANSFORMERS_MAJOR < 5 else train_loss
+
+
+def restore_evaluator() -> None:
+    """Let ``evaluate.evaluator(...).compute`` run on 5.x, which has no TensorFlow models any more.
+
+    evaluate 0.4.6 asks whether what it was given is a ``transformers.TFPreTrainedModel``, and a name that is not there
+    ends in an AttributeError (``evaluate/evaluator/base.py``, ``prepare_pipeline``; TensorFlow left in
+    https://github.com/huggingface/transformers/blob/main/MIGRATION_GUIDE_V5.md). Nothing is an instance of the class
+    that is put there. Remove when evaluate no longer asks.
+    """
+    if not hasattr(transformers, "TFPreTrainedModel"):
+        transformers.TFPreTrainedModel = type("TFPreTrainedModel", (), {})

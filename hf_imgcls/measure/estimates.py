@@ -3,7 +3,8 @@
 Shares have Wilson's interval; everything else a seeded bootstrap over examples, one set of draws for all numbers. A
 mean over classes of ROC-AUC or average precision is resampled by the influence of each example on it, since ranking a
 thousand classes anew in every draw would take hours. A bootstrap cannot see beyond a perfect number: where all draws
-agree on 0 or 1, Wilson's interval takes its place.
+agree on 0 or 1, Wilson's interval takes its place. The interval of a calibration error is rather too wide than too
+narrow where the model is nearly calibrated, see `hf_imgcls.measure.intervals.enclose_absolute_sum`.
 """
 
 from __future__ import annotations

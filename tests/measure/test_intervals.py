@@ -70,28 +70,59 @@ def test_bootstrap_of_macro_f1_covers():
     assert covered / NUM_SIMULATIONS == pytest.approx(0.95, abs=0.02)
 
 
-@pytest.mark.parametrize("overconfidence", [0.0, 0.03, 0.15])
-def test_interval_of_the_calibration_error_covers(overconfidence):
+CENTRES = np.arange(8, 15) / 15 + 1 / 30  # of the bins
+EVEN, UNEVEN = np.full(7, 1 / 7), np.array([0.02, 0.02, 0.03, 0.03, 0.05, 0.1, 0.75])
+
+
+@pytest.mark.parametrize(
+    ("n", "shares", "gaps", "lowest", "highest"),
+    [
+        # Well calibrated, or nearly so: only the lower end can miss.
+        (300, EVEN, 0.0, 0.95, 0.99),
+        (3000, UNEVEN, 0.0, 0.95, 0.99),
+        (300, EVEN, 0.03, 0.95, 0.99),
+        (300, UNEVEN, [0, 0, 0, 0, 0, 0, 0.05], 0.93, 0.99),
+        (3000, UNEVEN, [0, 0, 0, 0, 0, 0, 0.05], 0.93, 0.99),
+        # Badly calibrated: both ends miss.
+        (300, EVEN, 0.15, 0.93, 0.97),
+        (3000, EVEN, 0.08, 0.93, 0.97),
+        (3000, EVEN, [-0.05, 0.05, -0.05, 0.05, -0.05, 0.05, -0.05], 0.93, 0.97),
+    ],
+)
+def test_interval_of_the_calibration_error_covers(n, shares, gaps, lowest, highest):
     """Percentiles would hold the truth of a calibrated model nearly never."""
-    num_bins, n, simulations = 15, 300, NUM_SIMULATIONS
-    centres = np.arange(8, 15) / 15 + 1 / 30
+    generator = np.random.default_rng(3)
+    accuracy = np.clip(CENTRES - gaps, 0, 1)
+    truth = float(np.abs(shares * (accuracy - CENTRES)).sum())
+    # A sample is what falls into the 14 cells (right or wrong, bin), and so is a bootstrap sample.
+    values = np.concatenate([1 - CENTRES, -CENTRES]) / n
+    cells = generator.multinomial(n, np.concatenate([shares * accuracy, shares * (1 - accuracy)]), NUM_SIMULATIONS)
     covered = covered_by_percentiles = 0
-    for seed in range(simulations):
-        generator = np.random.default_rng([3, seed])
-        confidence = generator.choice(centres, n)
-        correct = generator.random(n) < confidence - overconfidence
-        bins = assign_bins(confidence, num_bins)
-        gaps = sum_gaps(correct, confidence, bins, num_bins)
-        indicator = (bins[:, None] == np.arange(num_bins)) * ((correct - confidence) / n)[:, None]
-        drawn = draw_statistics(lambda counts, indicator=indicator: counts @ indicator, n, seed=seed, draws=200)
-        low, high = enclose_absolute_sum(gaps, drawn)
-        assert low <= np.abs(gaps).sum() <= high
-        covered += low <= overconfidence <= high
+    for counts in cells:
+        measured = (counts * values).reshape(2, 7).sum(axis=0)
+        drawn = (generator.multinomial(n, counts / n, 400) * values).reshape(400, 2, 7).sum(axis=1)
+        low, high = enclose_absolute_sum(measured, drawn)
+        assert low <= np.abs(measured).sum() <= high
+        covered += low <= truth <= high
         low, high = take_percentiles(np.abs(drawn).sum(axis=1))
-        covered_by_percentiles += low <= overconfidence <= high
-    assert 0.93 <= covered / simulations <= 0.99
-    if overconfidence < 0.1:
-        assert covered_by_percentiles / simulations < 0.5
+        covered_by_percentiles += low <= truth <= high
+    assert lowest <= covered / NUM_SIMULATIONS <= highest
+    if truth == 0:
+        assert covered_by_percentiles == 0
+
+
+def test_the_bootstrap_hands_over_the_gaps_of_the_calibration_error():
+    """From examples to an interval: what the simulations of cells leave out."""
+    generator = np.random.default_rng(3)
+    confidence = generator.choice(CENTRES, 300)
+    correct = generator.random(300) < confidence - 0.15
+    bins = assign_bins(confidence, 15)
+    gaps = sum_gaps(correct, confidence, bins, 15)
+    indicator = (bins[:, None] == np.arange(15)) * ((correct - confidence) / 300)[:, None]
+    drawn = draw_statistics(lambda counts: counts @ indicator, 300, seed=0)
+    low, high = enclose_absolute_sum(gaps, drawn)
+    assert low <= 0.15 <= high
+    assert high - low < 0.15
 
 
 def test_an_absolute_sum_of_nothing():
