@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,13 +143,22 @@ def plan_push(folder: Path, args: Arguments, destination: Destination, source: R
         from hf_imgcls.publish.verify import recall_data
 
         source = recall_data(folder)
+    choose = partial(select_published, images=publish.publish_images, predictions=publish.publish_predictions)
     widget = _show_examples(folder, source, destination.repo_id) if publish.publish_images else None
     notes = Path(publish.card_notes) if publish.card_notes else None
     stated = {"license": publish.license, "license_name": publish.license_name, "license_link": publish.license_link}
     license = {name: value for name, value in stated.items() if value is not None}
-    write_card(folder, notes=notes, license=license, hub_model_id=destination.repo_id, widget=widget)
+    there = list_names(folder)
+    write_card(
+        folder,
+        notes=notes,
+        license=license,
+        hub_model_id=destination.repo_id,
+        widget=widget,
+        left_out=select_published(there) - choose(there),
+    )
     check_card(folder)
-    names = select_published(list_names(folder), images=publish.publish_images, predictions=publish.publish_predictions)
+    names = choose(list_names(folder))
     tops = {name.split("/")[0] for name in names}
     left_out = sorted(path.name + ("/" if path.is_dir() else "") for path in folder.iterdir() if path.name not in tops)
     return Plan(folder, read_files(folder, names), left_out, source)
