@@ -103,6 +103,17 @@ class Normalizer:
             return levels.sub_(mean).div_(std)
         return levels.mul_(self.rescale_factor) if self.rescale_factor is not None else levels
 
+    def restore_levels(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """The uint8 pixels that were normalised: float ``(..., 3, H, W)`` to uint8 of the same shape.
+
+        Levels are whole numbers, and float32 is far more exact than half of one: nothing is lost.
+        """
+        if self.mean is not None and self.std is not None:
+            pixel_values = pixel_values.cpu() * self.std + self.mean
+        elif self.rescale_factor is not None:
+            pixel_values = pixel_values / self.rescale_factor
+        return pixel_values.round().clamp(0, 255).to(torch.uint8)
+
 
 class Preprocessor:
     """An image processor as evaluation and training need it.

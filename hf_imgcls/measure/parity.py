@@ -1,7 +1,7 @@
 """Served = scored: a plain ``pipeline()`` on the saved folder must predict what was scored.
 
-The consumer's side is exactly ``pipeline("image-classification", model=FOLDER)`` with nothing of ours in it. What it is
-given are the split's own images, decoded and upright.
+The consumer's side is exactly ``pipeline("image-classification", model=FOLDER)`` with nothing of ours in it (for an
+exported model see `hf_imgcls.measure.consumer`). What it is given are the split's own images, decoded and upright.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from torch.utils.data import IterableDataset
 
 from hf_imgcls.data.decode import decode_image
 from hf_imgcls.errors import DataError, ParityError
+from hf_imgcls.measure.consumer import load_pipeline
+from hf_imgcls.measure.exported_model import ExportedClassifier
 from hf_imgcls.measure.metrics import ExampleTable
 from hf_imgcls.records import ParityRecord
 
@@ -93,8 +95,7 @@ def check_parity(
     """
     import transformers
 
-    # Nothing but what a consumer writes; device and dtype are what such a consumer gets.
-    classifier = transformers.pipeline("image-classification", model=str(folder))
+    classifier = load_pipeline(folder, is_trusted=data.trust_remote_code)
     if tie_tolerance is None:
         tie_tolerance = TIE_TOLERANCE.get(classifier.device.type, TIE_TOLERANCE["cuda"])
 
@@ -130,7 +131,8 @@ def check_parity(
         top1_agreement=(len(positions) - len(disagreements)) / len(positions),
         max_probability_difference=max(differences),
         tie_tolerance=tie_tolerance,
-        consumer=f"pipeline of transformers {transformers.__version__} on {classifier.device.type}",
+        consumer=f"pipeline of transformers {transformers.__version__} on {classifier.device.type}"
+        + _name_exported(classifier),
     )
     if disagreements:
         raise _parity_error(folder, record, disagreements)
@@ -140,6 +142,13 @@ def check_parity(
             record.max_probability_difference,
         )
     return record
+
+
+def _name_exported(classifier: Any) -> str:
+    """What runs an exported model; nothing for a model of transformers."""
+    name = type(classifier.model).__name__
+    is_exported = name.startswith(("ORTModel", "OVModel")) or isinstance(classifier.model, ExportedClassifier)
+    return f" with {name}" if is_exported else ""
 
 
 def _draw_rows(dataset: Any, max_samples: int | None, seed: int) -> Iterator[dict[str, Any]]:

@@ -25,6 +25,7 @@ from hf_imgcls.compat import load_image_processor
 from hf_imgcls.errors import DataError, ModelError
 from hf_imgcls.measure.calibration import TEMPERATURE_KEY
 from hf_imgcls.measure.columns import read_columns
+from hf_imgcls.measure.exported_model import ExportedClassifier, find_exported_file, load_exported
 from hf_imgcls.measure.formulas import Measured, measure_roc_auc
 from hf_imgcls.measure.metrics import ClassificationAccumulator, ExampleTable
 from hf_imgcls.measure.predictions import NOT_EVERY_SCORE, PredictionTable
@@ -81,6 +82,7 @@ def score_folder(
     num_workers: int = 0,
     autocast_dtype: torch.dtype | None = None,
     on_batch: Callable[[], None] | None = None,
+    state: PartialState | None = None,
 ) -> Score:
     """Score a saved model on one split, with all processes that run.
 
@@ -94,6 +96,7 @@ def score_folder(
         num_workers: Loader processes per process.
         autocast_dtype: Compute in this dtype (weights stay float32); ``None`` is float32 throughout.
         on_batch: Called after every batch, for a progress bar.
+        state: Tells device and processes; by default all that run.
 
     Returns:
         The score, the same on every process but for its table.
@@ -120,7 +123,7 @@ def score_folder(
     for text in notes:
         logger.warning("%s", text)
 
-    state = PartialState()
+    state = state or PartialState()
     # As the test split, because a training split gets the training augmentation.
     rows = dataclasses.replace(dataset, splits={"test": dataset.splits[split]})
     plan = attach_transforms(rows, processor, data, seed=0)
@@ -234,8 +237,8 @@ def _describe_source(
 
 def load_classifier(
     name_or_path: str | Path, data: DataArguments, *, revision: str = "main"
-) -> tuple[PreTrainedModel, BaseImageProcessor]:
-    """Load a saved classifier and its image processor: safetensors only, float32.
+) -> tuple[PreTrainedModel | ExportedClassifier, BaseImageProcessor]:
+    """Load a saved classifier and its image processor: safetensors only, float32; or an exported model.
 
     Args:
         name_or_path: A folder or Hub id.
@@ -256,6 +259,9 @@ def load_classifier(
         "token": data.token,
         "trust_remote_code": data.trust_remote_code,
     }
+    if find_exported_file(name_or_path) is not None:
+        processor = load_image_processor(str(name_or_path), **source)
+        return load_exported(name_or_path, processor, is_trusted=data.trust_remote_code), processor
     try:
         # The dtype is said because transformers 4 and 5 have different defaults.
         model, info = AutoModelForImageClassification.from_pretrained(
