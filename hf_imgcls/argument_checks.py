@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Collection
@@ -12,12 +13,17 @@ from hf_imgcls.errors import ArgumentError
 from hf_imgcls.training_defaults import steps_agree
 
 if TYPE_CHECKING:
-    from hf_imgcls.arguments import Arguments, DataArguments, FitArguments, MeasureArguments
+    from hf_imgcls.arguments import Arguments, DataArguments, FitArguments, MeasureArguments, PublishArguments
 
 # What ``measure.metrics`` computes and a best model can be chosen by.
 SELECTION_METRICS = (
     "loss", "accuracy", "top5_accuracy", "macro_precision", "macro_recall", "macro_f1", "weighted_precision",
     "weighted_recall", "weighted_f1", "balanced_accuracy", "log_loss", "roc_auc", "ece",
+)  # fmt: skip
+# What ``publish.export`` writes.
+EXPORT_FORMATS = (
+    "onnx", "onnx_fp16", "onnx_int8", "onnx_int8_dynamic", "openvino", "openvino_fp16", "openvino_int8",
+    "openvino_int8_weights",
 )  # fmt: skip
 _FOLDERS = ("train_dir", "validation_dir", "test_dir")
 _FILES = ("train_file", "validation_file", "test_file")
@@ -53,7 +59,7 @@ def check_arguments(arguments: Arguments, known: Collection[str], *, complete: b
     measure = arguments.measure
     needs_data = complete and "dataset_name" in known and not (measure.predictions or measure.compare)
     problems = _check_sources(arguments.data, needs_data) + _check_pixels(arguments.data) + _check_measure(measure)
-    problems += _check_model(arguments.fit, arguments.explicit)
+    problems += _check_model(arguments.fit, arguments.explicit) + _check_export(arguments.publish)
     if {"do_train", "eval_strategy"} <= arguments.training.keys():
         problems += _check_training(arguments, complete)
     for name in ("deepspeed", "fsdp_config", "accelerator_config"):
@@ -80,6 +86,20 @@ def _check_measure(measure: MeasureArguments) -> list[ArgumentError]:
         ]
         if asked:
             problems.append(_error(f"{', '.join(asked)} with report false", "a report", "leave out --report false"))
+    return problems
+
+
+def _check_export(publish: PublishArguments) -> list[ArgumentError]:
+    problems = []
+    for name in publish.export_formats or ():
+        if name not in EXPORT_FORMATS:
+            near = difflib.get_close_matches(name, EXPORT_FORMATS, n=3)
+            fix = f"did you mean {' or '.join(near)}?" if near else "choose among these"
+            problems.append(_error(f"export_formats has {name!r}", f"some of {', '.join(EXPORT_FORMATS)}", fix))
+        elif publish.fold_preprocessing and not name.startswith(("onnx", "openvino")):
+            problems.append(
+                _error(f"fold_preprocessing with {name}", "ONNX or OpenVINO formats", f"export {name} without it")
+            )
     return problems
 
 

@@ -23,7 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from hf_imgcls.argument_checks import check_arguments, check_value
+from hf_imgcls.argument_checks import EXPORT_FORMATS, check_arguments, check_value
 from hf_imgcls.argument_reading import read_file, read_flags
 from hf_imgcls.argument_types import SECRETS, Argument, CoercionError, coerce, dump_yaml, read_annotation
 from hf_imgcls.errors import ArgumentError, join_errors
@@ -38,6 +38,7 @@ GROUPS = {
     "measure": "how the result is checked",
     "score": "what recipes/measure.py scores",
     "publish": "the model card and the Hub",
+    "export": "the model for other runtimes, smaller and faster",
     "training": "TrainingArguments of the installed transformers",
 }
 _NOT_IN_RECIPE = {"local_rank", "resume_from_checkpoint"}
@@ -247,12 +248,38 @@ class MeasureArguments:
 
 @dataclass
 class PublishArguments:
-    """What the model card says besides the records, and what is uploaded (group ``publish``)."""
+    """What the model card says besides the records, what is uploaded (group ``publish``) and exported (``export``)."""
 
     license: str | None = _setting(
         None, "Licence of the model as the Hub names it, for example apache-2.0; if not given, the card says so."
     )
     card_notes: str | None = _setting(None, "Markdown file whose text is put into the model card.")
+    export_formats: list[str] | None = _setting(
+        None,
+        f"Formats to write, each into a folder of its own: {', '.join(EXPORT_FORMATS)}.",
+        group="export",
+    )
+    export_opset: int = _setting(18, "Opset of ONNX files.", group="export", within="[17, 23]")
+    fold_preprocessing: bool = _setting(
+        False,
+        "Put normalisation and softmax into ONNX and OpenVINO models: resized uint8 image in, probabilities out.",
+        group="export",
+    )
+    max_accuracy_drop: float = _setting(
+        0.005,
+        "Accuracy that a quantised model may lose; the most sensitive layers stay in float until it is kept.",
+        group="export",
+        within="[0, 1]",
+    )
+    calibration_samples: int = _setting(
+        256, "Training images that activation ranges of INT8 models are taken from.", group="export", within="[1, inf)"
+    )
+    calibration_method: str = _setting(
+        "minmax",
+        "How onnx_int8 chooses a range: everything seen, what loses least information, or all but outliers.",
+        group="export",
+        choices=["minmax", "entropy", "percentile"],
+    )
 
 
 @dataclass

@@ -12,13 +12,14 @@ import sys
 from functools import partial
 
 from hf_imgcls.arguments import parse_arguments
-from hf_imgcls.errors import Interrupted
+from hf_imgcls.errors import Interrupted, UserError, join_errors
 from hf_imgcls.measure.goals import choose_exit_code, parse_goals
 from hf_imgcls.run import (
     BAD_IMAGES_FILE,
     begin_run,
     check_disk_space,
     check_launch,
+    is_main_process,
     mark_run,
     open_output_folder,
     run_recipe,
@@ -50,6 +51,8 @@ def main() -> None:
     from hf_imgcls.measure.metrics import ClassificationAccumulator
     from hf_imgcls.measure.run_report import calibrate_saved_model, report_score
     from hf_imgcls.measure.saved_model import measure_saved_model
+    from hf_imgcls.publish.export.build import export_model
+    from hf_imgcls.publish.export.table import show_exports
 
     use_all_cores()
     training_args = build_training_arguments(args.training, args.hub_token)
@@ -98,10 +101,18 @@ def main() -> None:
     if training_args.do_predict:
         score = measure_saved_model(saved, dataset, "test", args, training_args)
         goals = report_score(saved, score, dataset, args, training_args)
+
+    # The same model for other runtimes, each held against this one
+    failures = []
+    if args.publish.export_formats and training_args.do_train and is_main_process():
+        failures = export_model(output_dir, dataset, args, output_dir, training_args.per_device_eval_batch_size)
+        show_exports(output_dir)
     if training_args.do_train:
-        mark_run(output_dir, "finished", choose_exit_code(goals))
+        mark_run(output_dir, "finished", UserError.exit_code if failures else choose_exit_code(goals))
     if training_args.push_to_hub and training_args.do_train:
         trainer.push_to_hub()
+    if failures:
+        raise join_errors(failures)
     sys.exit(choose_exit_code(goals))
 
 
