@@ -28,6 +28,7 @@ EXPORT_FORMATS = (
 _FOLDERS = ("train_dir", "validation_dir", "test_dir")
 _FILES = ("train_file", "validation_file", "test_file")
 _HUB_ONLY = ("dataset_config_name", "dataset_revision", "train_split_name", "validation_split_name", "test_split_name")
+_TEACHER_ONLY = ("distillation_temperature", "distillation_weight")
 _LORA_ONLY = ("lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules")
 
 
@@ -206,6 +207,8 @@ def _check_model(fit: FitArguments, explicit: set[str]) -> list[ArgumentError]:
         problems.append(
             _error(f"{', '.join(lora)} with adaptation {fit.adaptation}", "adaptation lora", "add --adaptation lora")
         )
+    if fit.teacher_model is None and (given := [name for name in _TEACHER_ONLY if name in explicit]):
+        problems.append(_error(f"{', '.join(given)} without teacher_model", "both", "add --teacher_model"))
     if fit.freeze_layers and fit.adaptation != "full":
         problems.append(
             _error(

@@ -204,6 +204,15 @@ class FitArguments:
     lora_target_modules: list[str] | None = _setting(
         None, "Name endings of the layers that get adapters; if not given, chosen for the architecture."
     )
+    teacher_model: str | None = _setting(
+        None, "Learn from this classifier's answers besides the labels (Hub id or folder; classes go by name)."
+    )
+    distillation_temperature: float = _setting(
+        2.0, "Divides the logits of teacher and student: above 1, unlikely classes count more.", within="(0, inf)"
+    )
+    distillation_weight: float = _setting(
+        0.5, "Share of the teacher in the loss; the labels have the rest.", within="(0, 1]"
+    )
     early_stopping_patience: int | None = _setting(
         None, "Stop after this many evaluations without a better --metric_for_best_model.", within="[1, inf)"
     )

@@ -43,6 +43,7 @@ from hf_imgcls.fit.checkpoints import (
     seal_checkpoint,
     step_of,
 )
+from hf_imgcls.fit.distill import Distiller, build_distiller
 from hf_imgcls.fit.evaluation import Accumulator, BatchTransform, build_eval_dataloader, evaluate_batches
 from hf_imgcls.fit.faults import describe_failed_save, name_newest, translate_fault
 from hf_imgcls.fit.finite import FiniteWatch
@@ -82,6 +83,7 @@ class ImageClassificationTrainer(Trainer):
         set_epoch: Told the epoch before its first batch.
         step_schedule: ``lr_scheduler_kwargs`` of the schedule "step", or ``None`` for transformers' own schedules.
         identity: What run the checkpoints belong to.
+        distiller: A teacher that the model learns from besides the labels.
         **kwargs: What ``Trainer`` takes.
     """
 
@@ -98,6 +100,7 @@ class ImageClassificationTrainer(Trainer):
         set_epoch: Callable[[int], None] | None = None,
         step_schedule: dict[str, Any] | None = None,
         identity: RunIdentity | None = None,
+        distiller: Distiller | None = None,
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("data_collator", collate_batch)
@@ -109,6 +112,7 @@ class ImageClassificationTrainer(Trainer):
         self.eval_device_transform = eval_device_transform
         self.new_accumulator = new_accumulator
         self._step_schedule = step_schedule
+        self._distiller = distiller
         self.identity = identity or describe_run(self.model, args)
         self._agreement = Agreement(args.ddp_timeout_delta)
         self._signals = StopSignals()
@@ -137,12 +141,17 @@ class ImageClassificationTrainer(Trainer):
         with torch.no_grad():
             batch = (self.train_device_transform if self.model.training else self.eval_device_transform)(inputs)
         self._sample_index = batch["sample_index"]
+        if self._distiller is not None and self.model.training:
+            with self.compute_loss_context_manager():
+                self._distiller.look(batch["pixel_values"])
         return {"pixel_values": batch["pixel_values"], "labels": batch["labels"]}
 
     def _compute_classification_loss(
         self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
         losses = compute_sample_losses(outputs, labels, self.args.label_smoothing_factor)
+        if self._distiller is not None and self.model.training:
+            losses = self._distiller.mix(losses, outputs.logits)
         if self.model.training:
             self._watch.add(losses, self._sample_index)
         return divide_losses(losses, num_items_in_batch)
@@ -616,6 +625,7 @@ def build_trainer(
         set_epoch=batches.set_epoch,
         step_schedule=dict(args.training.get("lr_scheduler_kwargs") or {}) if is_step else None,
         identity=identity,
+        distiller=build_distiller(args.fit, args.data, list(model.config.id2label.values()), processor),
     )
 
 
