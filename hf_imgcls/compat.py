@@ -18,7 +18,7 @@ import torch
 import transformers
 from packaging.version import Version
 
-from hf_imgcls.errors import LaunchError, MissingExtraError, ModelError
+from hf_imgcls.errors import LaunchError, ModelError, UserError
 from hf_imgcls.extras import require
 from hf_imgcls.provenance import count_cores
 
@@ -238,6 +238,19 @@ def correct_resumed_loss(train_loss: float, step: int, first_step: int) -> float
     return train_loss * step / max(step - first_step, 1) if TRANSFORMERS_MAJOR < 5 else train_loss
 
 
+def require_exporter(family: str) -> None:
+    """Make sure that what exports to ``"onnx"`` or ``"openvino"`` on the installed line is installed.
+
+    Raises:
+        MissingExtraError: It is not.
+    """
+    require(family)
+    if TRANSFORMERS_MAJOR < 5:
+        require("optimum", {"onnx": "optimum.onnxruntime", "openvino": "optimum.intel"}[family])
+    elif family == "onnx":
+        require("onnx", "onnx_ir")
+
+
 def write_onnx(model: PreTrainedModel, path: Path, image_size: tuple[int, int], opset: int) -> None:
     """Write a classifier as one ONNX file: ``pixel_values`` (batch_size, 3, H, W) to ``logits``, float32.
 
@@ -255,8 +268,8 @@ def write_onnx(model: PreTrainedModel, path: Path, image_size: tuple[int, int], 
         ModelError: The architecture cannot be exported.
     """
     height, width = image_size
+    require_exporter("onnx")
     if TRANSFORMERS_MAJOR < 5:
-        require("optimum", "optimum.onnxruntime")
         import onnx
         from onnxruntime.tools.onnx_model_utils import make_dim_param_fixed
         from optimum.exporters.onnx import onnx_export_from_model
@@ -267,7 +280,7 @@ def write_onnx(model: PreTrainedModel, path: Path, image_size: tuple[int, int], 
         if model.config.model_type not in TasksManager._SUPPORTED_MODEL_TYPE:
             # Image in, logits out: what Optimum says of ViT holds for every classifier, timm's among them.
             options["custom_onnx_configs"] = {"model": ViTOnnxConfig(model.config, task="image-classification")}
-        with _explain_export(model, "ONNX"):
+        with explain_export(model, "ONNX"):
             onnx_export_from_model(
                 model, path.parent, task="image-classification", opset=opset, monolith=True, do_validation=False,
                 height=height, width=width, **options,
@@ -277,12 +290,11 @@ def write_onnx(model: PreTrainedModel, path: Path, image_size: tuple[int, int], 
             make_dim_param_fixed(graph.graph, name, size)  # Optimum leaves them free, and the weights do not
         onnx.save(graph, str(path))
         return
-    require("onnx")
-    onnx_ir = require("onnx", "onnx_ir")
+    import onnx_ir
     from transformers.exporters import OnnxConfig, OnnxExporter
 
     shapes = {"pixel_values": {0: torch.export.Dim("batch_size", min=1)}}
-    with _explain_export(model, "ONNX"):
+    with explain_export(model, "ONNX"):
         exported = OnnxExporter().export(
             model, _make_pixels(image_size), config=OnnxConfig(opset_version=opset, dynamic_shapes=shapes)
         )
@@ -304,14 +316,15 @@ def write_openvino(model: PreTrainedModel, path: Path, image_size: tuple[int, in
         MissingExtraError: Optimum or OpenVINO is not installed.
         ModelError: The architecture cannot be exported.
     """
-    openvino = require("openvino")
+    require_exporter("openvino")
+    import openvino
+
     if TRANSFORMERS_MAJOR < 5:
-        require("optimum", "optimum.intel")
         from optimum.exporters.openvino.convert import export_from_model
         from optimum.exporters.tasks import TasksManager
         from optimum.intel import OVConfig
 
-        with _explain_export(model, "OpenVINO"):
+        with explain_export(model, "OpenVINO"):
             if model.config.model_type in TasksManager._SUPPORTED_MODEL_TYPE:
                 export_from_model(
                     model, path.parent, task="image-classification", ov_config=OVConfig(dtype="fp32"), stateful=False
@@ -325,7 +338,7 @@ def write_openvino(model: PreTrainedModel, path: Path, image_size: tuple[int, in
         from transformers.exporters import OpenVINOConfig, OpenVINOExporter
 
         shapes = {"pixel_values": {0: torch.export.Dim("batch_size", min=1)}}
-        with _explain_export(model, "OpenVINO"):
+        with explain_export(model, "OpenVINO"):
             program = (
                 OpenVINOExporter()
                 .export(model, _make_pixels(image_size), config=OpenVINOConfig(dynamic_shapes=shapes))
@@ -345,13 +358,21 @@ def _make_pixels(image_size: tuple[int, int]) -> dict[str, torch.Tensor]:
 
 
 @contextmanager
-def _explain_export(model: PreTrainedModel, name: str) -> Iterator[None]:
-    """Exporters fail with whatever exception the layer below had, and warn of what the gate will have measured."""
+def explain_export(model: PreTrainedModel, name: str) -> Iterator[None]:
+    """Exporters fail with whatever exception the layer below had, and warn of what the gate will have measured.
+
+    Args:
+        model: What is exported.
+        name: To what.
+
+    Raises:
+        ModelError: In place of any exception that is no user's error already.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except MissingExtraError:
+    except (UserError, OSError):
         raise
     except Exception as error:
         raise ModelError(

@@ -407,7 +407,6 @@ class ExportRecord(Record):
         input: What the model takes, in words: name, type and shape.
         opset: Of an ONNX file.
         float_layers: Layers that a quantised model keeps in float, the most sensitive first.
-        is_experimental: Whether the format's makers call it so.
         size_mb: Of all its files, in megabytes of 1,000,000 bytes.
         split: The split that both models were measured on.
         num_examples: Images of it.
@@ -438,7 +437,6 @@ class ExportRecord(Record):
     input: str
     opset: int | None
     float_layers: list[str]
-    is_experimental: bool
     size_mb: float
     split: str
     num_examples: int

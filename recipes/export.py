@@ -34,7 +34,10 @@ def main() -> None:
     from hf_imgcls.data.load import load_image_dataset
     from hf_imgcls.data.scan import check_images
     from hf_imgcls.publish.export.build import export_model
+    from hf_imgcls.publish.export.exporter import check_formats
     from hf_imgcls.publish.export.table import show_exports
+
+    check_formats(args.publish.export_formats or [])
 
     # Data: the run's own, unless other was named; of the training split a few images are needed
     dataset = load_image_dataset(args.data)

@@ -52,8 +52,10 @@ def main() -> None:
     from hf_imgcls.measure.run_report import calibrate_saved_model, report_score
     from hf_imgcls.measure.saved_model import measure_saved_model
     from hf_imgcls.publish.export.build import export_model
+    from hf_imgcls.publish.export.exporter import check_formats
     from hf_imgcls.publish.export.table import show_exports
 
+    check_formats(args.publish.export_formats or [])
     use_all_cores()
     training_args = build_training_arguments(args.training, args.hub_token)
     set_seed(training_args.seed)

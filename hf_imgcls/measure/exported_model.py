@@ -102,7 +102,57 @@ class OpenVino(Runtime):
         return np.asarray(self._model(batch)[0], dtype=np.float32)
 
 
-RUNTIMES: tuple[type[Runtime], ...] = (OnnxRuntime, OpenVino)
+class TorchProgram(Runtime):
+    """A program of PyTorch; it uses torch's own threads."""
+
+    runs_code = True
+
+    def __init__(self, path: Path, num_threads: int) -> None:
+        self.name = f"torch {torch.__version__}"
+        self.hints = {}
+        self._call = self._load(path)
+
+    @staticmethod
+    def _load(path: Path) -> Any:
+        raise NotImplementedError
+
+    def run(self, batch: Array) -> Array:
+        """See `Runtime.run`."""
+        with torch.inference_mode():
+            return np.asarray(self._call(torch.from_numpy(batch)))
+
+
+class TorchExport(TorchProgram):
+    """A graph of torch.export."""
+
+    file_pattern = "model.pt2"
+
+    @staticmethod
+    def _load(path: Path) -> Any:
+        return torch.export.load(str(path)).module()
+
+
+class AotInductor(TorchProgram):
+    """Machine code that torch.export's graph was compiled to."""
+
+    file_pattern = "model_aoti.pt2"
+
+    @staticmethod
+    def _load(path: Path) -> Any:
+        return torch._inductor.aoti_load_package(str(path))
+
+
+class TorchScript(TorchProgram):
+    """A traced program of TorchScript."""
+
+    file_pattern = "model_torchscript.pt"
+
+    @staticmethod
+    def _load(path: Path) -> Any:
+        return torch.jit.load(str(path), map_location="cpu")
+
+
+RUNTIMES: tuple[type[Runtime], ...] = (OnnxRuntime, OpenVino, TorchExport, AotInductor, TorchScript)
 
 
 def find_exported_file(folder: str | Path) -> tuple[Path, type[Runtime]] | None:

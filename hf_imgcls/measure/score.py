@@ -83,6 +83,7 @@ def score_folder(
     autocast_dtype: torch.dtype | None = None,
     on_batch: Callable[[], None] | None = None,
     state: PartialState | None = None,
+    trusts_programs: bool = False,
 ) -> Score:
     """Score a saved model on one split, with all processes that run.
 
@@ -97,6 +98,8 @@ def score_folder(
         autocast_dtype: Compute in this dtype (weights stay float32); ``None`` is float32 throughout.
         on_batch: Called after every batch, for a progress bar.
         state: Tells device and processes; by default all that run.
+        trusts_programs: Whether an exported model that runs native code may be loaded, whatever ``data`` says about
+            code from elsewhere.
 
     Returns:
         The score, the same on every process but for its table.
@@ -116,7 +119,9 @@ def score_folder(
             f"one of {', '.join(dataset.splits)}",
             "name another split, or say which split it is with --test_split_name or --test_dir",
         )
-    model, processor = load_classifier(model_name_or_path, data, revision=model_revision)
+    model, processor = load_classifier(
+        model_name_or_path, data, revision=model_revision, trusts_programs=trusts_programs
+    )
     model_labels = [str(model.config.id2label[index]) for index in range(model.config.num_labels)]
     columns, labels, note = align_labels(model_labels, dataset.labels)
     notes = [note] if note else []
@@ -236,7 +241,7 @@ def _describe_source(
 
 
 def load_classifier(
-    name_or_path: str | Path, data: DataArguments, *, revision: str = "main"
+    name_or_path: str | Path, data: DataArguments, *, revision: str = "main", trusts_programs: bool = False
 ) -> tuple[PreTrainedModel | ExportedClassifier, BaseImageProcessor]:
     """Load a saved classifier and its image processor: safetensors only, float32; or an exported model.
 
@@ -244,6 +249,7 @@ def load_classifier(
         name_or_path: A folder or Hub id.
         data: ``cache_dir``, ``token`` and ``trust_remote_code``.
         revision: Branch, tag or commit on the Hub.
+        trusts_programs: See `score_folder`.
 
     Returns:
         The model (on the CPU, in evaluation mode) and the processor.
@@ -261,7 +267,8 @@ def load_classifier(
     }
     if find_exported_file(name_or_path) is not None:
         processor = load_image_processor(str(name_or_path), **source)
-        return load_exported(name_or_path, processor, is_trusted=data.trust_remote_code), processor
+        is_trusted = data.trust_remote_code or trusts_programs
+        return load_exported(name_or_path, processor, is_trusted=is_trusted), processor
     try:
         # The dtype is said because transformers 4 and 5 have different defaults.
         model, info = AutoModelForImageClassification.from_pretrained(

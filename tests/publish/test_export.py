@@ -194,6 +194,52 @@ def test_the_table_and_the_picture_show_all_exports(exported_run, capsys):
         assert picture.width > 300
 
 
+def test_opset_and_calibration_are_as_asked(exported_run, run_folder):
+    flags = ("--export_opset", "17", "--calibration_method", "percentile", "--calibration_samples", "40")
+    args = arguments(run_folder, "--export_formats", "onnx_int8", "--max_accuracy_drop", "0.2", *flags)
+    assert export_model(run_folder, load_digits(), args, run_folder) == []
+    record = ExportRecord.load(run_folder / "onnx_int8" / "export.json")
+    assert record.opset == 17
+    assert "percentile, 40 training images" in record.precision
+    model = onnx.load(str(run_folder / "onnx_int8" / "model_quantized.onnx"))
+    assert {entry.domain: entry.version for entry in model.opset_import}[""] == 17
+    if "vit" in exported_run.name:
+        other = onnx.load(str(exported_run / "onnx_int8" / "model_quantized.onnx"))
+        first, second = (
+            {item.name: onnx.numpy_helper.to_array(item) for item in each.graph.initializer if "scale" in item.name}
+            for each in (model, other)
+        )
+        names = first.keys() & second.keys()
+        assert names
+        assert any(not np.array_equal(first[name], second[name]) for name in names)
+
+
+def check_torch_programs(folder, *formats):
+    args = arguments(folder, "--export_formats", *formats)
+    assert export_model(folder, load_digits(), args, folder) == []
+    model, processor = load_classifier(folder, digits_arguments())
+    pixels = digit_pixels(folder, 36)
+    for name in formats:
+        with pytest.raises(ModelError, match="runs code"):
+            load_exported(folder / name, processor)
+        exported = load_exported(folder / name, processor, is_trusted=True)
+        for part in (pixels[:1], pixels[1:4], pixels[4:36]):
+            with torch.inference_mode():
+                expected = model(pixel_values=part).logits
+            torch.testing.assert_close(exported(pixel_values=part).logits, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("model_type", ["vit", "convnext"])
+def test_programs_of_torch(tmp_path, model_type):
+    check_torch_programs(copy_run(model_type, tmp_path / "run"), "torch_export", "torchscript")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_a_compiled_program_of_torch(run_folder):
+    check_torch_programs(run_folder, "aot_inductor")
+
+
 # --- the gate ---
 
 
@@ -207,6 +253,8 @@ def test_an_export_with_other_weights_is_refused_and_leaves_nothing(run_folder, 
             right(model, *args)
             bias[3] -= 5
 
+    (run_folder / "onnx").mkdir()
+    (run_folder / "onnx" / "export.json").write_text("{}")  # an export of earlier weights
     monkeypatch.setattr(exporter, "write_onnx", write_with_other_weights)
     args = arguments(run_folder, "--export_formats", "onnx", "openvino", "onnx_int8", "--max_accuracy_drop", "0.01")
     failures = export_model(run_folder, load_digits(), args, run_folder)
@@ -322,6 +370,14 @@ def test_a_full_disk_leaves_nothing(run_folder, monkeypatch):
     with pytest.raises(OutputError, match="the disk is full"):
         export_model(run_folder, load_digits(), arguments(run_folder, "--export_formats", "onnx"), run_folder)
     assert sorted(path.name for path in run_folder.iterdir()) == before
+
+
+def test_a_folder_of_somebody_else_is_not_replaced(run_folder):
+    (run_folder / "onnx").mkdir()
+    (run_folder / "onnx" / "thesis.tex").write_text("...")
+    with pytest.raises(OutputError, match="is no export of ours"):
+        export_model(run_folder, load_digits(), arguments(run_folder, "--export_formats", "onnx"), run_folder)
+    assert [path.name for path in (run_folder / "onnx").iterdir()] == ["thesis.tex"]
 
 
 KILLED = """

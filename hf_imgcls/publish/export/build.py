@@ -23,6 +23,7 @@ import numpy.typing as npt
 import torch
 from datasets import Dataset
 
+from hf_imgcls.data.preprocess import Normalizer
 from hf_imgcls.data.transforms import attach_transforms
 from hf_imgcls.errors import DataError, MissingExtraError, ModelError, OutputError, ParityError, UserError
 from hf_imgcls.measure.exported_model import ExportedClassifier
@@ -69,50 +70,51 @@ def export_model(
         DataError: There are no images to measure on.
         ModelError: The model cannot be loaded.
     """
-    data = dataclasses.replace(args.data, trust_remote_code=True)  # what is loaded again was written here
     split = _choose_split(dataset)
     model, processor = load_classifier(model_name_or_path, args.data, revision=args.fit.model_revision)
     if isinstance(model, ExportedClassifier):
         raise DataError(f"{model_name_or_path} is an exported model", "a PyTorch model", "name the run it comes from")
-    score = functools.partial(score_folder, data=data, batch_size=batch_size, state=cast(Any, _ALONE))
+    score = functools.partial(
+        score_folder, data=args.data, batch_size=batch_size, state=cast(Any, _ALONE), trusts_programs=True
+    )
+    tables = _Tables(functools.partial(score, model_name_or_path, model_revision=args.fit.model_revision), dataset)
+    rows = _take_rows(dataset, split, THROUGHPUT_BATCH_SIZE, seed=0)
+    pixels = torch.from_numpy(np.concatenate(list(_read_batches(rows, dataset, processor, args.data, 1))))
+    failures: list[UserError] = []
     with _open_work_folder(output_dir) as work:
-        plan_rows = _take_rows(dataset, split, THROUGHPUT_BATCH_SIZE, seed=0)
-        pixels = torch.from_numpy(np.concatenate(list(_read_batches(plan_rows, dataset, processor, data, 1))))
-        transforms = attach_transforms(dataclasses.replace(dataset, splits={"test": plan_rows}), processor, data, 0)
         source = ExportSource(
             model=model.to("cpu").eval(),
             processor=processor,
             image_size=(pixels.shape[-2], pixels.shape[-1]),
-            normalizer=transforms.train_transform.preprocessor.normalizer,
+            normalizer=Normalizer.from_processor(processor),
             options=args.publish,
             work=work / "intermediate",
-            read_calibration=functools.partial(
-                _read_calibration, dataset, processor, data, args.publish.calibration_samples, args.data.split_seed
-            ),
+            read_calibration=functools.partial(_read_calibration, dataset, processor, args),
         )
-        tables = _Tables(functools.partial(score, model_name_or_path, model_revision=args.fit.model_revision), dataset)
         if "validation" in dataset.splits:
             source.measure_drop = functools.partial(_measure_drop, source, tables, score)
-        failures: list[UserError] = []
         for name in args.publish.export_formats or ():
             exporter = find_exporter(name)
             final = output_dir / (f"{name}_folded" if args.publish.fold_preprocessing else name)
+            _check_name_is_free(final)
             folder = work / "results" / final.name
             folder.mkdir()
             try:
                 with _explain_full_disk(final):
                     written = exporter.write(source, folder)
                     _complete(folder, source)
-                    exported = score(folder, dataset, split=split).table
-                    assert exported is not None  # one process has every example
+                    answers = score(folder, dataset, split=split).table
+                    assert answers is not None  # one process has every example
                     record = measure_export(
-                        final.name, folder, written, exporter, source, tables.read(split), exported, pixels
+                        final.name, folder, written, exporter, source, tables.read(split), answers, pixels
                     )
                     record.save(folder / EXPORT_FILE)
                     _move(folder, final)
             except (ParityError, ModelError, DataError, MissingExtraError) as error:
                 logger.error("%s: not written", final.name)
                 failures.append(error)
+                if isinstance(error, ParityError):  # nor does an older one speak for this model
+                    shutil.rmtree(final, ignore_errors=True)
             else:
                 logger.info("%s: %s", final.name, final)
     return failures
@@ -167,11 +169,9 @@ def _take_rows(dataset: ImageDataset, split: str, count: int, seed: int) -> Data
     return rows.select(np.sort(np.random.default_rng(seed).choice(len(rows), size=count, replace=False)))
 
 
-def _read_calibration(
-    dataset: ImageDataset, processor: Any, data: DataArguments, count: int, seed: int
-) -> Iterator[npt.NDArray[Any]]:
-    rows = _take_rows(dataset, "train", count, seed)
-    return _read_batches(rows, dataset, processor, data, min(_CALIBRATION_BATCH_SIZE, len(rows)))
+def _read_calibration(dataset: ImageDataset, processor: Any, args: Arguments) -> Iterator[npt.NDArray[Any]]:
+    rows = _take_rows(dataset, "train", args.publish.calibration_samples, args.data.split_seed)
+    return _read_batches(rows, dataset, processor, args.data, min(_CALIBRATION_BATCH_SIZE, len(rows)))
 
 
 def _read_batches(
@@ -197,6 +197,13 @@ def _open_work_folder(output_dir: Path) -> Iterator[Path]:
         yield work
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _check_name_is_free(final: Path) -> None:
+    if final.exists() and not (final / EXPORT_FILE).is_file():
+        raise OutputError(
+            f"{final} is there already and is no export of ours", "no such folder", "rename it, or choose --output_dir"
+        )
 
 
 def _move(folder: Path, final: Path) -> None:

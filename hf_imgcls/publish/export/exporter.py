@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy.typing as npt
 
-from hf_imgcls.compat import write_onnx, write_openvino
+from hf_imgcls.compat import require_exporter, write_onnx, write_openvino
+from hf_imgcls.extras import require
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -31,6 +32,9 @@ _MODULE_OF = {
     "openvino_fp16": "openvino_files",
     "openvino_int8": "openvino_files",
     "openvino_int8_weights": "openvino_files",
+    "torch_export": "torch_programs",
+    "aot_inductor": "torch_programs",
+    "torchscript": "torch_programs",
 }
 FORMATS = tuple(_MODULE_OF)
 
@@ -108,13 +112,11 @@ class Exporter(ABC):
         tie_tolerance: Probabilities closer than this count as equal; the rounding of the format's numbers.
         max_probability_difference: A larger difference means that something other than rounding has happened; None: no
             bound, because that is what quantisation does.
-        is_experimental: Whether its own makers call it so.
     """
 
     is_quantized: ClassVar[bool] = False
     tie_tolerance: ClassVar[float] = 1e-4
     max_probability_difference: ClassVar[float | None] = 1e-3
-    is_experimental: ClassVar[bool] = False
 
     @abstractmethod
     def write(self, source: ExportSource, folder: Path) -> Written:
@@ -124,6 +126,19 @@ class Exporter(ABC):
             MissingExtraError: The backend is not installed.
             ModelError: It cannot take this model.
         """
+
+
+def check_formats(names: Sequence[str]) -> None:
+    """Make sure, before a long run, that what writes these formats is installed.
+
+    Raises:
+        MissingExtraError: It is not.
+    """
+    for family in ("onnx", "openvino"):
+        if any(name.startswith(family) for name in names):
+            require_exporter(family)
+    if any(name.startswith("openvino_int8") for name in names):
+        require("openvino", "nncf")
 
 
 def find_exporter(name: str) -> Exporter:

@@ -121,7 +121,6 @@ def measure_export(
         ),
         opset=written.opset,
         float_layers=written.float_layers,
-        is_experimental=exporter.is_experimental,
         size_mb=measure_size_mb(folder) or 0.0,
         split=exported.split,
         num_examples=n,
