@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Collection
@@ -26,9 +27,15 @@ MULTI_LABEL_SELECTION_METRICS = (
     "micro_recall", "micro_f1", "macro_precision", "macro_recall", "macro_f1", "weighted_precision", "weighted_recall",
     "weighted_f1", "log_loss", "roc_auc", "ece",
 )  # fmt: skip
+# What ``publish.export`` writes.
+EXPORT_FORMATS = (
+    "onnx", "onnx_fp16", "onnx_int8", "onnx_int8_dynamic", "openvino", "openvino_fp16", "openvino_int8",
+    "openvino_int8_weights", "torch_export", "aot_inductor", "torchscript",
+)  # fmt: skip
 _FOLDERS = ("train_dir", "validation_dir", "test_dir")
 _FILES = ("train_file", "validation_file", "test_file")
 _HUB_ONLY = ("dataset_config_name", "dataset_revision", "train_split_name", "validation_split_name", "test_split_name")
+_TEACHER_ONLY = ("distillation_temperature", "distillation_weight")
 _LORA_ONLY = ("lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules")
 
 
@@ -61,7 +68,7 @@ def check_arguments(arguments: Arguments, known: Collection[str], *, complete: b
     needs_data = complete and "dataset_name" in known and not (measure.predictions or measure.compare)
     problems = _check_sources(arguments.data, needs_data) + _check_pixels(arguments.data) + _check_measure(measure)
     problems += _check_model(arguments.fit, arguments.explicit) + _check_card(arguments.publish)
-    problems += _check_push(arguments, known, complete)
+    problems += _check_push(arguments, known, complete) + _check_export(arguments.publish)
     if {"do_train", "eval_strategy"} <= arguments.training.keys():
         problems += _check_training(arguments, complete)
     for name in ("deepspeed", "fsdp_config", "accelerator_config"):
@@ -132,6 +139,20 @@ def _check_push(arguments: Arguments, known: Collection[str], complete: bool) ->
             problems.append(_error(f"there is no folder {publish.run!r}", "a run's folder", "correct the path"))
         elif publish.run is None and not training.get("hub_model_id"):
             problems.append(_error("space without a model", "RUN or --hub_model_id", "name the model it is to show"))
+    return problems
+
+
+def _check_export(publish: PublishArguments) -> list[ArgumentError]:
+    problems = []
+    for name in publish.export_formats or ():
+        if name not in EXPORT_FORMATS:
+            near = difflib.get_close_matches(name, EXPORT_FORMATS, n=3)
+            fix = f"did you mean {' or '.join(near)}?" if near else "choose among these"
+            problems.append(_error(f"export_formats has {name!r}", f"some of {', '.join(EXPORT_FORMATS)}", fix))
+        elif publish.fold_preprocessing and not name.startswith(("onnx", "openvino")):
+            problems.append(
+                _error(f"fold_preprocessing with {name}", "ONNX or OpenVINO formats", f"export {name} without it")
+            )
     return problems
 
 
@@ -238,6 +259,8 @@ def _check_model(fit: FitArguments, explicit: set[str]) -> list[ArgumentError]:
         problems.append(
             _error(f"{', '.join(lora)} with adaptation {fit.adaptation}", "adaptation lora", "add --adaptation lora")
         )
+    if fit.teacher_model is None and (given := [name for name in _TEACHER_ONLY if name in explicit]):
+        problems.append(_error(f"{', '.join(given)} without teacher_model", "both", "add --teacher_model"))
     if fit.freeze_layers and fit.adaptation != "full":
         problems.append(
             _error(

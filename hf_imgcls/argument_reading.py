@@ -35,6 +35,11 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
         return str(action.metavar or default_metavar)
 
 
+def name_first_word(argv: list[str], name: str) -> list[str]:
+    """Let a command line begin with the value of its most important flag: ``RUN ...`` is ``--NAME RUN ...``."""
+    return [f"--{name}", *argv] if argv and not argv[0].startswith("-") else argv
+
+
 def read_flags(
     argv: list[str],
     known: dict[str, Argument],

@@ -23,8 +23,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from hf_imgcls.argument_checks import check_arguments, check_value
-from hf_imgcls.argument_reading import read_file, read_flags
+from hf_imgcls.argument_checks import EXPORT_FORMATS, check_arguments, check_value
+from hf_imgcls.argument_reading import name_first_word, read_file, read_flags
 from hf_imgcls.argument_types import SECRETS, Argument, CoercionError, coerce, dump_yaml, read_annotation
 from hf_imgcls.errors import ArgumentError, join_errors
 from hf_imgcls.training_defaults import DEFAULT_MODEL, TRAINING_DEFAULTS, fill_training
@@ -38,6 +38,7 @@ GROUPS = {
     "measure": "how the result is checked",
     "score": "what recipes/measure.py scores",
     "publish": "the model card and the Hub",
+    "export": "the model for other runtimes, smaller and faster",
     "push": "what recipes/push.py pushes",
     "training": "TrainingArguments of the installed transformers",
 }
@@ -220,6 +221,15 @@ class FitArguments:
         "What is minimised; auto: cross_entropy, or bce where images have several labels.",
         choices=["auto", "cross_entropy", "bce", "asymmetric"],
     )
+    teacher_model: str | None = _setting(
+        None, "Learn from this classifier's answers besides the labels (Hub id or folder; classes go by name)."
+    )
+    distillation_temperature: float = _setting(
+        2.0, "Divides the logits of teacher and student: above 1, unlikely classes count more.", within="(0, inf)"
+    )
+    distillation_weight: float = _setting(
+        0.5, "Share of the teacher in the loss; the labels have the rest.", within="(0, 1]"
+    )
     early_stopping_patience: int | None = _setting(
         None, "Stop after this many evaluations without a better --metric_for_best_model.", within="[1, inf)"
     )
@@ -264,7 +274,7 @@ class MeasureArguments:
 
 @dataclass
 class PublishArguments:
-    """What the model card says besides the records, and what is uploaded (group ``publish``)."""
+    """What the model card says besides the records, what is uploaded (group ``publish``) and exported (``export``)."""
 
     license: str | None = _setting(
         None, "Licence of the model as the Hub names it, for example apache-2.0; if not given, the base model's."
@@ -291,6 +301,32 @@ class PublishArguments:
     dry_run: bool = _setting(False, "Check everything and show what would be pushed; send nothing.", group="push")
     space: str | None = _setting(
         None, "Push a demo of the model to this Space, for example me/demo; without RUN, the demo alone.", group="push"
+    )
+    export_formats: list[str] | None = _setting(
+        None,
+        f"Formats to write, each into a folder of its own: {', '.join(EXPORT_FORMATS)}.",
+        group="export",
+    )
+    export_opset: int = _setting(18, "Opset of ONNX files.", group="export", within="[17, 23]")
+    fold_preprocessing: bool = _setting(
+        False,
+        "Put normalisation and softmax into ONNX and OpenVINO models: resized uint8 image in, probabilities out.",
+        group="export",
+    )
+    max_accuracy_drop: float = _setting(
+        0.005,
+        "Accuracy that a quantised model may lose; the most sensitive layers stay in float until it is kept.",
+        group="export",
+        within="[0, 1]",
+    )
+    calibration_samples: int = _setting(
+        256, "Training images that activation ranges of INT8 models are taken from.", group="export", within="[1, inf)"
+    )
+    calibration_method: str = _setting(
+        "minmax",
+        "How onnx_int8 chooses a range: everything seen, what loses least information, or all but outliers.",
+        group="export",
+        choices=["minmax", "entropy", "percentile"],
     )
 
 
@@ -375,8 +411,8 @@ def parse_arguments(
     argv = list(sys.argv[1:] if argv is None else argv)
     if len(argv) == 1 and argv[0].endswith((".json", ".yaml", ".yml")):
         argv = ["--config", argv[0]]
-    elif positional and argv and not argv[0].startswith("-"):
-        argv = [f"--{positional}", *argv]
+    elif positional:
+        argv = name_first_word(argv, positional)
     problems: list[ArgumentError] = []
     used = {argument.group for argument in known.values()}
     titles = {group: title for group, title in GROUPS.items() if group in used}

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 from packaging.version import Version
 
-from hf_imgcls.errors import LaunchError, ModelError
+from hf_imgcls.errors import LaunchError, ModelError, UserError
+from hf_imgcls.extras import require
 from hf_imgcls.provenance import count_cores
 
 if TYPE_CHECKING:
@@ -244,3 +249,147 @@ def restore_evaluator() -> None:
     """
     if not hasattr(transformers, "TFPreTrainedModel"):
         transformers.TFPreTrainedModel = type("TFPreTrainedModel", (), {})
+
+
+def require_exporter(family: str) -> None:
+    """Make sure that what exports to ``"onnx"`` or ``"openvino"`` on the installed line is installed.
+
+    Raises:
+        MissingExtraError: It is not.
+    """
+    require(family)
+    if TRANSFORMERS_MAJOR < 5:
+        require("optimum", {"onnx": "optimum.onnxruntime", "openvino": "optimum.intel"}[family])
+    elif family == "onnx":
+        require("onnx", "onnx_ir")
+
+
+def write_onnx(model: PreTrainedModel, path: Path, image_size: tuple[int, int], opset: int) -> None:
+    """Write a classifier as one ONNX file: ``pixel_values`` (batch_size, 3, H, W) to ``logits``, float32.
+
+    Optimum exports on 4.57; it does not support 5.x (https://github.com/huggingface/optimum-onnx/issues/114), where
+    transformers has an exporter of its own. Remove the first branch when 4.x is dropped.
+
+    Args:
+        model: In evaluation mode, on the CPU.
+        path: The file; its folder must be empty.
+        image_size: Height and width in pixels; the number of images stays free.
+        opset: ONNX opset.
+
+    Raises:
+        MissingExtraError: Optimum, or the packages that transformers' exporter needs, are not installed.
+        ModelError: The architecture cannot be exported.
+    """
+    height, width = image_size
+    require_exporter("onnx")
+    if TRANSFORMERS_MAJOR < 5:
+        import onnx
+        from onnxruntime.tools.onnx_model_utils import make_dim_param_fixed
+        from optimum.exporters.onnx import onnx_export_from_model
+        from optimum.exporters.onnx.model_configs import ViTOnnxConfig
+        from optimum.exporters.tasks import TasksManager
+
+        options: dict[str, Any] = {}
+        if model.config.model_type not in TasksManager._SUPPORTED_MODEL_TYPE:
+            # Image in, logits out: what Optimum says of ViT holds for every classifier, timm's among them.
+            options["custom_onnx_configs"] = {"model": ViTOnnxConfig(model.config, task="image-classification")}
+        with explain_export(model, "ONNX"):
+            onnx_export_from_model(
+                model, path.parent, task="image-classification", opset=opset, monolith=True, do_validation=False,
+                height=height, width=width, **options,
+            )  # fmt: skip
+        graph = onnx.load(str(path))
+        for name, size in (("num_channels", 3), ("height", height), ("width", width)):
+            make_dim_param_fixed(graph.graph, name, size)  # Optimum leaves them free, and the weights do not
+        onnx.save(graph, str(path))
+        return
+    import onnx_ir
+    from transformers.exporters import OnnxConfig, OnnxExporter
+
+    shapes = {"pixel_values": {0: torch.export.Dim("batch_size", min=1)}}
+    with explain_export(model, "ONNX"):
+        exported = OnnxExporter().export(
+            model, _make_pixels(image_size), config=OnnxConfig(opset_version=opset, dynamic_shapes=shapes)
+        )
+    onnx_ir.save(exported.program, str(path))
+
+
+def write_openvino(model: PreTrainedModel, path: Path, image_size: tuple[int, int]) -> None:
+    """Write a classifier as an OpenVINO model: ``pixel_values`` (?, 3, H, W) to ``logits``, float32.
+
+    Optimum exports on 4.57; its releases for 5.x need another huggingface_hub, and transformers has an exporter of its
+    own. Remove the first branch when 4.x is dropped.
+
+    Args:
+        model: In evaluation mode, on the CPU.
+        path: The ``.xml``; the ``.bin`` goes beside it, into a folder that must be empty.
+        image_size: Height and width in pixels; the number of images stays free.
+
+    Raises:
+        MissingExtraError: Optimum or OpenVINO is not installed.
+        ModelError: The architecture cannot be exported.
+    """
+    require_exporter("openvino")
+    import openvino
+
+    if TRANSFORMERS_MAJOR < 5:
+        from optimum.exporters.openvino.convert import export_from_model
+        from optimum.exporters.tasks import TasksManager
+        from optimum.intel import OVConfig
+
+        with explain_export(model, "OpenVINO"):
+            if model.config.model_type in TasksManager._SUPPORTED_MODEL_TYPE:
+                export_from_model(
+                    model, path.parent, task="image-classification", ov_config=OVConfig(dtype="fp32"), stateful=False
+                )
+                program = openvino.Core().read_model(str(path))
+            else:  # timm's, which Optimum does not know
+                program = openvino.convert_model(model, example_input=_make_pixels(image_size))
+                program.inputs[0].get_tensor().set_names({"pixel_values"})
+                program.outputs[0].get_tensor().set_names({"logits"})
+    else:
+        from transformers.exporters import OpenVINOConfig, OpenVINOExporter
+
+        shapes = {"pixel_values": {0: torch.export.Dim("batch_size", min=1)}}
+        with explain_export(model, "OpenVINO"):
+            program = (
+                OpenVINOExporter()
+                .export(model, _make_pixels(image_size), config=OpenVINOConfig(dynamic_shapes=shapes))
+                .program
+            )
+    program.reshape([-1, 3, *image_size])
+    # Beside the file it may have been read from, which is still mapped into memory.
+    whole = path.with_name(f"whole_{path.name}")
+    openvino.save_model(program, str(whole), compress_to_fp16=False)
+    del program
+    for suffix in (".xml", ".bin"):
+        os.replace(whole.with_suffix(suffix), path.with_suffix(suffix))
+
+
+def _make_pixels(image_size: tuple[int, int]) -> dict[str, torch.Tensor]:
+    return {"pixel_values": torch.zeros(2, 3, *image_size)}  # one image would let an exporter take the batch for fixed
+
+
+@contextmanager
+def explain_export(model: PreTrainedModel, name: str) -> Iterator[None]:
+    """Exporters fail with whatever exception the layer below had, and warn of what the gate will have measured.
+
+    Args:
+        model: What is exported.
+        name: To what.
+
+    Raises:
+        ModelError: In place of any exception that is no user's error already.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"{type(model).__name__} could not be exported to {name}: {type(error).__name__}: {str(error)[:500]}",
+            f"an architecture that the installed exporter knows (transformers {transformers.__version__})",
+            "try another format, see docs/export.md",
+        ) from error

@@ -14,6 +14,8 @@ _EXTRA_MODULES: dict[str, tuple[str, ...]] = {
     "report": ("matplotlib", "jinja2"),
     "explain": ("captum",),
     "optimum": ("optimum.onnxruntime", "optimum.intel"),
+    "onnx": ("onnxruntime", "onnx"),
+    "openvino": ("openvino",),
     "tensorboard": ("tensorboard",),
     "trackio": ("trackio",),
     "mlflow": ("mlflow",),
@@ -21,20 +23,21 @@ _EXTRA_MODULES: dict[str, tuple[str, ...]] = {
 }
 
 
-def require(extra: str) -> ModuleType:
+def require(extra: str, module: str | None = None) -> ModuleType:
     """Import the first module of an extra, or say how to install it.
 
     Args:
         extra: Name of an extra in pyproject.toml, for example ``"lora"``.
+        module: Another module of the extra, which not everything in it needs.
 
     Returns:
-        The extra's first module.
+        The module asked for.
 
     Raises:
         MissingExtraError: A module of the extra cannot be imported.
     """
     modules = []
-    for name in _EXTRA_MODULES[extra]:
+    for name in (module,) if module else _EXTRA_MODULES[extra]:
         try:
             modules.append(importlib.import_module(name))
         except ImportError as error:

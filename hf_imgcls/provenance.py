@@ -12,7 +12,8 @@ from pathlib import Path
 
 _PACKAGES = (
     "hf_imgcls", "torch", "torchvision", "transformers", "accelerate", "datasets", "evaluate", "huggingface_hub",
-    "safetensors", "peft", "timm", "numpy", "pillow", "simplejpeg",
+    "safetensors", "peft", "timm", "numpy", "pillow", "simplejpeg", "onnx", "onnxruntime", "openvino", "nncf",
+    "optimum-onnx", "optimum-intel",
 )  # fmt: skip
 
 

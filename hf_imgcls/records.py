@@ -475,3 +475,65 @@ class ComparisonRecord(Record):
     none_right: int
     per_class: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class ExportRecord(Record):
+    """``export.json`` beside an exported model: what it is, and what became of the model by the export.
+
+    Attributes:
+        format: As ``--export_formats`` names it.
+        path: The model's file in this folder.
+        runtime: What ran it here, with version.
+        precision: Of weights and activations, in words.
+        hints: Settings of the runtime that change numbers or speed.
+        input: What the model takes, in words: name, type and shape.
+        opset: Of an ONNX file.
+        float_layers: Layers that a quantised model keeps in float, the most sensitive first.
+        size_mb: Of all its files, in megabytes of 1,000,000 bytes.
+        split: The split that both models were measured on.
+        num_examples: Images of it.
+        top1_agreement: Share of images on which both give the same class, ties included.
+        num_ties: Images with another class whose two probabilities differ by at most ``tie_tolerance``.
+        tie_tolerance: Difference of probabilities.
+        max_probability_difference: Largest absolute difference of any class's probability on any image; of the
+            PyTorch model's first class only, where there are more than 1,000.
+        accuracy: Of the exported model.
+        accuracy_difference: Its accuracy minus the PyTorch model's, with a paired interval.
+        max_accuracy_drop: What a quantised model may lose; None for a float one, which must agree on every image.
+        budget: ``"met"``, ``"not met"``, ``"not distinguishable"`` or ``"not measured"``: what the interval says about
+            ``max_accuracy_drop``; empty for a float model.
+        latency: One image after the other: ``n``, ``p50_ms``, ``p95_ms`` and their intervals, and the same of eager
+            PyTorch, timed in turn with it, as ``pytorch_p50_ms`` and ``pytorch_p95_ms``.
+        throughput: ``images_per_s`` at ``batch_size``, and ``pytorch_images_per_s``.
+        device: Name of the processor.
+        threads: Threads that one call may use.
+        versions: Package -> version.
+        notes: What a user should know, one sentence each.
+    """
+
+    format: str
+    path: str
+    runtime: str
+    precision: str
+    hints: dict[str, Any]
+    input: str
+    opset: int | None
+    float_layers: list[str]
+    size_mb: float
+    split: str
+    num_examples: int
+    top1_agreement: float
+    num_ties: int
+    tie_tolerance: float
+    max_probability_difference: float
+    accuracy: Estimate
+    accuracy_difference: Estimate
+    max_accuracy_drop: float | None
+    budget: str
+    latency: dict[str, Any]
+    throughput: dict[str, Any]
+    device: str
+    threads: int
+    versions: dict[str, str]
+    notes: list[str] = field(default_factory=list)

@@ -35,6 +35,7 @@ DATA_FILE = "data.json"
 RUN_FILE = "run.json"
 PUSH_FILE = "push.json"
 BAD_IMAGES_FILE = "bad_images.csv"
+EXPORT_FILE = "export.json"
 _LOCK_FILE = ".lock"
 _LOCK_PATIENCE_S = 10
 _OWN_FILES = (RUN_FILE, RECIPE_FILE, DATA_FILE, PUSH_FILE, "trainer_state.json", BAD_IMAGES_FILE)
@@ -212,6 +213,19 @@ def _check_earlier_run(folder: Path, args: Arguments) -> bool:
     sys.exit(run.exit_code)
 
 
+def hold_folder(folder: Path) -> None:
+    """Keep other processes of ours out of a folder until this one ends; it is made if needed.
+
+    Raises:
+        OutputError: It cannot be written, or another process holds it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _lock(folder)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {error}", "a folder you may write", "choose another") from error
+
+
 def _lock(folder: Path) -> None:
     """Hold the folder for this process: the system lets go of it when the process ends, even by kill -9."""
     from filelock import FileLock, Timeout
@@ -332,7 +346,7 @@ def _clear_run(folder: Path) -> None:
     for checkpoint in (*folder.glob("checkpoint-*/"), *folder.glob(".checkpoint-*/")):
         shutil.rmtree(checkpoint)
     # Reports, adapters and exports are about the weights that will be replaced.
-    exports = [path.parent for path in folder.glob("*/export.json")]
+    exports = [path.parent for path in folder.glob(f"*/{EXPORT_FILE}")]
     for path in (folder / "report", folder / "adapter", *exports):
         shutil.rmtree(path, ignore_errors=True)
     for name in (*_OWN_FILES, *_OWN_RESULTS):

@@ -12,7 +12,7 @@ import sys
 from functools import partial
 
 from hf_imgcls.arguments import parse_arguments
-from hf_imgcls.errors import Interrupted
+from hf_imgcls.errors import Interrupted, UserError, join_errors
 from hf_imgcls.measure.goals import choose_exit_code, parse_goals
 from hf_imgcls.run import (
     BAD_IMAGES_FILE,
@@ -66,9 +66,13 @@ def main() -> None:
     from hf_imgcls.publish.base_model import describe_model
     from hf_imgcls.publish.card import write_card
     from hf_imgcls.publish.during_training import start_pushing
+    from hf_imgcls.publish.export.build import check_labels, export_model
+    from hf_imgcls.publish.export.exporter import check_formats
+    from hf_imgcls.publish.export.table import show_exports
     from hf_imgcls.publish.hub import push_run
     from hf_imgcls.publish.verify import RunData
 
+    check_formats(args.publish.export_formats or [])
     use_all_cores()
     training_args = build_training_arguments(args.training, args.hub_token)
     set_seed(training_args.seed)
@@ -78,6 +82,8 @@ def main() -> None:
     with training_args.main_process_first(desc="loading the dataset"):
         dataset = check_images(load_image_dataset(args.data), args.data, report=output_dir / BAD_IMAGES_FILE)
     check_measuring(args.measure, dataset)
+    if args.publish.export_formats:
+        check_labels(dataset)
 
     if training_args.do_train:
         # Model and transforms
@@ -124,10 +130,20 @@ def main() -> None:
     if training_args.do_predict:
         score = measure_saved_model(saved, dataset, "test", args, training_args)
         goals = report_score(saved, score, dataset, args, training_args)
+
+    # The same model for other runtimes, each held against this one
+    failures = []
+    if args.publish.export_formats and training_args.do_train and is_main_process():
+        failures = export_model(output_dir, dataset, args, output_dir, training_args.per_device_eval_batch_size)
+        show_exports(output_dir)
     if training_args.do_train:
-        mark_run(output_dir, "finished", choose_exit_code(goals))
+        mark_run(output_dir, "finished", UserError.exit_code if failures else choose_exit_code(goals))
         if training_args.should_save:
             write_card(output_dir, notes=args.publish.card_notes)
+    if failures:
+        raise join_errors(failures)
+
+    # To the Hub, when all of it is as it was asked for
     if pushes:
         if pusher is not None:
             pusher.finish()

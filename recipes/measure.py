@@ -4,6 +4,7 @@
     python recipes/measure.py --model_name_or_path outputs/digits_vit                        # the run's own test split
     python recipes/measure.py --model_name_or_path outputs/digits_vit --split validation --goals "accuracy>=0.93"
     python recipes/measure.py --model_name_or_path microsoft/resnet-50 --dataset_name imagenet-1k --split validation
+    python recipes/measure.py --model_name_or_path outputs/digits_vit/onnx_int8                 # an exported model
     python recipes/measure.py --predictions outputs/digits_vit              # the report again, without a model
     python recipes/measure.py --compare outputs/digits_vit outputs/digits_convnext      # on the same examples
     torchrun --nproc_per_node 2 recipes/measure.py --model_name_or_path outputs/digits_vit --test_dir my_photos
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from hf_imgcls.arguments import Arguments, parse_arguments
 from hf_imgcls.errors import ArgumentError
-from hf_imgcls.measure.earlier_run import compare_data, names_dataset, recall_arguments
+from hf_imgcls.measure.earlier_run import compare_data, find_run, names_dataset, recall_arguments
 from hf_imgcls.measure.goals import choose_exit_code, parse_goals
 from hf_imgcls.run import check_launch, run_recipe, set_up_logging
 
@@ -90,6 +91,9 @@ def read_arguments(argv: list[str]) -> Arguments:
     if "model_name_or_path" not in args.explicit:
         raise ArgumentError("no model is named", "--model_name_or_path", "name a run's folder or a model on the Hub")
     if "output_dir" not in args.explicit:
+        model = Path(args.fit.model_name_or_path)
+        if (run := find_run(model)) != model:  # an exported model is called after its format, like those of other runs
+            args.training["output_dir"] += f"_of_{run.name}"
         args.training["output_dir"] += "_measured"
     return args
 

@@ -103,6 +103,27 @@ class Normalizer:
             return levels.sub_(mean).div_(std)
         return levels.mul_(self.rescale_factor) if self.rescale_factor is not None else levels
 
+    def restore_levels(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """The uint8 pixels that were normalised: float ``(..., 3, H, W)`` to uint8 of the same shape.
+
+        Levels are whole numbers, and float32 is far more exact than half of one: nothing is lost.
+        """
+        return self.restore_floats(pixel_values).round().clamp(0, 255).to(torch.uint8)
+
+    def restore_floats(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """The pixel levels that were normalised, which an augmentation may have put between whole numbers.
+
+        Args:
+            pixel_values: float ``(..., 3, H, W)``; not changed.
+
+        Returns:
+            A new float tensor of the same shape, 0..255.
+        """
+        if self.mean is not None and self.std is not None:
+            device = pixel_values.device
+            return pixel_values * self.std.to(device) + self.mean.to(device)
+        return pixel_values / self.rescale_factor if self.rescale_factor is not None else pixel_values.clone()
+
 
 class Preprocessor:
     """An image processor as evaluation and training need it.

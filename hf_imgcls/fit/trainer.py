@@ -45,6 +45,7 @@ from hf_imgcls.fit.checkpoints import (
     seal_checkpoint,
     step_of,
 )
+from hf_imgcls.fit.distill import Distiller, build_distiller
 from hf_imgcls.fit.evaluation import Accumulator, BatchTransform, build_eval_dataloader, evaluate_batches
 from hf_imgcls.fit.faults import describe_failed_save, name_newest, translate_fault
 from hf_imgcls.fit.finite import FiniteWatch
@@ -86,6 +87,7 @@ class ImageClassificationTrainer(Trainer):
         identity: What run the checkpoints belong to.
         push_checkpoint: Told each checkpoint, on the main process; it must not wait for the Hub.
         loss: ``--loss``, see `hf_imgcls.fit.loss.choose_loss`.
+        distiller: A teacher that the model learns from besides the labels.
         **kwargs: What ``Trainer`` takes.
     """
 
@@ -104,6 +106,7 @@ class ImageClassificationTrainer(Trainer):
         identity: RunIdentity | None = None,
         push_checkpoint: Callable[[Path], None] | None = None,
         loss: str = "auto",
+        distiller: Distiller | None = None,
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("data_collator", collate_batch)
@@ -119,6 +122,7 @@ class ImageClassificationTrainer(Trainer):
         self.eval_device_transform = eval_device_transform
         self.new_accumulator = new_accumulator
         self._step_schedule = step_schedule
+        self._distiller = distiller
         self.identity = identity or describe_run(self.model, args)
         self._push_checkpoint = push_checkpoint
         self._agreement = Agreement(args.ddp_timeout_delta)
@@ -148,12 +152,17 @@ class ImageClassificationTrainer(Trainer):
         with torch.no_grad():
             batch = (self.train_device_transform if self.model.training else self.eval_device_transform)(inputs)
         self._sample_index = batch["sample_index"]
+        if self._distiller is not None and self.model.training:
+            with self.compute_loss_context_manager():
+                self._distiller.look(batch["pixel_values"])
         return {"pixel_values": batch["pixel_values"], "labels": batch["labels"]}
 
     def _compute_classification_loss(
         self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
         losses = compute_sample_losses(outputs, labels, self.args.label_smoothing_factor, self._loss)
+        if self._distiller is not None and self.model.training:
+            losses = self._distiller.mix(losses, outputs.logits)
         if self.model.training:
             self._watch.add(losses, self._sample_index)
         return divide_losses(losses, num_items_in_batch, labels)
@@ -614,7 +623,9 @@ def build_trainer(
     ):
         if is_needed and split not in batches.splits:
             raise DataError(f"the dataset has no {split} split", f"one for {flag}", fix)
-    choose_selection_metric(training_args, model.config.problem_type == MULTI_LABEL)
+    several = model.config.problem_type == MULTI_LABEL
+    choose_selection_metric(training_args, several)
+    labels = list(model.config.id2label.values())
     callbacks = []
     if args.fit.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(args.fit.early_stopping_patience, args.fit.early_stopping_threshold))
@@ -636,6 +647,7 @@ def build_trainer(
         identity=identity,
         push_checkpoint=push_checkpoint,
         loss=args.fit.loss,
+        distiller=build_distiller(args.fit, args.data, labels, processor, multi_label=several),
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hf_imgcls.records import DataRecord
-from hf_imgcls.run import DATA_FILE, RECIPE_FILE
+from hf_imgcls.run import DATA_FILE, EXPORT_FILE, RECIPE_FILE
 
 _SOURCES = ("dataset_name", "train_dir", "validation_dir", "test_dir", "train_file", "validation_file", "test_file")
 # What describes a source and would be wrong about another one.
@@ -39,7 +39,7 @@ def recall_arguments(argv: Sequence[str]) -> list[str]:
         The command line; unchanged if the model is no run of ours, or a ``--config`` is given.
     """
     given = _read_flags(argv)
-    recipe = Path(given.get("model_name_or_path", "")) / RECIPE_FILE
+    recipe = find_run(given.get("model_name_or_path", "")) / RECIPE_FILE
     if "config" in given or not given.get("model_name_or_path") or not recipe.is_file():
         return list(argv)
     unset = {"output_dir", "num_processes"}
@@ -47,6 +47,12 @@ def recall_arguments(argv: Sequence[str]) -> list[str]:
         unset |= {*_SOURCES, *_SOURCE_DETAILS}
     nulls = [word for name in sorted(unset - given.keys()) for word in (f"--{name}", "null")]
     return ["--config", str(recipe), *nulls, *argv]
+
+
+def find_run(model: str | Path) -> Path:
+    """The run's folder that a model belongs to: its own, or for an exported model the one around it."""
+    folder = Path(model)
+    return folder.parent if (folder / EXPORT_FILE).is_file() else folder
 
 
 def names_dataset(argv: Sequence[str]) -> bool:
@@ -65,7 +71,7 @@ def compare_data(folder: str | Path, record: DataRecord, split: str) -> list[str
     Returns:
         One sentence for each difference.
     """
-    path = Path(folder) / DATA_FILE
+    path = find_run(folder) / DATA_FILE
     if not path.is_file():
         return []
     earlier = DataRecord.load(path)
@@ -85,7 +91,7 @@ def compare_data(folder: str | Path, record: DataRecord, split: str) -> list[str
 def _read_flags(argv: Sequence[str]) -> dict[str, str]:
     """Flag -> its first word, as far as that can be told without knowing the flags."""
     flags = {}
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+    for word, following in zip(argv, [*argv, ""][1:], strict=True):
         if word.startswith("--"):
             name, equals, value = word[2:].partition("=")
             flags[name.replace("-", "_")] = value if equals else following

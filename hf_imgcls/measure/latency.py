@@ -15,6 +15,8 @@ import torch
 from PIL import Image
 
 from hf_imgcls.errors import ArgumentError, ModelError
+from hf_imgcls.measure.consumer import load_pipeline
+from hf_imgcls.measure.exported_model import find_exported_file
 from hf_imgcls.measure.formulas import FloatArray
 
 # With fewer than 72 runs the slowest of them need not lie above the 95th percentile (0.95^n > 0.025).
@@ -31,6 +33,7 @@ def measure_latency(
     warmup: int = NUM_WARMUP_RUNS,
     num_threads: int | None = None,
     model_revision: str | None = None,
+    is_trusted: bool = False,
 ) -> dict[str, Any]:
     """Time a saved classifier on one image after the other.
 
@@ -42,6 +45,7 @@ def measure_latency(
         warmup: Calls before them, which are not timed.
         num_threads: Threads of torch on the CPU; None leaves them. They are as before afterwards.
         model_revision: Branch, tag or commit of a Hub model.
+        is_trusted: Whether an exported model that runs native code may be loaded.
 
     Returns:
         ``batch_size`` (1), ``warmup``, ``device``, ``device_name``, ``threads``, ``dtype``, ``image_size_px`` (width,
@@ -56,15 +60,12 @@ def measure_latency(
     """
     if runs < 1 or warmup < 0:
         raise ArgumentError(f"{runs} timed runs and {warmup} for warm-up", "at least 1 and at least 0", "raise them")
-    from transformers import pipeline
-
     with _use_threads(num_threads):
-        # Nothing but what a consumer writes: dtype and, unless given, device are what such a consumer gets.
         options: dict[str, Any] = {} if device is None else {"device": device}
         if model_revision is not None:
             options["revision"] = model_revision
         try:
-            classifier = pipeline("image-classification", model=str(model_name_or_path), **options)
+            classifier = load_pipeline(model_name_or_path, is_trusted=is_trusted, **options)
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(
                 f"no image classifier could be loaded from {str(model_name_or_path)!r}: {str(error)[:300]}",
@@ -94,7 +95,7 @@ def measure_latency(
         "batch_size": 1,
         "warmup": warmup,
         "device": str(used),
-        "device_name": _name_device(used),
+        "device_name": name_device(used),
         "threads": threads,
         "dtype": str(model.dtype).removeprefix("torch."),
         "image_size_px": [width, height],
@@ -165,8 +166,14 @@ def estimate_percentile(
 
 
 def measure_size_mb(folder: str | Path) -> float | None:
-    """Size of a folder's weights (``*.safetensors`` at its top level) in megabytes of 1,000,000 bytes; None without."""
-    sizes = [path.stat().st_size for path in Path(folder).glob("*.safetensors")]
+    """Size of a folder's weights in megabytes of 1,000,000 bytes; None without any.
+
+    Weights are ``*.safetensors`` at its top level, or everything but JSON where it holds an exported model.
+    """
+    paths = list(Path(folder).glob("*.safetensors"))
+    if not paths and find_exported_file(folder) is not None:
+        paths = [path for path in Path(folder).iterdir() if path.is_file() and path.suffix != ".json"]
+    sizes = [path.stat().st_size for path in paths]
     return math.fsum(sizes) / 1e6 if sizes else None
 
 
@@ -188,7 +195,8 @@ def _find_synchronize(device: torch.device) -> Callable[[], Any]:
     return torch.get_device_module(device).synchronize
 
 
-def _name_device(device: torch.device) -> str:
+def name_device(device: torch.device) -> str:
+    """A device's name as its maker gives it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return _name_processor() if device.type == "cpu" else device.type

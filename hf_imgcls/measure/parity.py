@@ -1,7 +1,7 @@
 """Served = scored: a plain ``pipeline()`` on the saved folder must predict what was scored.
 
-The consumer's side is exactly ``pipeline("image-classification", model=FOLDER)`` with nothing of ours in it. What it is
-given are the split's own images, decoded and upright.
+The consumer's side is exactly ``pipeline("image-classification", model=FOLDER)`` with nothing of ours in it (for an
+exported model see `hf_imgcls.measure.consumer`). What it is given are the split's own images, decoded and upright.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from torch.utils.data import IterableDataset
 
 from hf_imgcls.data.decode import decode_image
 from hf_imgcls.errors import DataError, ParityError
+from hf_imgcls.measure.consumer import load_pipeline
+from hf_imgcls.measure.exported_model import ExportedClassifier
 from hf_imgcls.measure.metrics import ExampleTable
 from hf_imgcls.measure.multilabel_formulas import DEFAULT_THRESHOLD
 from hf_imgcls.measure.multilabel_metrics import MultiLabelExamples
@@ -79,7 +81,7 @@ class Consumer(Protocol):
 
 
 class PipelineConsumer:
-    """``pipeline("image-classification")`` in this process.
+    """``pipeline("image-classification")`` in this process, of an exported model too.
 
     Args:
         model: A folder, or a Hub id.
@@ -96,9 +98,10 @@ class PipelineConsumer:
             options |= {"revision": revision} | ({"token": data.token} if data.token else {})
         if data.trust_remote_code:
             options["trust_remote_code"] = True
-        self.classifier = transformers.pipeline("image-classification", model=str(model), **options)
+        self.classifier = load_pipeline(model, is_trusted=data.trust_remote_code, **options)
         self.device_type: str = self.classifier.device.type
-        self.description = f"pipeline of transformers {transformers.__version__} on {self.device_type}"
+        runtime = _name_exported(self.classifier)
+        self.description = f"pipeline of transformers {transformers.__version__} on {self.device_type}{runtime}"
 
     def answer(self, images: Iterator[Any], batch_size: int) -> Iterator[list[dict[str, Any]]]:
         """See `Consumer`."""
@@ -263,6 +266,13 @@ def _compare_labels(
     index = int(examples.sample_index[position])
     limits = float(thresholds[worst]), float(scored[worst]), float(served[worst])
     return _Outcome(difference, disagreement=SetDisagreement(index, labels[worst], *limits))
+
+
+def _name_exported(classifier: Any) -> str:
+    """What runs an exported model; nothing for a model of transformers."""
+    name = type(classifier.model).__name__
+    is_exported = name.startswith(("ORTModel", "OVModel")) or isinstance(classifier.model, ExportedClassifier)
+    return f" with {name}" if is_exported else ""
 
 
 def _draw_rows(dataset: Any, max_samples: int | None, seed: int) -> Iterator[dict[str, Any]]:

@@ -21,6 +21,7 @@ from hf_imgcls.measure.calibration import (
     read_log_scores,
     read_logits,
 )
+from hf_imgcls.measure.exported_model import ExportedClassifier
 from hf_imgcls.measure.gallery import find_rows
 from hf_imgcls.measure.goals import check_goals, describe_judgement, judge, parse_goals
 from hf_imgcls.measure.image_statistics import measure_images
@@ -140,7 +141,9 @@ def report_table(
 
         image = decode_image(split[0]["image"], background=args.data.alpha_background)
         revision = table.source.get("model_revision")
-        record.latency = measure_latency(table.source["model"], image, model_revision=revision)
+        record.latency = measure_latency(
+            table.source["model"], image, model_revision=revision, is_trusted=args.data.trust_remote_code
+        )
     if split is not None and measure.explain_samples and isinstance(table, PredictionTable):
         record.explanations = _explain_mistakes(table, split, args.data, measure.explain_samples, folder)
     record.goals = [judge(goal, record) for goal in goals]
@@ -266,6 +269,9 @@ def _explain_mistakes(
         return None
     revision = table.source.get("model_revision") or "main"
     model, processor = load_classifier(table.source["model"], data, revision=revision)
+    if isinstance(model, ExportedClassifier):
+        logger.warning("No explanations: an exported model has no gradients. Ask for them on the PyTorch model.")
+        return None
     images_folder = folder / REPORT_FOLDER / "images"
     images_folder.mkdir(parents=True, exist_ok=True)
     rows = find_rows(split, table.sample_index[chosen].tolist())

@@ -26,6 +26,7 @@ from hf_imgcls.compat import load_image_processor
 from hf_imgcls.errors import DataError, ModelError
 from hf_imgcls.fit.weights import find_commit, pin_source
 from hf_imgcls.measure.columns import read_columns
+from hf_imgcls.measure.exported_model import ExportedClassifier, find_exported_file, load_exported
 from hf_imgcls.measure.formulas import Measured, measure_roc_auc
 from hf_imgcls.measure.metrics import ClassificationAccumulator, ExampleTable
 from hf_imgcls.measure.multilabel_metrics import MultiLabelAccumulator, MultiLabelExamples
@@ -87,6 +88,8 @@ def score_folder(
     num_workers: int = 0,
     autocast_dtype: torch.dtype | None = None,
     on_batch: Callable[[], None] | None = None,
+    state: PartialState | None = None,
+    trusts_programs: bool = False,
 ) -> Score:
     """Score a saved model on one split, with all processes that run.
 
@@ -100,6 +103,9 @@ def score_folder(
         num_workers: Loader processes per process.
         autocast_dtype: Compute in this dtype (weights stay float32); ``None`` is float32 throughout.
         on_batch: Called after every batch, for a progress bar.
+        state: Tells device and processes; by default all that run.
+        trusts_programs: Whether an exported model that runs native code may be loaded, whatever ``data`` says about
+            code from elsewhere.
 
     Returns:
         The score, the same on every process but for its table.
@@ -119,7 +125,9 @@ def score_folder(
             f"one of {', '.join(dataset.splits)}",
             "name another split, or say which split it is with --test_split_name or --test_dir",
         )
-    model, processor = load_classifier(model_name_or_path, data, revision=model_revision)
+    model, processor = load_classifier(
+        model_name_or_path, data, revision=model_revision, trusts_programs=trusts_programs
+    )
     several = dataset.is_multi_label
     check_problem_type(model_name_or_path, model.config, several)
     model_labels = [str(model.config.id2label[index]) for index in range(model.config.num_labels)]
@@ -128,7 +136,7 @@ def score_folder(
     for text in notes:
         logger.warning("%s", text)
 
-    state = PartialState()
+    state = state or PartialState()
     # As the test split, because a training split gets the training augmentation.
     rows = dataclasses.replace(dataset, splits={"test": dataset.splits[split]})
     plan = attach_transforms(rows, processor, data, seed=0)
@@ -284,14 +292,15 @@ def _describe_thresholds(config: PretrainedConfig) -> dict[str, str]:
 
 
 def load_classifier(
-    name_or_path: str | Path, data: DataArguments, *, revision: str = "main"
-) -> tuple[PreTrainedModel, BaseImageProcessor]:
-    """Load a saved classifier and its image processor: safetensors only, float32.
+    name_or_path: str | Path, data: DataArguments, *, revision: str = "main", trusts_programs: bool = False
+) -> tuple[PreTrainedModel | ExportedClassifier, BaseImageProcessor]:
+    """Load a saved classifier and its image processor: safetensors only, float32; or an exported model.
 
     Args:
         name_or_path: A folder or Hub id.
         data: ``cache_dir``, ``token`` and ``trust_remote_code``.
         revision: Branch, tag or commit on the Hub.
+        trusts_programs: See `score_folder`.
 
     Returns:
         The model (on the CPU, in evaluation mode) and the processor.
@@ -301,6 +310,10 @@ def load_classifier(
     """
     from transformers import AutoModelForImageClassification
 
+    if find_exported_file(name_or_path) is not None:
+        processor = load_image_processor(str(name_or_path), trust_remote_code=data.trust_remote_code)
+        is_trusted = data.trust_remote_code or trusts_programs
+        return load_exported(name_or_path, processor, is_trusted=is_trusted), processor
     source = pin_source(name_or_path, data, revision)
     try:
         # The dtype is said because transformers 4 and 5 have different defaults.

@@ -1,1 +1,1 @@
-"""From a run's folder to what others see of it: the model card."""
+"""The publish stage: from a finished run to what others use: exported models, the model card, the Hub."""

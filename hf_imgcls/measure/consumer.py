@@ -1,0 +1,55 @@
+"""The consumer's side of a saved model: what a person who was given the folder writes to use it."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from hf_imgcls.compat import load_image_processor
+from hf_imgcls.measure.exported_model import OnnxRuntime, OpenVino, find_exported_file, load_exported
+
+
+def load_pipeline(name_or_path: str | Path, *, is_trusted: bool = False, **options: Any) -> Any:
+    """``pipeline("image-classification")`` with a saved model in it, and nothing of ours where that is possible.
+
+    An ONNX or OpenVINO model comes in by Optimum's class for it, where Optimum is installed; otherwise, and for models
+    with folded preprocessing and for other runtimes, which have no such class, by `hf_imgcls.measure.exported_model`.
+
+    Args:
+        name_or_path: A folder or Hub id.
+        is_trusted: Whether files that run native code may be loaded.
+        **options: Of ``pipeline()``; for an exported model they must not say where to compute.
+    """
+    from transformers import pipeline
+
+    found = find_exported_file(name_or_path)
+    if found is None:
+        # Device and dtype are what such a consumer gets.
+        return pipeline("image-classification", model=str(name_or_path), **options)
+    folder = str(name_or_path)
+    own = load_exported(folder, load_image_processor(folder), is_trusted=is_trusted)
+    model: Any = own
+    if not own.runtime.takes_levels:
+        model = _load_with_optimum(*found, own.config) or own
+    return pipeline("image-classification", model=model, image_processor=folder)
+
+
+def _load_with_optimum(path: Path, runtime: Any, config: Any) -> Any:
+    if find_spec("optimum") is None:
+        return None
+    if runtime is OnnxRuntime and find_spec("optimum.onnxruntime"):
+        from optimum.onnxruntime import ORTModelForImageClassification
+
+        model = ORTModelForImageClassification.from_pretrained(path.parent, file_name=path.name)
+    elif runtime is OpenVino and config.model_type != "timm_wrapper" and find_spec("optimum.intel"):
+        from optimum.intel import OVModelForImageClassification
+
+        model = OVModelForImageClassification.from_pretrained(
+            str(path.parent), file_name=path.name, ov_config={"INFERENCE_PRECISION_HINT": "f32"}
+        )
+    else:
+        return None
+    # Optimum reads a timm checkpoint's config with two classes (seen on optimum-onnx 0.1.0).
+    model.config = config
+    return model

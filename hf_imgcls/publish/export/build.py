@@ -1,0 +1,249 @@
+"""From a finished run to exported models beside it: written, held against the original, and only then given a name.
+
+Everything is made in one hidden folder beside the result and moved at the end, so that neither a kill nor a full disk
+leaves half a model under a name that somebody loads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import functools
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from datasets import Dataset
+
+from hf_imgcls.data.preprocess import Normalizer
+from hf_imgcls.data.transforms import attach_transforms
+from hf_imgcls.errors import DataError, MissingExtraError, ModelError, OutputError, ParityError, UserError
+from hf_imgcls.measure.exported_model import ExportedClassifier
+from hf_imgcls.measure.predictions import PredictionTable
+from hf_imgcls.measure.score import load_classifier, score_folder
+from hf_imgcls.publish.export.exporter import ExportSource, find_exporter
+from hf_imgcls.publish.export.gate import THROUGHPUT_BATCH_SIZE, compare_accuracy, measure_export
+from hf_imgcls.records import Estimate
+from hf_imgcls.run import EXPORT_FILE
+
+if TYPE_CHECKING:
+    from hf_imgcls.arguments import Arguments, DataArguments
+    from hf_imgcls.data.load import ImageDataset
+
+logger = logging.getLogger(__name__)
+
+WORK_FOLDER = ".export.partial"
+_LITTLE_SPACE_BYTES = 2**20
+_CALIBRATION_BATCH_SIZE = 8
+# This process alone, whatever others run: exported models run on a CPU.
+_ALONE = SimpleNamespace(process_index=0, num_processes=1, is_main_process=True, device=torch.device("cpu"))
+
+
+def export_model(
+    model_name_or_path: str | Path, dataset: ImageDataset, args: Arguments, output_dir: Path, batch_size: int = 32
+) -> list[UserError]:
+    """Export a saved classifier to the formats of ``--export_formats``, one folder each. Called on one process.
+
+    Args:
+        model_name_or_path: A run's folder, any saved classifier, or a Hub id.
+        dataset: Its test split (or validation split, if there is no other) is what the exports are judged on. INT8
+            formats take activation ranges from the training split, and choose layers by the validation split.
+        args: The group ``export``, and how images are decoded.
+        output_dir: Where the folders go, each named after its format.
+        batch_size: Images per forward pass when scoring.
+
+    Returns:
+        What was wrong with formats that were not written: they answer otherwise than they may, cannot take this model,
+        or need a package or split that is not there. Of such a one nothing is left; the others are whole. For these see
+        `hf_imgcls.publish.export.table.show_exports`.
+
+    Raises:
+        OutputError: Something could not be written.
+        DataError: There are no images to measure on.
+        ModelError: The model cannot be loaded.
+    """
+    check_labels(dataset)
+    split = _choose_split(dataset)
+    model, processor = load_classifier(model_name_or_path, args.data, revision=args.fit.model_revision)
+    if isinstance(model, ExportedClassifier):
+        raise DataError(f"{model_name_or_path} is an exported model", "a PyTorch model", "name the run it comes from")
+    score = functools.partial(
+        score_folder, data=args.data, batch_size=batch_size, state=cast(Any, _ALONE), trusts_programs=True
+    )
+    tables = _Tables(functools.partial(score, model_name_or_path, model_revision=args.fit.model_revision), dataset)
+    rows = _take_rows(dataset, split, THROUGHPUT_BATCH_SIZE, seed=0)
+    pixels = torch.from_numpy(np.concatenate(list(_read_batches(rows, dataset, processor, args.data, 1))))
+    failures: list[UserError] = []
+    with _open_work_folder(output_dir) as work:
+        source = ExportSource(
+            model=model.to("cpu").eval(),
+            processor=processor,
+            image_size=(pixels.shape[-2], pixels.shape[-1]),
+            normalizer=Normalizer.from_processor(processor),
+            options=args.publish,
+            work=work / "intermediate",
+            read_calibration=functools.partial(_read_calibration, dataset, processor, args),
+        )
+        if "validation" in dataset.splits:
+            source.measure_drop = functools.partial(_measure_drop, source, tables, score)
+        for name in args.publish.export_formats or ():
+            exporter = find_exporter(name)
+            final = output_dir / (f"{name}_folded" if args.publish.fold_preprocessing else name)
+            _check_name_is_free(final)
+            folder = work / "results" / final.name
+            folder.mkdir()
+            try:
+                with _explain_full_disk(final):
+                    written = exporter.write(source, folder)
+                    _complete(folder, source)
+                    answers = score(folder, dataset, split=split).table
+                    assert isinstance(answers, PredictionTable)  # one process has every example, with one label
+                    record = measure_export(
+                        final.name, folder, written, exporter, source, tables.read(split), answers, pixels
+                    )
+                    record.save(folder / EXPORT_FILE)
+                    _move(folder, final)
+            except (ParityError, ModelError, DataError, MissingExtraError) as error:
+                logger.error("%s: not written", final.name)
+                failures.append(error)
+                if isinstance(error, ParityError):  # nor does an older one speak for this model
+                    shutil.rmtree(final, ignore_errors=True)
+            else:
+                logger.info("%s: %s", final.name, final)
+    return failures
+
+
+def check_labels(dataset: ImageDataset) -> None:
+    """Refuse what exports cannot be judged on.
+
+    Raises:
+        DataError: Images have several labels: what is compared is the first answer.
+    """
+    if dataset.is_multi_label:
+        raise DataError(
+            "export_formats with several labels per image",
+            "one label per image: an export is judged by its first answer",
+            "leave out --export_formats; optimum-cli export onnx --model RUN writes one that nobody has compared",
+        )
+
+
+class _Tables:
+    """The PyTorch model's predictions on a split, made when first asked for."""
+
+    def __init__(self, score: Any, dataset: ImageDataset) -> None:
+        self._score, self._dataset = score, dataset
+        self._tables: dict[str, PredictionTable] = {}
+
+    def read(self, split: str) -> PredictionTable:
+        if split not in self._tables:
+            self._tables[split] = self._score(self._dataset, split=split).table
+        return self._tables[split]
+
+
+def _measure_drop(source: ExportSource, tables: _Tables, score: Any, folder: Path) -> Estimate:
+    _complete(folder, source)
+    exported = score(folder, tables._dataset, split="validation").table
+    return compare_accuracy(tables.read("validation"), exported)
+
+
+def _complete(folder: Path, source: ExportSource) -> None:
+    """What a consumer's ``from_pretrained`` looks for beside the model's file."""
+    source.model.config.save_pretrained(folder)
+    source.processor.save_pretrained(folder)
+
+
+def _choose_split(dataset: ImageDataset) -> str:
+    for split in ("test", "validation"):
+        if split in dataset.splits:
+            return split
+    raise DataError(
+        "the dataset has neither a test nor a validation split",
+        "images that exported models are measured on",
+        "name some with --test_dir, --test_file or --test_split",
+    )
+
+
+def _take_rows(dataset: ImageDataset, split: str, count: int, seed: int) -> Dataset:
+    rows = dataset.splits.get(split)
+    if rows is None:
+        raise DataError(
+            f"the dataset has no {split} split", "real images that activation ranges are taken from", "add --train_dir"
+        )
+    if not isinstance(rows, Dataset):
+        raise DataError(f"the {split} split is a stream", "images that can be drawn at random", "add --streaming false")
+    if count >= len(rows):
+        return rows
+    return rows.select(np.sort(np.random.default_rng(seed).choice(len(rows), size=count, replace=False)))
+
+
+def _read_calibration(dataset: ImageDataset, processor: Any, args: Arguments) -> Iterator[npt.NDArray[Any]]:
+    rows = _take_rows(dataset, "train", args.publish.calibration_samples, args.data.split_seed)
+    return _read_batches(rows, dataset, processor, args.data, min(_CALIBRATION_BATCH_SIZE, len(rows)))
+
+
+def _read_batches(
+    rows: Dataset, dataset: ImageDataset, processor: Any, data: DataArguments, batch_size: int
+) -> Iterator[npt.NDArray[Any]]:
+    """Images as the model gets them when it is evaluated, in batches of the same size; a smaller last one is left."""
+    # As the test split, because a training split gets the training augmentation.
+    plan = attach_transforms(dataclasses.replace(dataset, splits={"test": rows}), processor, data, seed=0)
+    for start in range(0, len(rows) - batch_size + 1, batch_size):
+        batch = plan.eval_device_transform(plan.test[start : start + batch_size])
+        yield batch["pixel_values"].numpy().copy()
+
+
+@contextmanager
+def _open_work_folder(output_dir: Path) -> Iterator[Path]:
+    """A folder on the same disk as the result; what a killed export left there goes away first."""
+    work = output_dir / WORK_FOLDER
+    output_dir.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        for name in ("intermediate", "results"):
+            (work / name).mkdir(parents=True)
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _check_name_is_free(final: Path) -> None:
+    if final.exists() and not (final / EXPORT_FILE).is_file():
+        raise OutputError(
+            f"{final} is there already and is no export of ours", "no such folder", "rename it, or choose --output_dir"
+        )
+
+
+def _move(folder: Path, final: Path) -> None:
+    """Give a finished folder its name. An older export of that name goes away; between two, there may be none."""
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    if final.exists():
+        final.rename(folder.with_name(f"old_{final.name}"))
+    folder.rename(final)
+
+
+@contextmanager
+def _explain_full_disk(final: Path) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        # The runtimes' own writers have no errno to tell.
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not full and shutil.disk_usage(final.parent).free > _LITTLE_SPACE_BYTES:
+            raise
+        raise OutputError(
+            f"{final} could not be written, the disk is full: {error}",
+            "room for the exported model, twice while it is made",
+            "free some space, or choose another --output_dir",
+        ) from error

@@ -1,0 +1,457 @@
+"""Exports answer as the PyTorch model does, and what does not is never given a name."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from measure.trained_models import digits_arguments, find_trained_model, load_digits
+from PIL import Image
+from places import REPOSITORY
+
+from hf_imgcls.argument_checks import EXPORT_FORMATS
+from hf_imgcls.arguments import parse_arguments
+from hf_imgcls.compat import TRANSFORMERS_MAJOR, load_image_processor
+from hf_imgcls.data.load import load_image_dataset
+from hf_imgcls.data.transforms import attach_transforms
+from hf_imgcls.errors import ArgumentError, ModelError, OutputError, ParityError
+from hf_imgcls.measure.earlier_run import find_run, recall_arguments
+from hf_imgcls.measure.exported_model import find_exported_file, load_exported
+from hf_imgcls.measure.score import load_classifier, score_folder
+from hf_imgcls.publish.export import build, exporter
+from hf_imgcls.publish.export.build import WORK_FOLDER, export_model
+from hf_imgcls.publish.export.exclusion import exceeds_budget, judge_budget
+from hf_imgcls.publish.export.gate import compare_answers
+from hf_imgcls.publish.export.table import show_exports
+from hf_imgcls.records import Estimate, ExportRecord
+
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("openvino")
+onnx = pytest.importorskip("onnx")
+
+NUM_TEST = 61
+
+
+def arguments(folder, *flags):
+    line = [
+        "--dataset_name",
+        "digits",
+        "--image_size",
+        "32",
+        "--max_test_samples",
+        str(NUM_TEST),
+        "--model_type",
+        "vit",
+    ]
+    return parse_arguments([*line, "--output_dir", str(folder), *map(str, flags)])
+
+
+def copy_run(model_type, folder):
+    """A folder as recipes/finetune.py leaves it."""
+    shutil.copytree(find_trained_model(model_type), folder)
+    args = arguments(folder)
+    args.save_recipe(folder / "recipe.yaml")
+    load_image_dataset(args.data).record.save(folder / "data.json")
+    return folder
+
+
+@pytest.fixture(scope="module", params=["vit", "convnext"])
+def exported_run(request, tmp_path_factory):
+    """A run with its exports, and the printed table."""
+    folder = copy_run(request.param, tmp_path_factory.mktemp("exported") / request.param)
+    formats = ["onnx", "openvino", "onnx_int8"]
+    args = arguments(folder, "--export_formats", *formats, "--max_accuracy_drop", "0.05")
+    assert export_model(folder, load_digits(), args, folder) == []
+    return folder
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    return copy_run("vit", tmp_path / "run")
+
+
+def digit_pixels(folder, count):
+    """Normalised real images as the model gets them, (count, 3, 32, 32)."""
+    processor = load_image_processor(str(folder))
+    plan = attach_transforms(load_digits(), processor, digits_arguments(), seed=0)
+    return plan.eval_device_transform(plan.test[:count])["pixel_values"].clone()
+
+
+# --- what is written ---
+
+
+def test_each_format_has_a_whole_folder_and_nothing_else_is_left(exported_run):
+    for name, file in (
+        ("onnx", "model.onnx"),
+        ("openvino", "openvino_model.xml"),
+        ("onnx_int8", "model_quantized.onnx"),
+    ):
+        names = {path.name for path in (exported_run / name).iterdir()}
+        assert {file, "config.json", "preprocessor_config.json", "export.json"} <= names
+        record = ExportRecord.load(exported_run / name / "export.json")
+        assert (record.format, record.path, record.num_examples) == (name, file, NUM_TEST)
+    assert not (exported_run / WORK_FOLDER).exists()
+    assert onnx.load(str(exported_run / "onnx" / "model.onnx")).opset_import[0].version == 18
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_float_exports_agree_at_any_batch_size(exported_run, name):
+    model, processor = load_classifier(exported_run, digits_arguments())
+    exported = load_exported(exported_run / name, processor)
+    pixels = digit_pixels(exported_run, 36)
+    for part in (pixels[:1], pixels[1:4], pixels[4:36]):
+        with torch.inference_mode():
+            expected = model(pixel_values=part).logits.softmax(-1)
+        answer = exported(pixel_values=part).logits.softmax(-1)
+        assert answer.shape == expected.shape
+        assert (answer - expected).abs().max() <= 1e-4
+    record = ExportRecord.load(exported_run / name / "export.json")
+    assert record.top1_agreement == 1.0
+    assert record.max_probability_difference <= 1e-4
+    assert record.accuracy_difference.value == 0
+    assert (record.max_accuracy_drop, record.budget) == (None, "")
+
+
+def test_what_is_measured_is_what_is_recorded(exported_run):
+    record = ExportRecord.load(exported_run / "onnx_int8" / "export.json")
+    score = score_folder(exported_run / "onnx_int8", load_digits(), digits_arguments())
+    original = score_folder(exported_run, load_digits(), digits_arguments())
+    assert record.accuracy.value == pytest.approx(score.metrics["accuracy"])
+    difference = score.metrics["accuracy"] - original.metrics["accuracy"]
+    assert record.accuracy_difference.value == pytest.approx(difference)
+    assert record.accuracy_difference.value >= -0.05
+    assert record.top1_agreement == pytest.approx(
+        (score.examples.prediction == original.examples.prediction).mean(), abs=record.num_ties / NUM_TEST
+    )
+    assert record.max_probability_difference > 1e-4  # it is quantised
+    graph = onnx.load(str(exported_run / "onnx_int8" / "model_quantized.onnx")).graph
+    assert sum(node.op_type == "QuantizeLinear" for node in graph.node) > 4
+    assert record.latency["p95_ms"] >= record.latency["p50_ms"] > 0
+    assert record.latency["pytorch_p50_ms"] > 0
+    assert record.throughput["images_per_s"] > 0
+    assert record.threads == torch.get_num_threads()
+
+
+@pytest.mark.skipif(TRANSFORMERS_MAJOR >= 5, reason="Optimum needs transformers 4")
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_the_stock_classes_load_it_inside_the_stock_pipeline(exported_run, name):
+    from optimum.intel import OVModelForImageClassification
+    from optimum.onnxruntime import ORTModelForImageClassification
+    from transformers import pipeline
+
+    model_class = {"onnx": ORTModelForImageClassification, "openvino": OVModelForImageClassification}[name]
+    model = model_class.from_pretrained(str(exported_run), subfolder=name)
+    classifier = pipeline("image-classification", model=model, image_processor=str(exported_run / name))
+    original = pipeline("image-classification", model=str(exported_run))
+    generator = np.random.default_rng(0)
+    for _ in range(3):
+        image = Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+        (first, *_), (expected, *_) = classifier(image), original(image)
+        assert first["label"] == expected["label"]
+        assert first["score"] == pytest.approx(expected["score"], abs=0.01)  # bfloat16 on CPUs that have it
+
+
+def test_folded_preprocessing_takes_pixels_and_gives_probabilities(run_folder):
+    args = arguments(run_folder, "--export_formats", "onnx", "openvino", "--fold_preprocessing")
+    assert export_model(run_folder, load_digits(), args, run_folder) == []
+    assert not (run_folder / "onnx").exists()
+    model, processor = load_classifier(run_folder, digits_arguments())
+    levels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    images = [Image.fromarray(pixels) for pixels in levels]
+    with torch.inference_mode():
+        pixel_values = processor(images=images, return_tensors="pt")["pixel_values"]
+        expected = model(pixel_values=pixel_values).logits.softmax(-1).numpy()
+    session = onnxruntime.InferenceSession(str(run_folder / "onnx_folded" / "model.onnx"))
+    (probabilities,) = session.run(["probabilities"], {"image": levels})
+    assert np.abs(probabilities - expected).max() < 1e-5
+    import openvino
+
+    compiled = openvino.Core().compile_model(
+        str(run_folder / "openvino_folded" / "openvino_model.xml"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    assert np.abs(compiled({"image": levels})["probabilities"] - expected).max() < 1e-5
+
+
+def test_the_table_and_the_picture_show_all_exports(exported_run, capsys):
+    pytest.importorskip("matplotlib")
+    records = show_exports(exported_run)
+    assert [record.format for record in records] == ["onnx", "onnx_int8", "openvino"]
+    out = capsys.readouterr().out
+    for record in records:
+        assert f"{record.accuracy.value:.4f}" in out
+        assert f"{record.latency['p50_ms']:.2f}" in out
+    with Image.open(exported_run / "exports.png") as picture:
+        assert picture.width > 300
+
+
+def test_opset_and_calibration_are_as_asked(exported_run, run_folder):
+    flags = ("--export_opset", "17", "--calibration_method", "percentile", "--calibration_samples", "40")
+    args = arguments(run_folder, "--export_formats", "onnx_int8", "--max_accuracy_drop", "0.2", *flags)
+    assert export_model(run_folder, load_digits(), args, run_folder) == []
+    record = ExportRecord.load(run_folder / "onnx_int8" / "export.json")
+    assert record.opset == 17
+    assert "percentile, 40 training images" in record.precision
+    model = onnx.load(str(run_folder / "onnx_int8" / "model_quantized.onnx"))
+    assert {entry.domain: entry.version for entry in model.opset_import}[""] == 17
+    if "vit" in exported_run.name:
+        other = onnx.load(str(exported_run / "onnx_int8" / "model_quantized.onnx"))
+        first, second = (
+            {item.name: onnx.numpy_helper.to_array(item) for item in each.graph.initializer if "scale" in item.name}
+            for each in (model, other)
+        )
+        names = first.keys() & second.keys()
+        assert names
+        assert any(not np.array_equal(first[name], second[name]) for name in names)
+
+
+def check_torch_programs(folder, *formats):
+    args = arguments(folder, "--export_formats", *formats)
+    assert export_model(folder, load_digits(), args, folder) == []
+    model, processor = load_classifier(folder, digits_arguments())
+    pixels = digit_pixels(folder, 36)
+    for name in formats:
+        with pytest.raises(ModelError, match="runs code"):
+            load_exported(folder / name, processor)
+        exported = load_exported(folder / name, processor, is_trusted=True)
+        for part in (pixels[:1], pixels[1:4], pixels[4:36]):
+            with torch.inference_mode():
+                expected = model(pixel_values=part).logits
+            torch.testing.assert_close(exported(pixel_values=part).logits, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("model_type", ["vit", "convnext"])
+def test_programs_of_torch(tmp_path, model_type):
+    check_torch_programs(copy_run(model_type, tmp_path / "run"), "torch_export", "torchscript")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_a_compiled_program_of_torch(run_folder):
+    check_torch_programs(run_folder, "aot_inductor")
+
+
+# --- the gate ---
+
+
+def test_an_export_with_other_weights_is_refused_and_leaves_nothing(run_folder, monkeypatch):
+    right = exporter.write_onnx
+
+    def write_with_other_weights(model, *args):
+        with torch.no_grad():
+            bias = model.get_parameter("classifier.bias")
+            bias[3] += 5
+            right(model, *args)
+            bias[3] -= 5
+
+    (run_folder / "onnx").mkdir()
+    (run_folder / "onnx" / "export.json").write_text("{}")  # an export of earlier weights
+    monkeypatch.setattr(exporter, "write_onnx", write_with_other_weights)
+    args = arguments(run_folder, "--export_formats", "onnx", "openvino", "onnx_int8", "--max_accuracy_drop", "0.01")
+    failures = export_model(run_folder, load_digits(), args, run_folder)
+    assert [type(failure) for failure in failures] == [ParityError, ParityError]
+    assert "onnx answers otherwise than the PyTorch model on" in failures[0].found
+    assert "sample_index" in failures[0].found
+    assert "lose" in failures[1].found
+    assert (run_folder / "openvino" / "export.json").exists()  # the right one is kept
+    assert not any((run_folder / name).exists() for name in ("onnx", "onnx_int8", WORK_FOLDER))
+
+
+def test_compare_answers_knows_ties_from_differences():
+    table = score_folder(find_trained_model("vit"), load_digits(), digits_arguments()).table
+    same = compare_answers(table, table, 1e-4)
+    assert (same.others, same.num_ties, same.max_probability) == ([], 0, 0.0)
+    other = dataclasses.replace(
+        table, top_classes=table.top_classes.copy(), top_probabilities=table.top_probabilities.copy(),
+        prediction=table.prediction.copy(),
+    )  # fmt: skip
+    for row, gap in ((0, 5e-5), (1, 0.2)):
+        other.top_classes[row, :2] = table.top_classes[row, [1, 0]]
+        other.prediction[row] = other.top_classes[row, 0]
+        other.top_probabilities[row, :2] = 0.4 + gap, 0.4
+    found = compare_answers(table, other, 1e-4)
+    assert (found.others, found.num_ties) == ([1], 1)
+    assert found.max_probability > 0.01
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "exceeds", "verdict"),
+    [
+        (0.0, -0.004, 0.004, False, "met"),
+        (-0.003, -0.02, 0.01, False, "not distinguishable"),
+        (-0.03, -0.05, 0.0, True, "not distinguishable"),
+        (-0.03, -0.05, -0.01, True, "not met"),
+    ],
+)
+def test_the_budget(value, low, high, exceeds, verdict):
+    drop = Estimate(value, low, high, 100, "bootstrap")
+    assert exceeds_budget(drop, 0.005) is exceeds
+    assert judge_budget(drop, 0.005) == verdict
+
+
+def test_layers_stay_in_float_until_the_budget_is_met(run_folder, monkeypatch):
+    """A planted loss that ends when the first convolution is left alone."""
+    seen = []
+
+    def planted_drop(source, tables, score, folder):
+        path, _ = find_exported_file(folder)
+        graph = onnx.load(str(path)).graph
+        made_by = {output: node.op_type for node in graph.node for output in node.output}
+        convolution = next(node for node in graph.node if node.op_type == "Conv")
+        is_float = made_by.get(convolution.input[1]) != "DequantizeLinear"
+        seen.append(is_float)
+        return Estimate(0.0 if is_float else -0.1, None, None, 270, "bootstrap")
+
+    monkeypatch.setattr(build, "_measure_drop", planted_drop)
+    args = arguments(run_folder, "--export_formats", "onnx_int8", "--max_accuracy_drop", "0.05")
+    assert export_model(run_folder, load_digits(), args, run_folder) == []
+    record = ExportRecord.load(run_folder / "onnx_int8" / "export.json")
+    layers = [name for name in record.float_layers if "conv" in name.lower()]
+    assert len(layers) == 1
+    assert record.float_layers[-1] == layers[0]  # no more than is needed
+    assert seen[0] is False
+    assert seen[-1] is True or len(seen) > 2
+
+
+# --- faults ---
+
+
+def test_weights_outside_the_folder_are_refused(exported_run, tmp_path):
+    shutil.copytree(exported_run / "onnx", tmp_path / "run" / "onnx")
+    path = tmp_path / "run" / "onnx" / "model.onnx"
+    _, processor = load_classifier(exported_run, digits_arguments())
+    for location in ("../secret.bin", str(tmp_path / "secret.bin"), "link.bin"):
+        (tmp_path / "run" / "secret.bin").write_bytes(bytes(10**6))
+        (tmp_path / "secret.bin").write_bytes(bytes(10**6))
+        (path.parent / "link.bin").unlink(missing_ok=True)
+        (path.parent / "link.bin").symlink_to(tmp_path / "secret.bin")
+        model = onnx.load(str(exported_run / "onnx" / "model.onnx"))
+        tensor = next(item for item in model.graph.initializer if item.raw_data)
+        length = len(tensor.raw_data)
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (("location", location), ("offset", "0"), ("length", str(length))):
+            tensor.external_data.add(key=key, value=value)
+        path.write_bytes(model.SerializeToString())
+        with pytest.raises(ModelError, match="outside its folder"):
+            load_exported(path.parent, processor)
+
+
+def test_damaged_and_missing_files_are_one_clear_error(exported_run, tmp_path):
+    _, processor = load_classifier(exported_run, digits_arguments())
+    for name, file in (("onnx", "model.onnx"), ("openvino", "openvino_model.xml")):
+        folder = shutil.copytree(exported_run / name, tmp_path / name)
+        (folder / file).write_bytes((folder / file).read_bytes()[:1000])
+        with pytest.raises(ModelError, match="cannot be loaded"):
+            load_exported(folder, processor)
+    with pytest.raises(ModelError, match="holds no exported model"):
+        load_exported(tmp_path, processor)
+    shutil.copy(exported_run / "onnx" / "model.onnx", tmp_path / "onnx" / "second.onnx")
+    with pytest.raises(ModelError, match="holds 2 exported models"):
+        find_exported_file(tmp_path / "onnx")
+
+
+def test_a_full_disk_leaves_nothing(run_folder, monkeypatch):
+    def fail(model, path, *args):
+        path.write_bytes(b"half a model")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(exporter, "write_onnx", fail)
+    before = sorted(path.name for path in run_folder.iterdir())
+    with pytest.raises(OutputError, match="the disk is full"):
+        export_model(run_folder, load_digits(), arguments(run_folder, "--export_formats", "onnx"), run_folder)
+    assert sorted(path.name for path in run_folder.iterdir()) == before
+
+
+def test_a_folder_of_somebody_else_is_not_replaced(run_folder):
+    (run_folder / "onnx").mkdir()
+    (run_folder / "onnx" / "thesis.tex").write_text("...")
+    with pytest.raises(OutputError, match="is no export of ours"):
+        export_model(run_folder, load_digits(), arguments(run_folder, "--export_formats", "onnx"), run_folder)
+    assert [path.name for path in (run_folder / "onnx").iterdir()] == ["thesis.tex"]
+
+
+KILLED = """
+import os, signal, sys
+from hf_imgcls.publish.export import build
+build.measure_export = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
+import runpy
+sys.argv = ["export.py", *sys.argv[2:]]
+runpy.run_path(os.environ["RECIPE"], run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_leaves_nothing_under_the_final_name_and_the_next_export_is_whole(run_folder, monkeypatch):
+    recipe = str(REPOSITORY / "recipes" / "export.py")
+    command = [sys.executable, "-c", KILLED, "-", str(run_folder), "--formats", "onnx"]
+    done = subprocess.run(command, env={**os.environ, "RECIPE": recipe}, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert (run_folder / WORK_FOLDER / "results" / "onnx" / "model.onnx").exists()
+    assert not (run_folder / "onnx").exists()
+    monkeypatch.setattr(sys, "argv", ["export.py", str(run_folder), "--formats", "onnx"])
+    runpy.run_path(recipe, run_name="__main__")
+    assert ExportRecord.load(run_folder / "onnx" / "export.json").top1_agreement == 1.0
+    assert not (run_folder / WORK_FOLDER).exists()
+
+
+# --- the command ---
+
+
+def test_an_exported_folder_recalls_its_run(exported_run):
+    assert find_run(exported_run / "onnx") == exported_run
+    assert find_run(exported_run) == exported_run
+    line = recall_arguments(["--model_name_or_path", str(exported_run / "onnx")])
+    assert line[:2] == ["--config", str(exported_run / "recipe.yaml")]
+
+
+def test_measure_takes_an_exported_folder(exported_run, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    flags = ["--model_name_or_path", str(exported_run / "onnx_int8"), "--report", "false"]
+    monkeypatch.setattr(sys, "argv", ["measure.py", *flags])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(REPOSITORY / "recipes" / "measure.py"), run_name="__main__")
+    assert end.value.code == 0, capsys.readouterr().err
+    folder = tmp_path / "outputs" / f"digits_onnx_int8_of_{exported_run.name}_measured"
+    record = ExportRecord.load(exported_run / "onnx_int8" / "export.json")
+    assert json.loads((folder / "test_results.json").read_text())["test_accuracy"] == pytest.approx(
+        record.accuracy.value
+    )
+    parity = json.loads((folder / "parity.json").read_text())
+    assert parity["top1_agreement"] == 1.0
+    assert ("ORTModelForImageClassification" in parity["consumer"]) is (TRANSFORMERS_MAJOR < 5)
+
+
+def test_the_formats_there_are(tmp_path):
+    assert exporter.FORMATS == EXPORT_FORMATS
+    for name in EXPORT_FORMATS:
+        assert isinstance(exporter.find_exporter(name), exporter.Exporter)
+    with pytest.raises(ArgumentError, match="did you mean onnx_int8"):
+        arguments(tmp_path, "--export_formats", "onnx_in8")
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--dataset_name", "digits"], "no model is named"),
+        (["RUN"], "no format is named"),
+        (["RUN", "--formats", "onnxx"], "did you mean onnx"),
+        (["some/model", "--dataset_name", "digits", "--formats", "onnx"], "is no folder to export into"),
+        (["RUN", "--formats", "onnx", "--learning_rate", "1"], "is not an argument of this command"),
+    ],
+)
+def test_mistakes_are_said_in_one_line(run_folder, monkeypatch, capsys, argv, words):
+    monkeypatch.setattr(sys, "argv", ["export.py", *(str(run_folder) if word == "RUN" else word for word in argv)])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(REPOSITORY / "recipes" / "export.py"), run_name="__main__")
+    assert end.value.code == 2
+    assert words in capsys.readouterr().err
