@@ -82,3 +82,16 @@ def test_flops_are_those_of_the_architecture(load_benchmark):
     # 17.6 and 4.5 billion multiply-adds forward (timm's published profiles), two operations each, three passes.
     for name, published in (("ViT-B/16", 17.58e9), ("ConvNeXt-T", 4.47e9)):
         assert benchmark.count_flops(benchmark.CASES[name]) == pytest.approx(6 * published, rel=0.02)
+
+
+def test_export_latency_smoke(load_benchmark, tmp_path, capsys):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("openvino")
+    formats = ("--formats", "onnx", "openvino")
+    benchmark = load_benchmark("export_latency", "--smoke", *formats, "--output", str(tmp_path / "table.txt"))
+    benchmark.main()
+    table = (tmp_path / "table.txt").read_text().splitlines()
+    names = [line[:32].strip() for line in table[2:]]
+    assert names == ["PyTorch, eager", "onnx", "openvino", "openvino, its default precision"]
+    assert all(float(line[32:].split()[1]) > 0 for line in table[2:])
+    assert capsys.readouterr().out.splitlines()[-len(table) :] == table

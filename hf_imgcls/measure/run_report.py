@@ -27,7 +27,7 @@ from hf_imgcls.measure.goals import check_goals, describe_judgement, judge, pars
 from hf_imgcls.measure.image_statistics import measure_images
 from hf_imgcls.measure.multilabel_summary import summarise_label_sets
 from hf_imgcls.measure.multilabel_table import MultiLabelTable, Table, load_table
-from hf_imgcls.measure.multilabel_thresholds import tune_thresholds
+from hf_imgcls.measure.multilabel_thresholds import MIN_POSITIVES, tune_thresholds
 from hf_imgcls.measure.predictions import PREDICTIONS_FILE, PredictionTable
 from hf_imgcls.measure.report import REPORT_FOLDER, write_report
 from hf_imgcls.measure.score import load_classifier, score_folder
@@ -60,11 +60,7 @@ def check_measuring(args: MeasureArguments, dataset: ImageDataset) -> None:
         ArgumentError: A goal is about another kind of labels, or explanations are asked for with several per image.
     """
     check_goals(parse_goals(args.goals or []), multi_label=dataset.is_multi_label)
-    _check_explanations(args, dataset.is_multi_label)
-
-
-def _check_explanations(args: MeasureArguments, multi_label: bool) -> None:
-    if multi_label and args.explain_samples:
+    if dataset.is_multi_label and args.explain_samples:
         raise ArgumentError(
             "explain_samples with several labels per image",
             "one label per image: heat maps explain the first answer",
@@ -236,9 +232,9 @@ def set_saved_thresholds(
         setattr(config, THRESHOLDS_KEY, choice.thresholds.tolist())
         config.save_pretrained(folder)
         logger.info(
-            "Thresholds for the highest F1 on %d validation examples are in config.json (%s): %d of %d classes, the "
-            "others have too few examples and keep 0.5.",
-            len(table), THRESHOLDS_KEY, int(choice.is_tuned.sum()), len(table.labels),
+            "Thresholds for the highest F1 on %d validation examples are in config.json (%s), for %d of %d classes; "
+            "one with fewer than %d examples keeps 0.5.",
+            len(table), THRESHOLDS_KEY, int(choice.is_tuned.sum()), len(table.labels), MIN_POSITIVES,
         )  # fmt: skip
     PartialState().wait_for_everyone()
 
