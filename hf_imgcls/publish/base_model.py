@@ -9,14 +9,12 @@ import yaml
 from huggingface_hub import ModelCard, hf_hub_download
 
 from hf_imgcls.records import ModelRecord
-from hf_imgcls.run import is_main_process
+from hf_imgcls.run import CARD_FILE, is_main_process
 
 if TYPE_CHECKING:
     from torch import nn
 
     from hf_imgcls.arguments import DataArguments, FitArguments
-
-CARD_FILE = "README.md"
 
 
 def describe_model(

@@ -29,8 +29,8 @@ from hf_imgcls.publish.card_records import CardRecords, read_records
 from hf_imgcls.publish.card_view import build_view
 from hf_imgcls.publish.hub_rules import NOTES_BEGIN, NOTES_END, find_notes_problem
 from hf_imgcls.publish.lint import lint_card
+from hf_imgcls.run import CARD_FILE
 
-CARD_FILE = "README.md"
 ADAPTER_CARD = "adapter/README.md"
 _HINT = "<!-- Write here what the records do not know, for example who may use the model, and for what. -->"
 # What the cards that nobody wrote have in common: those of Trainer, and of peft.

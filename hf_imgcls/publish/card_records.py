@@ -17,15 +17,15 @@ from typing import Any
 import yaml
 
 from hf_imgcls.errors import CardError
+from hf_imgcls.publish.export.table import read_exports
 from hf_imgcls.publish.hub_rules import is_repo_id
-from hf_imgcls.records import DataRecord, Estimate, ParityRecord, ReportRecord, RunRecord
-from hf_imgcls.run import DATA_FILE, RECIPE_FILE, RUN_FILE
+from hf_imgcls.records import DataRecord, Estimate, ExportRecord, ParityRecord, ReportRecord, RunRecord
+from hf_imgcls.run import DATA_FILE, EXPORTS_PICTURE, RECIPE_FILE, RUN_FILE
 
 BUILT_IN_SAMPLE = "digits"
-EXPORT_FILE = "export.json"
 _SPLIT_NAMES = ("train", "training", "validation", "valid", "val", "dev", "test", "testing")
 # Files that a card may refer to, besides the report's pictures.
-_NAMED_FILES = ("report/report.html", "report/report.json")
+_NAMED_FILES = ("report/report.html", "report/report.json", EXPORTS_PICTURE)
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,7 @@ class CardRecords:
         parity: Whether ``pipeline()`` answers as it was scored.
         config: The model's ``config.json``.
         processor: Its ``preprocessor_config.json``.
-        exports: One mapping for each exported artefact: ``folder``, and of its ``export.json``: ``format``, ``path``,
-            ``precision``, ``runtime``, ``size_mb``, ``top1_agreement``, ``max_probability_difference``, ``accuracy``
-            (``value``, ``low``, ``high``, ``n``), ``budget``, ``latency`` (``p50_ms``, ``p95_ms`` and the same of
-            PyTorch, ``pytorch_p50_ms``), ``device``, ``threads`` and ``notes``, each of which may be missing.
+        exports: The exported models.
         files: Paths inside the folder that the card may refer to, because they are there.
         adapter: ``adapter_config.json`` of the LoRA adapter, where there is one.
     """
@@ -66,7 +63,7 @@ class CardRecords:
     parity: ParityRecord | None = None
     config: dict[str, Any] = field(default_factory=dict)
     processor: dict[str, Any] = field(default_factory=dict)
-    exports: list[dict[str, Any]] = field(default_factory=list)
+    exports: list[ExportRecord] = field(default_factory=list)
     files: frozenset[str] = frozenset()
     adapter: dict[str, Any] | None = None
 
@@ -190,7 +187,7 @@ def read_records(folder: str | Path) -> CardRecords:
         parity=ParityRecord.load(folder / "parity.json") if (folder / "parity.json").is_file() else None,
         config=_read(folder / "config.json"),
         processor=_read(folder / "preprocessor_config.json"),
-        exports=_read_exports(folder),
+        exports=read_exports(folder),
         files=_list_files(folder),
         adapter=_read(folder / "adapter" / "adapter_config.json") or None,
     )
@@ -245,20 +242,6 @@ def _read_metrics(results: Mapping[str, Any], split: str, data: DataRecord) -> d
     }
     reasons = results.get(f"{prefix}not_measured") or {}
     return metrics | {name: Estimate(None, None, None, 0, "none", reason) for name, reason in reasons.items()}
-
-
-def _read_exports(folder: Path) -> list[dict[str, Any]]:
-    """The artefacts of all ``*/export.json``: a list, one mapping, or a mapping with the list in ``artefacts``."""
-    artefacts = []
-    for path in sorted(folder.glob(f"*/{EXPORT_FILE}")):
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise CardError(f"{path} cannot be read: {error}", "JSON", "export the model again") from error
-        if isinstance(content, dict):
-            content = content.get("artefacts", [content])
-        artefacts += [{**entry, "folder": path.parent.name} for entry in content if isinstance(entry, dict)]
-    return artefacts
 
 
 def _list_files(folder: Path) -> frozenset[str]:

@@ -26,6 +26,7 @@ from hf_imgcls.publish.card_tables import (
     build_settings,
     build_slices,
     build_splits,
+    describe_exports,
 )
 from hf_imgcls.publish.markdown import (
     NOT_MEASURED,
@@ -39,6 +40,7 @@ from hf_imgcls.publish.markdown import (
     show_share,
 )
 from hf_imgcls.records import MULTI_LABEL, SELECTED_BY, SINGLE_LABEL, RunRecord
+from hf_imgcls.run import EXPORTS_PICTURE
 
 _PICTURES = (
     ("report/confusion.png", "Confusion matrix: true classes in rows, answers in columns"),
@@ -100,6 +102,8 @@ def build_view(records: CardRecords, *, name: str, is_on_hub: bool, license_sent
         "training": describe_training(records),
         "settings": build_settings(records),
         "exports": build_exports(records),
+        "exports_sentence": describe_exports(records),
+        "exports_picture": EXPORTS_PICTURE if has(EXPORTS_PICTURE) else None,
         "subgroups": _tell_subgroups(records),
         "data_rights": _tell_rights(records),
         "command": build_command(records.run),

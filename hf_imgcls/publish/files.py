@@ -16,9 +16,9 @@ from pathlib import Path, PurePosixPath
 
 from hf_imgcls.errors import PushError
 from hf_imgcls.publish.privacy import check_texts, clean_texts
+from hf_imgcls.run import CARD_FILE, EXPORT_FILE, EXPORTS_PICTURE
 
 CONFIG_FILE = "config.json"
-CARD_FILE = "README.md"
 EXAMPLES_FOLDER = "examples"
 _WEIGHTS_FILE = "model.safetensors"
 _WEIGHTS_INDEX = f"{_WEIGHTS_FILE}.index.json"
@@ -26,7 +26,7 @@ _SHARDS = "model-*-of-*.safetensors"
 _MODEL = (CONFIG_FILE, "generation_config.json", "preprocessor_config.json", _WEIGHTS_FILE, _WEIGHTS_INDEX, _SHARDS)
 _RECORDS = (
     CARD_FILE, "recipe.yaml", "data.json", "run.json", "parity.json", "confusion_matrix.json", "*_results.json",
-    "report/report.json", "report/*.png", f"adapter/{CARD_FILE}",
+    "report/report.json", "report/*.png", EXPORTS_PICTURE, f"adapter/{CARD_FILE}",
 )  # fmt: skip
 # These show images of the dataset.
 _IMAGES = (
@@ -36,8 +36,7 @@ _IMAGES = (
 _ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 # File names and other columns of the dataset, which may be nobody else's business.
 _PREDICTIONS = ("predictions_*.parquet",)
-# A sub-folder with this file is an export.
-EXPORT_RECORD = "export.json"
+# Of a sub-folder with an export.json.
 _EXPORT_SUFFIXES = (
     ".json", ".safetensors", ".onnx", ".onnx_data", ".data", ".xml", ".tflite", ".pte", ".txt", ".md",
 )  # fmt: skip
@@ -73,7 +72,7 @@ def select_published(names: Iterable[str], *, images: bool = True, predictions: 
     names = set(names)
     patterns = [*_MODEL, *_RECORDS, *(f"adapter/{name}" for name in _ADAPTER)]
     patterns += [*(_IMAGES if images else ()), *(_PREDICTIONS if predictions else ())]
-    exports = {PurePosixPath(name).parts[0] for name in names if fnmatchcase(name, f"*/{EXPORT_RECORD}")}
+    exports = {PurePosixPath(name).parts[0] for name in names if fnmatchcase(name, f"*/{EXPORT_FILE}")}
     return {name for name in names if _matches(name, patterns) or _is_exported(name, names, exports)}
 
 

@@ -14,6 +14,8 @@ from measure.planted_reports import make_record, make_table
 
 from hf_imgcls.records import (
     DataRecord,
+    Estimate,
+    ExportRecord,
     ModelRecord,
     ParityRecord,
     ReportRecord,
@@ -49,6 +51,22 @@ RECIPE: dict[str, Any] = {
 def make_model(**changes: Any) -> ModelRecord:
     model = ModelRecord("ViTForImageClassification", 85_806_346, 85_806_346, "apache-2.0")
     return dataclasses.replace(model, **changes)
+
+
+def plant_export(folder: Path, format: str = "onnx", path: str = "model.onnx", **changes: Any) -> None:
+    """An exported model's record beside a file that is none."""
+    accuracy = Estimate(0.8123, 0.8, 0.8245, 600, "wilson")
+    record = ExportRecord(
+        format=format, path=path, runtime="onnxruntime 1.31.1", precision="float32", hints={}, input="pixel_values",
+        opset=18, float_layers=[], size_mb=343.2, split="test", num_examples=600, top1_agreement=0.9984, num_ties=0,
+        tie_tolerance=1e-4, max_probability_difference=0.00012, accuracy=accuracy,
+        accuracy_difference=Estimate(-0.0012, -0.003, 0.0006, 600, "bootstrap"), max_accuracy_drop=None, budget="",
+        latency={"n": 100, "p50_ms": 12.34, "p95_ms": 23.47, "pytorch_p50_ms": 45.67, "pytorch_p95_ms": 56.78},
+        throughput={"batch_size": 32, "images_per_s": 78.9}, device="a processor", threads=2, versions={},
+    )  # fmt: skip
+    (folder / format).mkdir()
+    (folder / format / path).write_bytes(b"none")
+    dataclasses.replace(record, **changes).save(folder / format / "export.json")
 
 
 def make_run(**changes: Any) -> RunRecord:

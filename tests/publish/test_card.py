@@ -20,6 +20,7 @@ from publish.planted_runs import (
     make_model,
     make_report,
     make_run,
+    plant_export,
     plant_run,
 )
 
@@ -381,21 +382,19 @@ def test_settings_are_those_that_differ_from_the_defaults(tmp_path):
 def test_exports_are_shown_with_parity_and_latency_and_left_out_where_there_are_none(tmp_path):
     folder = plant_run(tmp_path / "animals")
     assert "## Exports" not in render(folder)
-    (folder / "onnx").mkdir()
-    accuracy = {"value": 0.8123, "low": 0.8, "high": 0.8245, "n": 600, "method": "wilson", "remark": ""}
-    record = {
-        "format": "onnx", "path": "model.onnx", "size_mb": 343.2, "top1_agreement": 0.9984, "accuracy": accuracy,
-        "max_probability_difference": 0.00012, "latency": {"p50_ms": 12.34, "p95_ms": 23.45}, "schema_version": 1,
-    }  # fmt: skip
-    write_json(folder / "onnx" / "export.json", record)
-    (folder / "openvino").mkdir()
-    write_json(folder / "openvino" / "export.json", {"artefacts": [{"format": "openvino", "path": "."}]})
+    plant_export(folder)
+    plant_export(folder, "openvino_int8", "openvino_model.xml", precision="int8")
     card = render(folder)
     section = read_section(card, "Exports")
-    assert "| onnx (`onnx/model.onnx`) | not stated | 343.2 MB | 99.84 %, probabilities within 0.00012 |" in section
-    assert "| 0.8123 (0.8000 to 0.8245) | 12.3 ms / 23.4 ms |" in section or "12.3 ms / 23.5 ms" in section
-    (row,) = [line for line in section.splitlines() if line.startswith("| openvino")]
-    assert row.count("not measured") == 5
+    assert "Measured on 600 images of the test split" in section
+    assert "on a processor with 2 threads" in section
+    assert "| onnx (`onnx/model.onnx`) | float32 | 343.2 MB | 99.84 %, probabilities within 0.00012 |" in section
+    assert "| 0.8123 (0.8000 to 0.8245) | 12.3 ms / 23.5 ms | 45.7 ms |" in section
+    assert "| openvino\\_int8 (`openvino_int8/openvino_model.xml`) | int8 |" in section
+    assert "![" not in section
+    (folder / "exports.png").write_bytes(b"png")
+    card = render(folder)
+    assert "](exports.png)" in read_section(card, "Exports")
     assert find_foreign_numbers(card, folder) == []
     assert lint_card(card, folder) == []
 

@@ -13,6 +13,7 @@ import pytest
 from hub import run_client
 from lifecycle.command_lines import SMALL_DIGITS
 from publish.conftest import CLIENT, TOKEN, read_json
+from publish.planted_runs import plant_export
 from transformers import pipeline
 
 from hf_imgcls.records import PushRecord
@@ -108,9 +109,7 @@ def test_the_widget_shows_what_the_repository_holds(pushing, run):
 
 
 def test_a_later_push_replaces_what_is_ours_and_nothing_else(pushing, run):
-    (run / "onnx").mkdir()
-    (run / "onnx" / "export.json").write_text("{}")
-    (run / "onnx" / "model.onnx").write_bytes(b"onnx")
+    plant_export(run)
     first = pushing.push(run)
     theirs = {"LICENSE": b"theirs", "openvino/openvino_model.bin": b"theirs", "notes/about.md": b"theirs"}
     pushing.hub.commit(pushing.repository, theirs, title="By hand")

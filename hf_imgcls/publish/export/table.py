@@ -8,12 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_imgcls.records import ExportRecord
-from hf_imgcls.run import EXPORT_FILE
+from hf_imgcls.run import EXPORT_FILE, EXPORTS_PICTURE
 
 if TYPE_CHECKING:
     from hf_imgcls.measure.drawing import Chart, Theme
 
-PICTURE_FILE = "exports.png"
+
+def read_exports(folder: Path) -> list[ExportRecord]:
+    """The records of all exported models in a run's folder, by name.
+
+    Raises:
+        UserError: One is damaged.
+    """
+    return [ExportRecord.load(path) for path in sorted(folder.glob(f"*/{EXPORT_FILE}"))]
 
 
 def show_exports(folder: Path) -> list[ExportRecord]:
@@ -22,14 +29,14 @@ def show_exports(folder: Path) -> list[ExportRecord]:
     Returns:
         Their records, by name.
     """
-    records = [ExportRecord.load(path) for path in sorted(folder.glob(f"*/{EXPORT_FILE}"))]
+    records = read_exports(folder)
     if records:
         print_exports(records)
         if find_spec("matplotlib"):
             from hf_imgcls.measure.drawing import PRINT, encode_png
 
-            (folder / PICTURE_FILE).write_bytes(encode_png(draw_exports(records, PRINT)))
-            print(f"  picture: {folder / PICTURE_FILE}")
+            (folder / EXPORTS_PICTURE).write_bytes(encode_png(draw_exports(records, PRINT)))
+            print(f"  picture: {folder / EXPORTS_PICTURE}")
     return records
 
 
