@@ -60,7 +60,8 @@ def measure_latency(
 
     with _use_threads(num_threads):
         # Nothing but what a consumer writes: dtype and, unless given, device are what such a consumer gets.
-        options: dict[str, Any] = {} if device is None else {"device": device}
+        options: dict[str, Any] = {"model_kwargs": {"use_safetensors": True}}
+        options |= {} if device is None else {"device": device}
         if model_revision is not None:
             options["revision"] = model_revision
         try:
