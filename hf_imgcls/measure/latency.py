@@ -61,7 +61,9 @@ def measure_latency(
     if runs < 1 or warmup < 0:
         raise ArgumentError(f"{runs} timed runs and {warmup} for warm-up", "at least 1 and at least 0", "raise them")
     with _use_threads(num_threads):
-        options: dict[str, Any] = {} if device is None else {"device": device}
+        # Nothing but what a consumer writes: dtype and, unless given, device are what such a consumer gets.
+        options: dict[str, Any] = {"model_kwargs": {"use_safetensors": True}}
+        options |= {} if device is None else {"device": device}
         if model_revision is not None:
             options["revision"] = model_revision
         try:

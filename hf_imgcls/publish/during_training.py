@@ -13,6 +13,7 @@ import os
 import queue
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,8 +89,13 @@ class CheckpointPusher:
         if not self._thread.is_alive():
             self._thread.start()
         snapshot = self.folder / f"{_SNAPSHOT_PREFIX}{next(self._numbers)}"
-        for name in select_checkpoint(list_names(checkpoint)):
-            _link(checkpoint / name, snapshot / name)
+        try:
+            for name in select_checkpoint(list_names(checkpoint)):
+                _link(checkpoint / name, snapshot / name)
+        except OSError as error:  # a full disk
+            shutil.rmtree(snapshot, ignore_errors=True)
+            self.problems.append(f"{checkpoint.name}: {error}")
+            return
         self._waiting.put((checkpoint.name, snapshot))
 
     def finish(self) -> None:
@@ -116,16 +122,14 @@ class CheckpointPusher:
 
     def _push(self, name: str, snapshot: Path) -> None:
         api = connect()
-        self.destination = find_owner(self.destination, api, self.patience)
+        if "/" not in self.destination.repo_id:
+            self.destination = find_owner(self.destination, api, self.patience)
         names = list_names(snapshot)
         files = read_files(snapshot, names - {"trainer_state.json"})
         if self.strategy in ("checkpoint", "all_checkpoints"):
             place = _LAST_FOLDER if self.strategy == "checkpoint" else name
             files += read_files(snapshot, names, prefix=f"{place}/")
-        destination = Destination(
-            self.destination.repo_id, branch=CHECKPOINT_BRANCH, public=self.destination.public,
-            message=f"Training in progress, {name}",
-        )  # fmt: skip
+        destination = replace(self.destination, message=f"Training in progress, {name}")
         upload(files, destination, patience=self.patience, api=api)
 
 

@@ -29,9 +29,8 @@ from pathlib import Path
 from hf_imgcls.publish.client import Patience
 from hf_imgcls.publish.during_training import CheckpointPusher
 from hf_imgcls.publish.upload import Destination
-pusher = CheckpointPusher(
-    Path({folder!r}), Destination("me/digits"), {strategy!r}, waits_for_all=True, patience=Patience(2, 0.05, 1)
-)
+place = Destination("digits", branch="checkpoints")
+pusher = CheckpointPusher(Path({folder!r}), place, {strategy!r}, waits_for_all=True, patience=Patience(2, 0.05, 1))
 for checkpoint in {checkpoints!r}:
     pusher(Path(checkpoint))
 pusher.finish()

@@ -258,8 +258,9 @@ import json, sys
 import torch
 from peft import PeftModel
 from transformers import AutoModelForImageClassification
-base = AutoModelForImageClassification.from_pretrained({base!r})
-adapted = PeftModel.from_pretrained(base, "me/digits", subfolder="adapter").eval()
+base = AutoModelForImageClassification.from_pretrained({base!r}).eval()
+adapted = AutoModelForImageClassification.from_pretrained({base!r})
+adapted = PeftModel.from_pretrained(adapted, "me/digits", subfolder="adapter").eval()
 merged = AutoModelForImageClassification.from_pretrained("me/digits").eval()
 pixels = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 with torch.no_grad():
