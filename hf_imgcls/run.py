@@ -42,6 +42,7 @@ _LOCK_FILE = ".lock"
 _LOCK_PATIENCE_S = 10
 _OWN_FILES = (RUN_FILE, RECIPE_FILE, DATA_FILE, PUSH_FILE, "trainer_state.json", BAD_IMAGES_FILE)
 _OWN_RESULTS = ("all_results.json", "train_results.json", "eval_results.json", "test_results.json", "parity.json")
+_OWN_FOLDERS = ("report", "adapter", "examples", "space")
 # What a finished run may be asked for again without being another run.
 _NOT_THE_RUN = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "num_processes")
 
@@ -347,9 +348,9 @@ def check_disk_space(folder: Path, model_bytes: int, training_args: TrainingArgu
 def _clear_run(folder: Path) -> None:
     for checkpoint in (*folder.glob("checkpoint-*/"), *folder.glob(".checkpoint-*/")):
         shutil.rmtree(checkpoint)
-    # Reports, adapters and exports are about the weights that will be replaced.
+    # What is about the weights that will be replaced.
     exports = [path.parent for path in folder.glob(f"*/{EXPORT_FILE}")]
-    for path in (folder / "report", folder / "adapter", *exports):
+    for path in (*(folder / name for name in _OWN_FOLDERS), *exports):
         shutil.rmtree(path, ignore_errors=True)
-    for name in (*_OWN_FILES, *_OWN_RESULTS):
+    for name in (*_OWN_FILES, *_OWN_RESULTS, EXPORTS_PICTURE):
         (folder / name).unlink(missing_ok=True)
