@@ -239,19 +239,30 @@ def read_raw_labels(dataset: Dataset, column: str, split: str, separator: str | 
         DataError: A label is no name: a fraction, or an index outside the ``ClassLabel``'s list.
     """
     columns = split_columns(dataset.features, column)
+    if separator is not None:
+        _check_is_text(dataset.features, column)
+        texts = split_texts(dataset, column, separator)
+        return _read_several(texts, LabelFeature(Value("string"), True), column, split)
     if len(columns) > 1:
         ids, rows = read_indicator_columns(dataset, columns, split)
         return RawLabels(ids, columns, declared=True, rows=rows, is_missing=np.zeros(len(dataset), dtype=bool))
     feature = resolve_feature(dataset.features, column)
     if feature is None:
         raise DataError(f"split {split!r} has no column {column!r}", "the same columns in all splits", "add it")
-    if separator is not None and not feature.is_list:
-        return _read_several(
-            split_texts(dataset, column, separator), LabelFeature(Value("string"), True), column, split
-        )
     if feature.is_list:
         return _read_several(read_elements(dataset, column), feature, column, split)
     return _read_names(read_elements(dataset, column).values, feature.item, column, split)
+
+
+def _check_is_text(features: Features, column: str) -> None:
+    feature = features.get(column)
+    if not isinstance(feature, Value) or feature.dtype not in ("string", "large_string"):
+        raise DataError(
+            f"--label_separator, and the label column {column!r} holds "
+            + ("no text" if feature is None else _describe(feature)),
+            "one column of texts such as cat;dog",
+            "leave out --label_separator, or name such a column by --label_column_name",
+        )
 
 
 def _read_several(elements: Elements, feature: LabelFeature, column: str, split: str) -> RawLabels:

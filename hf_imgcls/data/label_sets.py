@@ -116,8 +116,6 @@ def read_elements(dataset: Dataset, path: str) -> Elements:
 def split_texts(dataset: Dataset, column: str, separator: str) -> Elements:
     """Read a column of texts such as ``cat;dog``: spaces around the parts do not count, an empty text is no label."""
     texts = _combine(dataset, column)
-    if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
-        texts = texts.cast(pa.string())
     is_missing = pc.is_null(texts).to_numpy(zero_copy_only=False)
     parts = pc.split_pattern(pc.fill_null(texts, ""), separator)
     rows = np.repeat(np.arange(len(texts)), pc.list_value_length(parts).to_numpy(zero_copy_only=False))

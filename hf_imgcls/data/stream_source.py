@@ -44,6 +44,12 @@ def load_streaming(args: DataArguments) -> ImageDataset | None:
             "parquet files, for streaming",
             "pass --dataset_revision refs/convert/parquet, the Hub's own conversion, or leave --streaming out",
         )
+    if args.label_separator is not None:
+        raise DataError(
+            "--label_separator with streaming",
+            "classes that are known beforehand: a ClassLabel or a list of it",
+            "leave --streaming out, or cast the column to a list of ClassLabel and save the dataset again",
+        )
     notes: list[str] = []
     found = match_split_names(list_splits(builder), requested_splits(args))
     files = {role: open_parquet(builder.config.data_files[split], args.token) for role, split in found.items()}

@@ -208,6 +208,16 @@ def test_a_separator_is_offered_and_not_guessed(tmp_path):
     assert [note for note in dataset.record.notes if "--label_separator ';'" in note]
 
 
+def test_a_separator_needs_texts(make_parquet, make_folders, load):
+    folder = make_parquet({"train": build_rows(*HUB_FORMS["list of ClassLabel"])})
+    with pytest.raises(DataError, match="label column 'labels' holds a "):
+        load(dataset_name=folder, label_separator=";")
+    with pytest.raises(DataError, match="--label_separator with streaming"):
+        load(dataset_name=folder, label_separator=";", streaming=True)
+    with pytest.raises(DataError, match="label column 'label' holds a ClassLabel"):
+        load(train_dir=make_folders("photos", {"a;b": 5, "c": 5}), label_separator=";")
+
+
 def features(**columns):
     kinds = {
         "image": datasets.Image(), "class": CLASSES, "text": datasets.Value("string"), "int": datasets.Value("int64"),
