@@ -140,13 +140,13 @@ def main() -> None:
         mark_run(output_dir, "finished", UserError.exit_code if failures else choose_exit_code(goals))
         if training_args.should_save:
             write_card(output_dir, notes=args.publish.card_notes)
+    if pushes and pusher is not None:
+        pusher.finish()
     if failures:
         raise join_errors(failures)
 
     # To the Hub, when all of it is as it was asked for
     if pushes:
-        if pusher is not None:
-            pusher.finish()
         push_run(output_dir, args, RunData(dataset, args.data))
     sys.exit(choose_exit_code(goals))
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from hf_imgcls.compat import load_image_processor
 from hf_imgcls.data.preprocess import Normalizer, Preprocessor
 from hf_imgcls.errors import ArgumentError, ModelError
-from hf_imgcls.fit.weights import pin_source
+from hf_imgcls.fit.weights import load_trained, pin_source
 
 if TYPE_CHECKING:
     from hf_imgcls.arguments import DataArguments, FitArguments
@@ -108,25 +108,8 @@ def build_distiller(
         return None
     if multi_label:
         raise ArgumentError("teacher_model with several labels per image", "one label per image", "leave it out")
-    from transformers import AutoModelForImageClassification
-
     source = pin_source(fit.teacher_model, data, "main")
-    try:
-        teacher, info = AutoModelForImageClassification.from_pretrained(
-            fit.teacher_model, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **source
-        )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(
-            f"no teacher could be loaded from {fit.teacher_model!r}: {error}",
-            "a folder or Hub repository with config.json and model.safetensors",
-            "correct --teacher_model",
-        ) from error
-    if missing := sorted(map(str, info["missing_keys"])):
-        raise ModelError(
-            f"the teacher {fit.teacher_model!r} lacks {', '.join(missing[:5])}",
-            "a fine-tuned classifier",
-            "fine-tune it first",
-        )
+    teacher = load_trained(fit.teacher_model, source)
     preprocessor = Preprocessor(load_image_processor(fit.teacher_model, **source))
     return Distiller(
         teacher,

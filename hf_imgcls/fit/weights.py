@@ -7,9 +7,13 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from hf_imgcls.errors import ModelError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from hf_imgcls.arguments import DataArguments
 
 # What torch.load and its like would execute.
@@ -39,6 +43,41 @@ def pin_source(name: str | Path, data: DataArguments, revision: str) -> dict[str
         "token": data.token,
         "trust_remote_code": data.trust_remote_code,
     }
+
+
+def load_trained(name: str | Path, source: dict[str, Any]) -> PreTrainedModel:
+    """Load a classifier that has been trained: safetensors only, float32, every tensor of it.
+
+    Args:
+        name: A folder or Hub id.
+        source: From `pin_source`.
+
+    Returns:
+        The model, on the CPU and in evaluation mode.
+
+    Raises:
+        ModelError: It cannot be loaded, or a tensor of it is missing.
+    """
+    from transformers import AutoModelForImageClassification
+
+    try:
+        # The dtype is said because transformers 4 and 5 have different defaults.
+        model, info = AutoModelForImageClassification.from_pretrained(
+            str(name), dtype=torch.float32, use_safetensors=True, output_loading_info=True, **source
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(
+            f"no image classifier could be loaded from {str(name)!r}: {error}",
+            "a folder or Hub repository with config.json and model.safetensors",
+            "check the name, --model_revision, and that you are logged in if the model is private",
+        ) from error
+    if missing := sorted(str(key) for key in info["missing_keys"]):
+        raise ModelError(
+            f"{str(name)!r} lacks {len(missing)} tensors of {type(model).__name__}: {', '.join(missing[:5])}",
+            "a fine-tuned classifier: a fresh head would only guess",
+            "fine-tune it first: recipes/finetune.py --model_name_or_path ...",
+        )
+    return model.eval()
 
 
 def find_commit(name: str | Path, data: DataArguments, revision: str) -> str | None:

@@ -80,6 +80,38 @@ def as_array(array: Any) -> npt.NDArray[Any]:
     return np.asarray(array)
 
 
+def check_finite(logits: FloatArray, sample_index: IntArray) -> None:
+    """Refuse logits (B, K) that are no numbers.
+
+    Raises:
+        NumericsError: A logit is NaN or infinite.
+    """
+    broken = ~np.isfinite(logits).all(axis=1)
+    if broken.any():
+        raise NumericsError(
+            f"{int(broken.sum())} examples with NaN or infinite logits "
+            f"(sample_index {sample_index[broken][:5].tolist()})",
+            "finite logits",
+            "look for NaN in the weights (a diverged run), or evaluate in a wider dtype than float16",
+        )
+
+
+def join_indices(chunks: list[IntArray]) -> tuple[IntArray, IntArray]:
+    """The sample_index (N,) of all batches, and the order (N,) that sorts it: by arrival where there is none.
+
+    Raises:
+        DataError: There are no examples.
+        RuntimeError: An example was counted twice.
+    """
+    if not any(map(len, chunks)):
+        raise DataError("no examples to measure", "at least one example", "check the split and max_*_samples")
+    index = np.concatenate(chunks)
+    known = index[index >= 0]
+    if len(np.unique(known)) != len(known):
+        raise RuntimeError("an example was counted twice: its sample_index arrived more than once")
+    return index, np.argsort(index, kind="stable")
+
+
 class ClassificationAccumulator:
     """Collects a split batch by batch, on one process or merged from many, and computes every metric.
 
@@ -166,13 +198,7 @@ class ClassificationAccumulator:
                 f"labels from 0 to {self.num_labels - 1}",
                 "measure on a split whose labels are known and belong to the model's classes",
             )
-        broken = ~np.isfinite(scores).all(axis=1)
-        if broken.any():
-            raise NumericsError(
-                f"{int(broken.sum())} examples with NaN or infinite logits (sample_index {index[broken][:5].tolist()})",
-                "finite logits",
-                "look for NaN in the weights (a diverged run), or evaluate in a wider dtype than float16",
-            )
+        check_finite(scores, index)
 
     def merge(self, other: ClassificationAccumulator) -> None:
         """Add the examples of another accumulator, for example another process's."""
@@ -187,13 +213,7 @@ class ClassificationAccumulator:
             DataError: There are no examples.
             RuntimeError: An example was counted twice.
         """
-        if self.num_examples == 0:
-            raise DataError("no examples to measure", "at least one example", "check the split and max_*_samples")
-        index = np.concatenate([chunk.sample_index for chunk in self._chunks])
-        known = index[index >= 0]
-        if len(np.unique(known)) != len(known):
-            raise RuntimeError("an example was counted twice: its sample_index arrived more than once")
-        order = np.argsort(index, kind="stable")
+        index, order = join_indices([chunk.sample_index for chunk in self._chunks])
         scores = np.concatenate([chunk.scores for chunk in self._chunks])[order] if self.keep_scores else None
         return ExampleTable(
             sample_index=index[order],

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hf_imgcls.errors import DataError, ModelError, NumericsError
+from hf_imgcls.errors import DataError, ModelError
 from hf_imgcls.measure.formulas import FloatArray, IntArray, Measured, measure_calibration_error
-from hf_imgcls.measure.metrics import as_array
+from hf_imgcls.measure.metrics import as_array, check_finite, join_indices
 from hf_imgcls.measure.multilabel_formulas import (
     DEFAULT_THRESHOLD,
     MULTI_LABEL_METRIC_NAMES,
@@ -97,13 +97,7 @@ class MultiLabelAccumulator:
             raise DataError(
                 "labels that are neither 0 nor 1", "a vector of 0 and 1 per image", "measure on hard labels"
             )
-        broken = ~np.isfinite(values).all(axis=1)
-        if broken.any():
-            raise NumericsError(
-                f"{int(broken.sum())} examples with NaN or infinite logits (sample_index {index[broken][:5].tolist()})",
-                "finite logits",
-                "look for NaN in the weights (a diverged run), or evaluate in a wider dtype than float16",
-            )
+        check_finite(values, index)
         losses = binary_log_losses(values, targets).mean(axis=1)
         scores = sigmoid(values).astype(np.float32)
         self._chunks.append(MultiLabelExamples(index.astype(np.int64), targets.astype(bool), scores, losses))
@@ -121,13 +115,7 @@ class MultiLabelAccumulator:
             DataError: There are no examples.
             RuntimeError: An example was counted twice.
         """
-        if self.num_examples == 0:
-            raise DataError("no examples to measure", "at least one example", "check the split and max_*_samples")
-        index = np.concatenate([chunk.sample_index for chunk in self._chunks])
-        known = index[index >= 0]
-        if len(np.unique(known)) != len(known):
-            raise RuntimeError("an example was counted twice: its sample_index arrived more than once")
-        order = np.argsort(index, kind="stable")
+        index, order = join_indices([chunk.sample_index for chunk in self._chunks])
         return MultiLabelExamples(
             index[order],
             np.concatenate([chunk.targets for chunk in self._chunks])[order],

@@ -24,7 +24,7 @@ from torch.utils.data import IterableDataset
 
 from hf_imgcls.compat import load_image_processor
 from hf_imgcls.errors import DataError, ModelError
-from hf_imgcls.fit.weights import find_commit, pin_source
+from hf_imgcls.fit.weights import find_commit, load_trained, pin_source
 from hf_imgcls.measure.columns import read_columns
 from hf_imgcls.measure.exported_model import ExportedClassifier, find_exported_file, load_exported
 from hf_imgcls.measure.formulas import Measured, measure_roc_auc
@@ -308,31 +308,12 @@ def load_classifier(
     Raises:
         ModelError: Either is missing, or a tensor of the model is.
     """
-    from transformers import AutoModelForImageClassification
-
     if find_exported_file(name_or_path) is not None:
         processor = load_image_processor(str(name_or_path), trust_remote_code=data.trust_remote_code)
         is_trusted = data.trust_remote_code or trusts_programs
         return load_exported(name_or_path, processor, is_trusted=is_trusted), processor
     source = pin_source(name_or_path, data, revision)
-    try:
-        # The dtype is said because transformers 4 and 5 have different defaults.
-        model, info = AutoModelForImageClassification.from_pretrained(
-            str(name_or_path), dtype=torch.float32, use_safetensors=True, output_loading_info=True, **source
-        )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(
-            f"no image classifier could be loaded from {str(name_or_path)!r}: {error}",
-            "a folder or Hub repository with config.json and model.safetensors",
-            "check the name, --model_revision, and that you are logged in if the model is private",
-        ) from error
-    if missing := sorted(str(key) for key in info["missing_keys"]):
-        raise ModelError(
-            f"{str(name_or_path)!r} lacks {len(missing)} tensors of {type(model).__name__}: {', '.join(missing[:5])}",
-            "a fine-tuned classifier: a fresh head would only guess",
-            "fine-tune it first: recipes/finetune.py --model_name_or_path ...",
-        )
-    return model.eval(), load_image_processor(str(name_or_path), **source)
+    return load_trained(name_or_path, source), load_image_processor(str(name_or_path), **source)
 
 
 def check_problem_type(name: str | Path, config: PretrainedConfig, multi_label: bool) -> None:

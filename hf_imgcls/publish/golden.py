@@ -10,7 +10,7 @@ from typing import Any
 
 from hf_imgcls.errors import OutputError
 from hf_imgcls.publish.card_records import cut_paths, list_paths, read_recipe
-from hf_imgcls.run import DATA_FILE, RECIPE_FILE, RUN_FILE, run_recipe
+from hf_imgcls.run import DATA_FILE, EXPORT_FILE, RECIPE_FILE, RUN_FILE, run_recipe
 
 _RECORDS = (
     RECIPE_FILE, DATA_FILE, RUN_FILE, "train_results.json", "eval_results.json", "test_results.json", "parity.json",
@@ -38,7 +38,7 @@ def copy_records(run: str | Path, target: str | Path) -> Path:
     if target.is_dir() and any(target.iterdir()) and not (target / DATA_FILE).is_file():
         raise OutputError(f"{target} is there and is no card", "a new folder, or one of model_cards/", "name another")
     (target / "report").mkdir(parents=True, exist_ok=True)
-    names = [*_RECORDS, *_LEFT_OUT, *(path.relative_to(run).as_posix() for path in run.glob("*/export.json"))]
+    names = [*_RECORDS, *_LEFT_OUT, *(path.relative_to(run).as_posix() for path in run.glob(f"*/{EXPORT_FILE}"))]
     paths = list_paths(run, read_recipe(run))
     for name in (*names, *_PICTURES):
         (target / name).unlink(missing_ok=True)
