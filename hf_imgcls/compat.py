@@ -245,10 +245,13 @@ def restore_evaluator() -> None:
     evaluate 0.4.6 asks whether what it was given is a ``transformers.TFPreTrainedModel``, and a name that is not there
     ends in an AttributeError (``evaluate/evaluator/base.py``, ``prepare_pipeline``; TensorFlow left in
     https://github.com/huggingface/transformers/blob/main/MIGRATION_GUIDE_V5.md). Nothing is an instance of the class
-    that is put there. Remove when evaluate no longer asks.
+    that is put there. It is put into the module as evaluate holds it: importing ``transformers.processing_utils``
+    loads the package a second time, so that ours may be another one. Remove when evaluate no longer asks.
     """
-    if not hasattr(transformers, "TFPreTrainedModel"):
-        transformers.TFPreTrainedModel = type("TFPreTrainedModel", (), {})
+    from evaluate.evaluator.base import transformers as asked
+
+    if not hasattr(asked, "TFPreTrainedModel"):
+        asked.TFPreTrainedModel = type("TFPreTrainedModel", (), {})
 
 
 def require_exporter(family: str) -> None:
