@@ -9,6 +9,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from hf_imgcls.argument_types import Argument, is_within
+from hf_imgcls.data.policies import resolve_augmentation
 from hf_imgcls.errors import ArgumentError
 from hf_imgcls.publish.hub_rules import find_license_problem, find_notes_problem, is_repo_id
 from hf_imgcls.training_defaults import steps_agree
@@ -222,10 +223,11 @@ def _check_pixels(data: DataArguments) -> list[ArgumentError]:
             problems.append(_error(f"{name} has {len(value)} values", "3: red, green, blue", "give three numbers"))
     for name in ("random_crop_scale", "random_crop_ratio"):
         value = getattr(data, name)
-        if len(value) != 2 or value[0] > value[1]:
+        if value is not None and (len(value) != 2 or value[0] > value[1]):
             problems.append(
                 _error(f"{name} is {value}", "2 numbers: smallest, largest", "give two numbers in this order")
             )
+    problems += _check_augmentation(data)
     if not re.fullmatch(r"[A-Za-z]+|#[0-9A-Fa-f]{6}", data.alpha_background):
         problems.append(
             _error(
@@ -235,6 +237,24 @@ def _check_pixels(data: DataArguments) -> list[ArgumentError]:
     if data.streaming and data.cache_decoded_images == "true":
         problems.append(
             _error("cache_decoded_images true with streaming true", "one of them", "a stream is not kept: use auto")
+        )
+    return problems
+
+
+def _check_augmentation(data: DataArguments) -> list[ArgumentError]:
+    problems = []
+    jitter = data.color_jitter
+    if jitter is not None and (len(jitter) != 4 or jitter[3] > 0.5):
+        expected = "4 numbers: brightness, contrast, saturation, and hue of at most 0.5"
+        problems.append(_error(f"color_jitter is {jitter}", expected, "for example --color_jitter 0.2 0.2 0.2 0.05"))
+    asked = resolve_augmentation(data)
+    given = [name for name in ("randaugment_num_ops", "randaugment_magnitude") if getattr(data, name) is not None]
+    if given and asked.auto_augment != "randaugment":
+        found = f"{', '.join(given)} with auto_augment {asked.auto_augment}"
+        problems.append(_error(found, "auto_augment randaugment", "add --auto_augment randaugment"))
+    if asked.augmentation_repeats > 1 and data.streaming:
+        problems.append(
+            _error("augmentation_repeats with streaming true", "one of them", "a stream shows every image once")
         )
     return problems
 
@@ -261,6 +281,7 @@ def _check_model(fit: FitArguments, explicit: set[str]) -> list[ArgumentError]:
         )
     if fit.teacher_model is None and (given := [name for name in _TEACHER_ONLY if name in explicit]):
         problems.append(_error(f"{', '.join(given)} without teacher_model", "both", "add --teacher_model"))
+    problems += _check_loss(fit, explicit)
     if fit.freeze_layers and fit.adaptation != "full":
         problems.append(
             _error(
@@ -269,6 +290,21 @@ def _check_model(fit: FitArguments, explicit: set[str]) -> list[ArgumentError]:
                 "leave freeze_layers out",
             )
         )
+    return problems
+
+
+def _check_loss(fit: FitArguments, explicit: set[str]) -> list[ArgumentError]:
+    problems = []
+    if "focal_gamma" in explicit and "focal" not in (fit.loss, fit.imbalance):
+        problems.append(_error(f"focal_gamma with loss {fit.loss}", "the focal loss", "add --loss focal"))
+    if "effective_number_beta" in explicit and fit.imbalance != "effective_number":
+        found = f"effective_number_beta with imbalance {fit.imbalance}"
+        problems.append(_error(found, "imbalance effective_number", "add --imbalance effective_number"))
+    if fit.imbalance == "focal" and fit.loss not in ("auto", "focal"):
+        problems.append(_error(f"imbalance focal with loss {fit.loss}", "one loss", "leave out --loss"))
+    if fit.imbalance == "logit_adjust" and fit.loss in ("bce", "asymmetric"):
+        found = f"imbalance logit_adjust with loss {fit.loss}"
+        problems.append(_error(found, "a loss of classes that exclude each other", "use --loss cross_entropy"))
     return problems
 
 
@@ -306,6 +342,15 @@ def _check_training(arguments: Arguments, complete: bool) -> list[ArgumentError]
                     "give one of them only: the other follows",
                 )
             )
+    if data.streaming and fit.imbalance not in ("none", "focal"):
+        found = f"imbalance {fit.imbalance} with streaming true"
+        problems.append(
+            _error(found, "a dataset whose classes can be counted beforehand", "use --imbalance focal, or no streaming")
+        )
+    if fit.imbalance == "balanced_sampler" and resolve_augmentation(data).augmentation_repeats > 1:
+        problems.append(
+            _error("imbalance balanced_sampler with augmentation_repeats", "one of them", "leave one of them out")
+        )
     metric = str(training["metric_for_best_model"]).removeprefix("eval_")
     metrics = dict.fromkeys(("auto", *SELECTION_METRICS, *MULTI_LABEL_SELECTION_METRICS))
     if metric not in metrics:

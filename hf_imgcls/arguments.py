@@ -34,6 +34,7 @@ GROUPS = {
     "run": "what to do and where",
     "data": "which examples",
     "pixels": "from an image file to model input",
+    "augmentation": "how training images are varied",
     "fit": "the model and how it is adapted",
     "measure": "how the result is checked",
     "score": "what recipes/measure.py scores",
@@ -66,7 +67,9 @@ def _setting(
 
 @dataclass
 class DataArguments:
-    """Which examples are used (group ``data``), and how an image becomes model input (group ``pixels``)."""
+    """Which examples are used (group ``data``), how an image becomes model input (group ``pixels``), and how training
+    images are varied (group ``augmentation``): there, ``None`` leaves it to the policy ``augmentation``.
+    """
 
     dataset_name: str | None = _setting(
         None, "A dataset on the Hub, a local folder in Hub layout, or 'digits', the built-in sample."
@@ -144,18 +147,6 @@ class DataArguments:
         group="pixels",
         within="(0, inf)",
     )
-    random_crop_scale: list[float] = _setting(
-        [0.35, 1.0],
-        "Smallest and largest share of the image's area that training crops.",
-        group="pixels",
-        within="(0, 1]",
-    )
-    random_crop_ratio: list[float] = _setting(
-        [0.75, 1.3333], "Smallest and largest width / height of a training crop.", group="pixels", within="(0, inf)"
-    )
-    horizontal_flip_probability: float = _setting(
-        0.5, "Probability that a training image is mirrored.", group="pixels", within="[0, 1]"
-    )
     alpha_background: str = _setting("white", "Colour behind transparent pixels: a name or '#rrggbb'.", group="pixels")
     cache_decoded_images: str = _setting(
         "auto",
@@ -171,6 +162,93 @@ class DataArguments:
     )
     max_image_pixels: int = _setting(
         89_478_485, "Images with more pixels than this are refused.", group="pixels", within="[1, inf)"
+    )
+    augmentation: str = _setting(
+        "light",
+        "How much training images are varied; the arguments below change it part by part. light: crops and flips; "
+        "medium: with RandAugment and erasing; heavy: stronger, with MixUp and CutMix.",
+        group="augmentation",
+        choices=["none", "light", "medium", "heavy"],
+    )
+    random_crop_scale: list[float] | None = _setting(
+        None,
+        "Smallest and largest share of the image's area that training crops (light: 0.35 1).",
+        group="augmentation",
+        within="(0, 1]",
+    )
+    random_crop_ratio: list[float] | None = _setting(
+        None,
+        "Smallest and largest width / height of a training crop (light: 0.75 1.3333).",
+        group="augmentation",
+        within="(0, inf)",
+    )
+    horizontal_flip_probability: float | None = _setting(
+        None,
+        "Probability that a training image is mirrored left to right (light: 0.5).",
+        group="augmentation",
+        within="[0, 1]",
+    )
+    vertical_flip_probability: float | None = _setting(
+        None, "Probability that it is turned upside down, mirrored.", group="augmentation", within="[0, 1]"
+    )
+    rotation_degrees: float | None = _setting(
+        None, "It is rotated by up to this angle, either way.", group="augmentation", within="[0, 180]"
+    )
+    color_jitter: list[float] | None = _setting(
+        None,
+        "Largest change of brightness, contrast and saturation (0.4: by 40 %) and of hue (0.5: any), in this order.",
+        group="augmentation",
+        within="[0, inf)",
+    )
+    auto_augment: str | None = _setting(
+        None,
+        "A published mix of operations (medium, heavy: randaugment).",
+        group="augmentation",
+        choices=["none", "randaugment", "trivialaugment", "autoaugment", "augmix"],
+    )
+    randaugment_num_ops: int | None = _setting(
+        None, "Operations of RandAugment on an image (2).", group="augmentation", within="[1, 14]"
+    )
+    randaugment_magnitude: int | None = _setting(
+        None, "Their strength (medium: 5, heavy: 9).", group="augmentation", within="[0, 30]"
+    )
+    gaussian_blur_probability: float | None = _setting(
+        None, "Probability that it is blurred.", group="augmentation", within="[0, 1]"
+    )
+    gaussian_noise_std: float | None = _setting(
+        None, "Deviation of noise that is added, where white is 1.", group="augmentation", within="[0, 1]"
+    )
+    random_erasing_probability: float | None = _setting(
+        None,
+        "Probability that a rectangle is painted over (medium: 0.1, heavy: 0.25).",
+        group="augmentation",
+        within="[0, 1]",
+    )
+    mixup_alpha: float | None = _setting(
+        None,
+        "Blend two images and their labels, MixUp; 0 for never (heavy: 0.2).",
+        group="augmentation",
+        within="[0, inf)",
+    )
+    cutmix_alpha: float | None = _setting(
+        None,
+        "Put a part of another image into it, CutMix; 0 for never (heavy: 1.0). With both, each batch gets one.",
+        group="augmentation",
+        within="[0, inf)",
+    )
+    augmentation_repeats: int | None = _setting(
+        None,
+        "Show an image this many times in a batch, each time varied anew; an epoch then sees fewer images.",
+        group="augmentation",
+        within="[1, inf)",
+    )
+    augmentation_safety: bool = _setting(
+        True,
+        "Switch off flips, rotations and changes of hue that turn images of one class into another, after a check.",
+        group="augmentation",
+    )
+    show_batch: bool = _setting(
+        False, "Draw a training batch as the model sees it: train_batch.png in --output_dir.", group="augmentation"
     )
 
 
@@ -219,7 +297,21 @@ class FitArguments:
     loss: str = _setting(
         "auto",
         "What is minimised; auto: cross_entropy, or bce where images have several labels.",
-        choices=["auto", "cross_entropy", "bce", "asymmetric"],
+        choices=["auto", "cross_entropy", "bce", "focal", "asymmetric"],
+    )
+    focal_gamma: float = _setting(
+        2.0, "With the focal loss: how much less an example counts that is answered well.", within="[0, inf)"
+    )
+    imbalance: str = _setting(
+        "none",
+        "What is done about rare classes: weights in the loss by frequency or by effective number, as many examples "
+        "of each class, the focal loss, or logits adjusted by frequency.",
+        choices=["none", "weights", "effective_number", "balanced_sampler", "focal", "logit_adjust"],
+    )
+    effective_number_beta: float = _setting(
+        0.999,
+        "With effective_number: 0 weighs all classes alike, towards 1 by frequency.",
+        within="[0, 1)",
     )
     teacher_model: str | None = _setting(
         None, "Learn from this classifier's answers besides the labels (Hub id or folder; classes go by name)."

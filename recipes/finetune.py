@@ -100,7 +100,8 @@ def main() -> None:
         accumulator = MultiLabelAccumulator if dataset.is_multi_label else ClassificationAccumulator
         metric = partial(accumulator, len(dataset.labels))
         pusher = start_pushing(args) if pushes else None
-        trainer = build_trainer(model, processor, batches, metric, args, training_args, identity, pusher)
+        train_split = dataset.record.splits.get("train")
+        trainer = build_trainer(model, processor, batches, metric, args, training_args, train_split, identity, pusher)
         base = args.fit.model_name_or_path
         commit = find_commit(base, args.data, args.fit.model_revision) if base else None
         about = describe_model(model, args.fit, args.data, commit)

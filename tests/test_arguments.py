@@ -667,7 +667,6 @@ def test_dataclass_defaults_are_the_parsers() -> None:
     assert arguments.data == DataArguments(dataset_name="digits")
     assert arguments.fit == FitArguments(model_name_or_path="google/vit-base-patch16-224-in21k")
     assert arguments.measure == MeasureArguments()
-    assert DataArguments().random_crop_scale is not DataArguments().random_crop_scale
 
 
 def test_every_argument_of_ours_is_documented_and_typed() -> None:

@@ -5,16 +5,37 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch.utils.data import get_worker_info
 
 
+class WholeBatch(Sequence[dict[str, torch.Tensor]]):
+    """The rows of a batch that exists already: cut out when somebody asks for one, which `collate_batch` does not.
+
+    Args:
+        tensors: Per key, a tensor with a leading batch dimension.
+    """
+
+    def __init__(self, tensors: dict[str, torch.Tensor]) -> None:
+        self.tensors = tensors
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors.values())))
+
+    def __getitem__(self, position: Any) -> Any:
+        if isinstance(position, slice):
+            return [self[number] for number in range(len(self))[position]]
+        return {key: tensor[position] for key, tensor in self.tensors.items()}
+
+
 def collate_batch(rows: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """Join rows to a batch.
 
-    A dataset with a batch transform makes the batch, and `datasets` then slices it into rows: views of one tensor. When
-    the rows are all of them, in order, that tensor is the batch. Rows of any other origin are stacked.
+    A split with a batch transform (`hf_imgcls.data.batches.BatchedSplit`) hands over the batch whole. A stream, or a
+    dataset that was made from such a split, cuts it into rows: views of one tensor. When the rows are all of them, in
+    order, that tensor is the batch. Rows of any other origin are stacked.
 
     Args:
         rows: At least one; all with the same keys, a tensor of one shape each.
@@ -23,6 +44,8 @@ def collate_batch(rows: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Te
         Per key, a tensor with a leading batch dimension: ``pixel_values`` ``(B, 3, H, W)``, ``labels`` and
         ``sample_index`` int64 ``(B,)``, and what the device transform needs.
     """
+    if isinstance(rows, WholeBatch):
+        return dict(rows.tensors)
     return {key: _join([row[key] for row in rows]) for key in rows[0]}
 
 

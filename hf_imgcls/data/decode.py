@@ -203,8 +203,8 @@ class EncodedImage:
             scratch: Memory that simplejpeg decodes into; the result is valid until its next use.
 
         Returns:
-            uint8 ``(height, width, 4)``, upright, red, green, blue and a fourth byte without meaning (Pillow's own
-            layout), or ``(height, width, 3)`` where that layout is not to be had. Treat it as read-only.
+            uint8 ``(height, width, 3)``, upright, or ``(height, width, 4)``: red, green, blue and a fourth byte without
+            meaning, Pillow's own layout. Treat it as read-only.
 
         Raises:
             DataError: As in `read`.
@@ -233,9 +233,9 @@ class EncodedImage:
         # Its fast DCT and upsampling stay off: they gain a tenth and change pixels, so that results would depend on
         # what is installed.
         smallest = {"min_height": height, "min_width": width} if reduce > 1 else {}
-        buffer = scratch.take((height, width, 4))
+        buffer = scratch.take((height, width, 3))
         try:
-            return simplejpeg.decode_jpeg(self.data, "RGBX", buffer=buffer, **smallest)
+            return simplejpeg.decode_jpeg(self.data, "RGB", buffer=buffer, **smallest)
         except ValueError:
             return None
 

@@ -247,12 +247,14 @@ class Preprocessor:
         """Whether `resize` and the normaliser give the processor's floats, to the last bit."""
         image = Image.fromarray(probe)
         expected = self.processor(images=[image], return_tensors="pt")["pixel_values"]
-        padded = np.dstack([probe, probe[..., :1]])  # the four-byte layout the decoder lends
-        try:
-            ours = self.resize(torch.from_numpy(padded).permute(2, 0, 1)[None])[:, :3]
-        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, NotImplementedError):
-            return False  # a processor whose attributes mean something else
-        return torch.equal(self.normalizer(ours), expected)
+        for layout in (probe, np.dstack([probe, probe[..., :1]])):  # both that the decoders lend
+            try:
+                ours = self.resize(torch.from_numpy(layout).permute(2, 0, 1)[None])[:, :3]
+            except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, NotImplementedError):
+                return False  # a processor whose attributes mean something else
+            if not torch.equal(self.normalizer(ours), expected):
+                return False
+        return True
 
     def _find_finish_options(self, probe: NDArray[np.uint8]) -> dict[str, bool] | None:
         """How to have the processor finish a batch that has its size already; None: nothing is left to do.

@@ -17,9 +17,13 @@ from datasets import Dataset
 from torch.nn import functional as F
 
 from hf_imgcls.data.augment import crop_and_resize, draw_crops_and_flips
+from hf_imgcls.data.batches import BatchedSplit
 from hf_imgcls.data.cache import DecodedCache, build_decoded_cache, find_cache_folder
 from hf_imgcls.data.collate import allocate_batch
 from hf_imgcls.data.decode import EncodedImage, Scratch, choose_reduction, name_sample, parse_background
+from hf_imgcls.data.mixing import build_mixing
+from hf_imgcls.data.operations import build_operations
+from hf_imgcls.data.policies import Augmentation, resolve_augmentation
 from hf_imgcls.data.preprocess import Preprocessor
 from hf_imgcls.errors import DataError
 from hf_imgcls.extras import require
@@ -30,9 +34,11 @@ if TYPE_CHECKING:
     from hf_imgcls.arguments import DataArguments
     from hf_imgcls.data.load import ImageDataset
 
-Rows = dict[str, list[Any]]
+Rows = dict[str, Any]
 Batch = dict[str, torch.Tensor]
 DeviceTransform = Callable[[Batch], Batch]
+# No dataset has as many rows: a row drawn again counts as another one for the random numbers.
+_REPETITION_SHIFT = 44
 
 
 class SharedEpoch:
@@ -108,19 +114,19 @@ class EvalTransform:
 
 
 class TrainTransform:
-    """Random resized crop and horizontal flip, as a function of (seed, epoch, sample index) and nothing else.
+    """Augmentation as a function of (seed, epoch, sample index, repetition) and nothing else.
 
-    The crop is chosen from the file's header; a JPEG much larger than the model's input is then decoded at 1/2, 1/4 or
-    1/8 of its size, with the crop's edges on that coarser grid. A sample that comes twice in an epoch is augmented
-    alike both times.
+    First a random resized crop and a horizontal flip, then the operations of `hf_imgcls.data.operations`. The crop is
+    chosen from the file's header; a JPEG much larger than the model's input is then decoded at 1/2, 1/4 or 1/8 of its
+    size, with the crop's edges on that coarser grid.
 
     Args:
         processor: A ready image processor: gives size, filter and normalisation.
-        data_args: ``random_crop_scale``, ``random_crop_ratio``, ``horizontal_flip_probability``, and what
-            `EvalTransform` reads.
+        data_args: What `EvalTransform` reads.
+        augmentation: What is done to an image.
         seed: The run's seed.
-        cache: Pixels of the split, decoded before: the batch then carries whole images with ``crop_box`` and ``flip``
-            for `ResampleOnDevice`.
+        cache: Pixels of the split, decoded before. Without operations the batch then carries whole images with
+            ``crop_box`` and ``flip`` for `ResampleOnDevice`.
         num_labels: As for `EvalTransform`.
     """
 
@@ -128,6 +134,7 @@ class TrainTransform:
         self,
         processor: Any,
         data_args: DataArguments,
+        augmentation: Augmentation,
         seed: int,
         cache: DecodedCache | None = None,
         num_labels: int | None = None,
@@ -136,9 +143,8 @@ class TrainTransform:
         self.cache = cache
         self.num_labels = num_labels
         self.seed = seed
-        self.scale: tuple[float, float] = tuple(data_args.random_crop_scale)  # type: ignore[assignment]
-        self.ratio: tuple[float, float] = tuple(data_args.random_crop_ratio)  # type: ignore[assignment]
-        self.flip_probability = data_args.horizontal_flip_probability
+        self.augmentation = augmentation
+        self.operations = build_operations(augmentation, self.preprocessor.normalizer.mean)
         self._files = _FileReader(data_args)
         self._epoch = SharedEpoch()
 
@@ -146,6 +152,11 @@ class TrainTransform:
     def epoch(self) -> int:
         """The epoch whose random numbers are drawn."""
         return self._epoch.value
+
+    @property
+    def resamples_on_device(self) -> bool:
+        """Whether batches are whole images, cropped and resized on the device."""
+        return self.cache is not None and self.operations is None
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch's random numbers, in this process and in its workers. Call it between epochs."""
@@ -155,42 +166,53 @@ class TrainTransform:
         """Augment a batch.
 
         Args:
-            rows: As for `EvalTransform`.
+            rows: As for `EvalTransform`; and ``repetition``, where it is not 0 for all.
 
         Returns:
-            As `EvalTransform`; with a cache ``pixel_values`` are uint8 ``(B, 3, h, w)`` as decoded, ``crop_box`` is
-            int64 ``(B, 4)`` (top, left, height, width in pixels) and ``flip`` bool ``(B,)``.
+            As `EvalTransform`; with a cache and without operations ``pixel_values`` are uint8 ``(B, 3, h, w)`` as
+            decoded, ``crop_box`` is int64 ``(B, 4)`` (top, left, height, width in pixels) and ``flip`` bool ``(B,)``.
 
         Raises:
             DataError: An image cannot be decoded; the message names file and sample.
         """
-        sample_index = np.asarray(rows["sample_index"], dtype=np.int64)
-        if self.cache is not None:
-            boxes, flips = self._draw(sample_index, np.tile(self.cache.size, (len(sample_index), 1)))
-            pixels = torch.from_numpy(self.cache.gather(sample_index))
-            augmentation = {"crop_box": torch.from_numpy(boxes), "flip": torch.from_numpy(flips)}
-            return {"pixel_values": pixels, **augmentation, **_read_labels(rows, self.num_labels)}
+        draws = np.asarray(rows["sample_index"], dtype=np.int64)
+        if "repetition" in rows:
+            draws = draws + (rows["repetition"] << _REPETITION_SHIFT)
+        labels = _read_labels(rows, self.num_labels)
+        if self.cache is None:
+            pixels = self._read_crops(rows, draws)
+        else:
+            crops, flips = map(torch.from_numpy, self._draw(draws, np.tile(self.cache.size, (len(draws), 1))))
+            pixels = torch.from_numpy(self.cache.gather(np.asarray(rows["sample_index"], dtype=np.int64)))
+            if self.operations is None:
+                return {"pixel_values": pixels, "crop_box": crops, "flip": flips, **labels}
+            size, interpolation = self.preprocessor.target_size, self.preprocessor.train_filter
+            pixels = crop_and_resize(pixels, crops, flips, size, interpolation).round_().to(torch.uint8)
+        if self.operations is not None:
+            pixels = self.operations(pixels, self.seed, self.epoch, draws)
+        return {"pixel_values": self.preprocessor.finish(pixels), **labels}
+
+    def _read_crops(self, rows: Rows, draws: NDArray[np.int64]) -> torch.Tensor:
+        """Decode, crop and resize: uint8 ``(B, 3, H, W)``."""
         numbered = list(zip(rows["image"], rows["sample_index"], strict=True))
         images = [(self._files.open(source, index), index) for source, index in numbered]
         sizes = np.array([self._files.size(*image) for image in images], dtype=np.int64)[:, ::-1]
-        boxes, flips = self._draw(sample_index, sizes)
+        boxes, flips = self._draw(draws, sizes)
         pixel_values = allocate_batch((len(images), 3, *self.preprocessor.target_size), torch.uint8)
         scratches = Scratch(), Scratch()
         for out, image, box, flip in zip(pixel_values, images, boxes.tolist(), flips.tolist(), strict=True):
             out.copy_(self._augment(*image, box, flip, *scratches))
-        return {"pixel_values": self.preprocessor.finish(pixel_values), **_read_labels(rows, self.num_labels)}
+        return pixel_values
 
-    def _draw(
-        self, sample_index: NDArray[np.int64], sizes: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    def _draw(self, draws: NDArray[np.int64], sizes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         return draw_crops_and_flips(
             self.seed,
             self.epoch,
-            sample_index,
+            draws,
             sizes,
-            scale=self.scale,
-            ratio=self.ratio,
-            flip_probability=self.flip_probability,
+            scale=self.augmentation.random_crop_scale,
+            ratio=self.augmentation.random_crop_ratio,
+            flip_probability=self.augmentation.horizontal_flip_probability,
         )
 
     def _augment(
@@ -204,19 +226,16 @@ class TrainTransform:
             top, height = _coarsen(top, height, reduce, pixels.shape[0])
             left, width = _coarsen(left, width, reduce, pixels.shape[1])
         crop = pixels[top : top + height, left : left + width]
-        if flip:
-            crop = crop[:, ::-1]
-        # One copy that torch would make anyway; as words of four bytes, mirroring costs nothing on top of it.
-        word = np.uint32 if crop.shape[2] == 4 else np.uint8
+        # One copy that torch would make anyway.
         copied = scratch.take(crop.shape)
-        np.copyto(copied.view(word), crop.view(word))
+        np.copyto(copied, crop)
         resized = F.interpolate(
             torch.from_numpy(copied).permute(2, 0, 1)[None],
             self.preprocessor.target_size,
             mode=self.preprocessor.train_filter.value,
             antialias=True,
-        )
-        return resized[0, :3]
+        )[0, :3]
+        return resized.flip(-1) if flip else resized
 
 
 class NormalizeOnDevice:
@@ -257,7 +276,8 @@ class BatchPlan:
     Attributes:
         splits: train, validation, test, as far as the dataset has them, with transforms attached.
         train_device_transform: For training batches, once on the device: dict of tensors to dict of tensors, of which
-            ``pixel_values`` become float32 ``(B, 3, H, W)``, normalised. Run it without gradients.
+            ``pixel_values`` become float32 ``(B, 3, H, W)``, normalised, and ``labels`` float ``(B, K)`` where images
+            are mixed. Run it without gradients.
         eval_device_transform: The same for evaluation batches.
         train_transform: The one that `set_epoch` reaches.
     """
@@ -266,6 +286,11 @@ class BatchPlan:
     train_device_transform: DeviceTransform
     eval_device_transform: DeviceTransform
     train_transform: TrainTransform
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """What is done to training images."""
+        return self.train_transform.augmentation
 
     @property
     def train(self) -> Any:
@@ -289,17 +314,25 @@ class BatchPlan:
             self.train.set_epoch(epoch)
 
 
-def attach_transforms(dataset: ImageDataset, processor: Any, data_args: DataArguments, seed: int) -> BatchPlan:
+def attach_transforms(
+    dataset: ImageDataset,
+    processor: Any,
+    data_args: DataArguments,
+    seed: int,
+    augmentation: Augmentation | None = None,
+) -> BatchPlan:
     """Attach the transforms that a model's processor asks for.
 
     Small images are decoded once, into a cache (``cache_decoded_images``): the transforms then never see a file, and
-    random crops are resampled on the device. Otherwise they are decoded and cropped in the workers.
+    random crops are resampled on the device unless more is done to them. Otherwise they are decoded and cropped in the
+    workers. MixUp and CutMix belong to the device and to training alone.
 
     Args:
         dataset: Splits with the columns ``image``, ``label``, ``sample_index``.
         processor: A ready image processor.
-        data_args: The arguments of the group ``pixels``, and ``cache_dir``.
+        data_args: The arguments of the groups ``pixels`` and ``augmentation``, and ``cache_dir``.
         seed: The run's seed.
+        augmentation: What is done to training images, if it is not what the arguments say.
 
     Returns:
         Splits for a Trainer (with ``remove_unused_columns=False`` and `hf_imgcls.data.collate.collate_batch`), and the
@@ -315,7 +348,8 @@ def attach_transforms(dataset: ImageDataset, processor: Any, data_args: DataArgu
     choose_decoder(data_args.decoder)
     caches = {name: _build_cache(split, data_args) for name, split in dataset.splits.items()}
     num_labels = len(dataset.labels) if dataset.is_multi_label else None
-    train = TrainTransform(processor, data_args, seed, caches.get("train"), num_labels)
+    augmentation = augmentation or resolve_augmentation(data_args)
+    train = TrainTransform(processor, data_args, augmentation, seed, caches.get("train"), num_labels)
     splits = {
         name: _attach(
             split, train if name == "train" else EvalTransform(processor, data_args, caches[name], num_labels)
@@ -323,8 +357,8 @@ def attach_transforms(dataset: ImageDataset, processor: Any, data_args: DataArgu
         for name, split in dataset.splits.items()
     }
     normalize = NormalizeOnDevice(train.preprocessor)
-    resample = train.cache is not None
-    return BatchPlan(splits, ResampleOnDevice(train.preprocessor) if resample else normalize, normalize, train)
+    finish: DeviceTransform = ResampleOnDevice(train.preprocessor) if train.resamples_on_device else normalize
+    return BatchPlan(splits, build_mixing(finish, augmentation, len(dataset.labels)), normalize, train)
 
 
 def choose_decoder(name: str) -> str:
@@ -403,7 +437,4 @@ def _build_cache(split: Any, data_args: DataArguments) -> DecodedCache | None:
 
 
 def _attach(split: Any, transform: EvalTransform | TrainTransform) -> Any:
-    if isinstance(split, Dataset):
-        columns = ["label", "sample_index"] if transform.cache is not None else ["image", "label", "sample_index"]
-        split = split.select_columns(columns)
-    return split.with_transform(transform)
+    return BatchedSplit(split, transform) if isinstance(split, Dataset) else split.with_transform(transform)

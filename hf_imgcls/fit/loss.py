@@ -1,41 +1,111 @@
 """The one loss path: a loss of each sample, divided exactly once.
 
-Every loss takes the same targets: class ids (B,), or (B, K) floats where an image may have several labels. What a user
-can choose by ``--loss`` stands in `LOSSES`, and only there.
+Targets are class ids (B,); or (B, K) floats, which are shares of one image where images are mixed, and yes or no for
+each class where an image may have several labels. What a user can choose by ``--loss`` stands in `LOSSES`, and only
+there; what ``--imbalance`` does to it comes from `hf_imgcls.fit.imbalance`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torchvision.ops import sigmoid_focal_loss
 
 from hf_imgcls.errors import ArgumentError
 
+LOSSES = ("cross_entropy", "bce", "focal", "asymmetric")
 # Ridnik et al. (2021), section 4.2: what they use throughout.
 _GAMMA_NEGATIVE, _GAMMA_POSITIVE, _MARGIN = 4.0, 1.0, 0.05
 
-SampleLoss = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
 
+@dataclass
+class SampleLoss:
+    """The loss of each sample.
 
-def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor, smoothing: float) -> torch.Tensor:
-    return nn.functional.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
-
-
-def _binary_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, smoothing: float) -> torch.Tensor:
-    """A yes-or-no question for each class; the mean over classes.
-
-    Source: for one label per image Wightman et al. (2021), "ResNet strikes back", https://arxiv.org/abs/2110.00476,
-    section 2.3; the mean over classes as in timm's ``BinaryCrossEntropy``.
+    Attributes:
+        name: One of `LOSSES`.
+        multi_label: Whether an image may have several labels.
+        focal_gamma: Exponent of the focal loss.
+        class_weights: float32 ``(K,)``, or None. One label per image: the loss of an example is multiplied by its
+            class's weight (a mixed one by the mean of its classes'). Several: the loss of each yes is.
+        log_prior: float32 ``(K,)`` added to the logits, or None; see `hf_imgcls.fit.imbalance`.
     """
-    targets = _spread_targets(labels, logits.shape[1], smoothing)
-    return nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=1)
+
+    name: str = "cross_entropy"
+    multi_label: bool = False
+    focal_gamma: float = 2.0
+    class_weights: torch.Tensor | None = None
+    log_prior: torch.Tensor | None = None
+
+    def __call__(self, logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
+        """The losses of a batch.
+
+        Args:
+            logits: ``(B, K)``.
+            labels: ``(B,)`` int64 class ids, or ``(B, K)`` floats in [0, 1].
+            smoothing: In [0, 1): probability mass spread evenly over all classes; with several labels per image over
+                the two answers for each class.
+
+        Returns:
+            float32 ``(B,)``; the mean over the classes for losses that ask about each class by itself.
+        """
+        logits = logits.float()
+        if self.log_prior is not None:
+            self.log_prior = self.log_prior.to(logits.device)
+            logits = logits + self.log_prior
+        if self.class_weights is not None:
+            self.class_weights = self.class_weights.to(logits.device)
+        if not self.multi_label and self.name in ("cross_entropy", "focal"):
+            losses = self._exclusive(logits, labels, smoothing)
+        else:
+            entries = self._by_class(logits, self._spread_targets(labels, logits.shape[1], smoothing))
+            if self.multi_label and self.class_weights is not None:
+                entries = entries * (1 + labels * (self.class_weights - 1))
+            losses = entries.mean(dim=1)
+        if self.class_weights is None or self.multi_label:
+            return losses
+        return losses * (self.class_weights[labels] if labels.dim() == 1 else labels.float() @ self.class_weights)
+
+    def _exclusive(self, logits: torch.Tensor, labels: torch.Tensor, smoothing: float) -> torch.Tensor:
+        """Cross-entropy, and the focal loss: its terms, less of those that are answered well.
+
+        Source: Lin et al. (2017), "Focal Loss for Dense Object Detection", https://arxiv.org/abs/1708.02002, equation
+        4, with the softmax in place of the sigmoid.
+        """
+        if self.name == "cross_entropy":
+            return nn.functional.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+        log_probabilities = logits.log_softmax(dim=1)
+        targets = self._spread_targets(labels, logits.shape[1], smoothing)
+        focus = (1 - log_probabilities.exp()) ** self.focal_gamma
+        return -(targets * focus * log_probabilities).sum(dim=1)
+
+    def _by_class(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """A yes-or-no question for each class: ``(B, K)``.
+
+        Source: for one label per image Wightman et al. (2021), "ResNet strikes back",
+        https://arxiv.org/abs/2110.00476, section 2.3, and timm's ``BinaryCrossEntropy``.
+        """
+        if self.name == "asymmetric":
+            return _measure_asymmetric(logits, targets)
+        if self.name == "focal":
+            return sigmoid_focal_loss(logits, targets, alpha=-1, gamma=self.focal_gamma)
+        return nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+
+    def _spread_targets(self, labels: torch.Tensor, num_classes: int, smoothing: float) -> torch.Tensor:
+        """Smoothed targets, float ``(B, K)``.
+
+        One label per image is smoothed as a distribution over the classes, as timm does; of several labels each is a
+        question of its own, whose two answers are smoothed.
+        """
+        targets = nn.functional.one_hot(labels, num_classes).float() if labels.dim() == 1 else labels.float()
+        return targets * (1 - smoothing) + smoothing / (2 if self.multi_label else num_classes)
 
 
-def _asymmetric(logits: torch.Tensor, labels: torch.Tensor, smoothing: float) -> torch.Tensor:
-    """Binary cross-entropy that looks away from negatives that are easy; the mean over classes.
+def _measure_asymmetric(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Binary cross-entropy that looks away from negatives that are easy, ``(B, K)``.
 
     Most classes are absent from most images, and their many small losses drown the few positives. Negatives are
     therefore focused more than positives, and those below a probability of 0.05 are left out. As in the source the
@@ -44,7 +114,6 @@ def _asymmetric(logits: torch.Tensor, labels: torch.Tensor, smoothing: float) ->
     Source: Ridnik et al. (2021), "Asymmetric Loss For Multi-Label Classification",
         https://arxiv.org/abs/2009.14119, equations 4 to 7.
     """
-    targets = _spread_targets(labels, logits.shape[1], smoothing)
     positive = torch.sigmoid(logits)
     negative = (1 - positive + _MARGIN).clamp(max=1)
     # The logarithm of a sigmoid is exact where the sigmoid has rounded to 0; that of the shifted one is 0.05 at least.
@@ -53,34 +122,16 @@ def _asymmetric(logits: torch.Tensor, labels: torch.Tensor, smoothing: float) ->
         confidence = positive * targets + negative * (1 - targets)
         gamma = _GAMMA_POSITIVE * targets + _GAMMA_NEGATIVE * (1 - targets)
         weights = (1 - confidence) ** gamma
-    return (losses * weights).mean(dim=1)
+    return losses * weights
 
 
-def _spread_targets(labels: torch.Tensor, num_classes: int, smoothing: float) -> torch.Tensor:
-    """Targets of yes-or-no questions: float ``(B, K)``.
-
-    One label per image is smoothed as a distribution over the classes, as timm does; of several labels each is a
-    question of its own, whose two answers are smoothed.
-    """
-    if labels.dim() == 1:
-        targets = nn.functional.one_hot(labels, num_classes).float()
-        return targets * (1 - smoothing) + smoothing / num_classes
-    return labels.float() * (1 - smoothing) + smoothing / 2
-
-
-LOSSES: dict[str, SampleLoss] = {
-    "cross_entropy": _cross_entropy,
-    "bce": _binary_cross_entropy,
-    "asymmetric": _asymmetric,
-}
-
-
-def choose_loss(name: str, *, multi_label: bool) -> SampleLoss:
+def choose_loss(name: str, *, multi_label: bool, focal_gamma: float = 2.0) -> SampleLoss:
     """Resolve ``--loss``.
 
     Args:
         name: Of `LOSSES`, or ``"auto"``: cross-entropy, and with several labels per image binary cross-entropy.
         multi_label: Whether an image may have several labels.
+        focal_gamma: Exponent of the focal loss.
 
     Raises:
         ArgumentError: The loss makes classes exclude each other.
@@ -90,10 +141,10 @@ def choose_loss(name: str, *, multi_label: bool) -> SampleLoss:
     if multi_label and name == "cross_entropy":
         raise ArgumentError(
             "loss cross_entropy with several labels per image",
-            "a loss that asks about each class by itself: bce or asymmetric",
+            "a loss that asks about each class by itself: bce, focal or asymmetric",
             "leave out --loss, or choose one of these",
         )
-    return LOSSES[name]
+    return SampleLoss(name, multi_label, focal_gamma)
 
 
 def compute_classification_loss(
@@ -101,7 +152,7 @@ def compute_classification_loss(
     labels: torch.Tensor,
     num_items_in_batch: torch.Tensor | int | None = None,
     label_smoothing: float = 0.0,
-    loss: SampleLoss = _cross_entropy,
+    loss: SampleLoss | None = None,
 ) -> torch.Tensor:
     """A loss, divided exactly once.
 
@@ -112,37 +163,33 @@ def compute_classification_loss(
 
     Args:
         outputs: Model output with ``logits`` of shape ``(B, K)``.
-        labels: ``(B,)`` int64 class ids, or ``(B, K)`` floats in [0, 1].
-        num_items_in_batch: Labels in the whole accumulated batch, as ``Trainer`` counts them: entries of ``labels``.
-            ``None`` means this micro-batch is all of it.
-        label_smoothing: In [0, 1): probability mass spread evenly over all classes; with several labels per image over
-            the two answers for each class.
+        labels: See `SampleLoss`.
+        num_items_in_batch: Labels in the whole accumulated batch, as `divide_losses` takes them.
+        label_smoothing: See `SampleLoss`.
         loss: From `choose_loss`; cross-entropy by default.
 
     Returns:
         A scalar float32 tensor.
     """
-    losses = compute_sample_losses(outputs, labels, label_smoothing, loss)
-    return divide_losses(losses, num_items_in_batch, labels)
-
-
-def compute_sample_losses(
-    outputs: Any, labels: torch.Tensor, label_smoothing: float = 0.0, loss: SampleLoss = _cross_entropy
-) -> torch.Tensor:
-    """The loss of each sample, float32 ``(B,)``; arguments as for `compute_classification_loss`."""
-    return loss(outputs.logits.float(), labels, label_smoothing)
+    loss = loss or SampleLoss()
+    losses = loss(outputs.logits, labels, label_smoothing)
+    return divide_losses(losses, num_items_in_batch, labels.shape[1] if loss.multi_label else 1)
 
 
 def divide_losses(
-    losses: torch.Tensor,
-    num_items_in_batch: torch.Tensor | int | None = None,
-    labels: torch.Tensor | None = None,
+    losses: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None, entries_per_example: int = 1
 ) -> torch.Tensor:
-    """Sum ``(B,)`` losses and divide them by the examples of the whole accumulated batch; ``None`` means ``B``.
+    """Sum ``(B,)`` losses and divide them by the examples of the whole accumulated batch.
 
-    ``Trainer`` counts every entry of ``labels`` that is not -100, so ``(B, K)`` of them count K times too often.
+    Weights of classes do not change what is divided by: their mean over the training examples is 1, and a batch with
+    rare classes has its larger part in a step, whichever micro-batch or process it falls to.
+
+    Args:
+        losses: ``(B,)``.
+        num_items_in_batch: Entries of the labels over all micro-batches and processes, as ``Trainer`` counts them
+            before a batch is finished on the device. ``None`` means that this micro-batch is all of it.
+        entries_per_example: What an example has of them: K with several labels per image, else 1.
     """
     if num_items_in_batch is None:
         return losses.sum() / len(losses)
-    per_example = 1 if labels is None or labels.dim() == 1 else labels.shape[1]
-    return losses.sum() * per_example / num_items_in_batch
+    return losses.sum() * entries_per_example / num_items_in_batch

@@ -24,7 +24,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer, TrainerControl, TrainerState
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import TrainOutput, speed_metrics
@@ -49,10 +49,12 @@ from hf_imgcls.fit.distill import Distiller, build_distiller
 from hf_imgcls.fit.evaluation import Accumulator, BatchTransform, build_eval_dataloader, evaluate_batches
 from hf_imgcls.fit.faults import describe_failed_save, name_newest, translate_fault
 from hf_imgcls.fit.finite import FiniteWatch
-from hf_imgcls.fit.loss import choose_loss, compute_sample_losses, divide_losses
+from hf_imgcls.fit.imbalance import build_loss
+from hf_imgcls.fit.loss import SampleLoss, choose_loss, divide_losses
+from hf_imgcls.fit.sampling import build_sampler
 from hf_imgcls.fit.schedule import build_step_schedule
 from hf_imgcls.fit.stopping import Agreement, StopSignals, WorkerGuard, decide_on_main
-from hf_imgcls.records import MULTI_LABEL, SELECTED_BY, SINGLE_LABEL, CheckpointRecord, RunIdentity
+from hf_imgcls.records import MULTI_LABEL, SELECTED_BY, SINGLE_LABEL, CheckpointRecord, RunIdentity, SplitRecord
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -86,7 +88,8 @@ class ImageClassificationTrainer(Trainer):
         step_schedule: ``lr_scheduler_kwargs`` of the schedule "step", or ``None`` for transformers' own schedules.
         identity: What run the checkpoints belong to.
         push_checkpoint: Told each checkpoint, on the main process; it must not wait for the Hub.
-        loss: ``--loss``, see `hf_imgcls.fit.loss.choose_loss`.
+        loss: The loss of each sample, from `hf_imgcls.fit.imbalance.build_loss`; by default that of the model's labels.
+        train_sampler: Which examples an epoch shows; by default all of them in random order.
         distiller: A teacher that the model learns from besides the labels.
         **kwargs: What ``Trainer`` takes.
     """
@@ -105,12 +108,14 @@ class ImageClassificationTrainer(Trainer):
         step_schedule: dict[str, Any] | None = None,
         identity: RunIdentity | None = None,
         push_checkpoint: Callable[[Path], None] | None = None,
-        loss: str = "auto",
+        loss: SampleLoss | None = None,
+        train_sampler: Sampler[int] | None = None,
         distiller: Distiller | None = None,
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("data_collator", collate_batch)
-        self._loss = choose_loss(loss, multi_label=kwargs["model"].config.problem_type == MULTI_LABEL)
+        self._loss = loss or choose_loss("auto", multi_label=kwargs["model"].config.problem_type == MULTI_LABEL)
+        self._train_sampler = train_sampler
         args = kwargs["args"]
         with warnings.catch_warnings():
             # Trainer's own smoothing is not used, and ours does know several labels.
@@ -160,16 +165,19 @@ class ImageClassificationTrainer(Trainer):
     def _compute_classification_loss(
         self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
-        losses = compute_sample_losses(outputs, labels, self.args.label_smoothing_factor, self._loss)
+        losses = self._loss(outputs.logits, labels, self.args.label_smoothing_factor)
         if self._distiller is not None and self.model.training:
             losses = self._distiller.mix(losses, outputs.logits)
         if self.model.training:
             self._watch.add(losses, self._sample_index)
-        return divide_losses(losses, num_items_in_batch, labels)
+        return divide_losses(losses, num_items_in_batch, labels.shape[1] if self._loss.multi_label else 1)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not counted: transformers' estimate takes every pixel for a token, and walks all parameters at each step."""
         return 0
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+        return self._train_sampler or super()._get_train_sampler(train_dataset)
 
     def get_train_dataloader(self) -> DataLoader:
         """Map-style data is sharded by Accelerate; a stream is already this process's shard and is left alone."""
@@ -599,6 +607,7 @@ def build_trainer(
     new_accumulator: Callable[[], Accumulator],
     args: Arguments,
     training_args: TrainingArguments,
+    train_split: SplitRecord | None = None,
     identity: RunIdentity | None = None,
     push_checkpoint: Callable[[Path], None] | None = None,
 ) -> ImageClassificationTrainer:
@@ -611,6 +620,7 @@ def build_trainer(
         new_accumulator: Makes an empty accumulator for the validation metrics.
         args: What the user asked for; early stopping and the schedule "step" are read from it.
         training_args: From ``hf_imgcls.compat.build_training_arguments``.
+        train_split: The record of the training split; what ``--imbalance`` does follows from its counts.
         identity: What run the checkpoints belong to.
         push_checkpoint: See `ImageClassificationTrainer`.
 
@@ -632,6 +642,13 @@ def build_trainer(
     if isinstance(batches.train, StreamingSplit):
         batches.train.seed = training_args.seed
     is_step = args.training.get("lr_scheduler_type") == "step"
+    sampler = build_sampler(args.fit, batches, training_args.seed)
+
+    def set_epoch(epoch: int) -> None:
+        batches.set_epoch(epoch)
+        if sampler is not None:
+            sampler.set_epoch(epoch)
+
     return ImageClassificationTrainer(
         model=model,
         args=training_args,
@@ -642,11 +659,12 @@ def build_trainer(
         train_device_transform=batches.train_device_transform,
         eval_device_transform=batches.eval_device_transform,
         new_accumulator=new_accumulator,
-        set_epoch=batches.set_epoch,
+        set_epoch=set_epoch,
         step_schedule=dict(args.training.get("lr_scheduler_kwargs") or {}) if is_step else None,
         identity=identity,
         push_checkpoint=push_checkpoint,
-        loss=args.fit.loss,
+        loss=build_loss(args.fit, labels, train_split, multi_label=several),
+        train_sampler=sampler,
         distiller=build_distiller(args.fit, args.data, labels, processor, multi_label=several),
     )
 

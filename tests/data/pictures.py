@@ -53,6 +53,8 @@ def build_split(files, first_index=100):
 
 def attach(files, processor=None, seed=0, **options):
     split = build_split(files)
-    dataset = SimpleNamespace(splits={"train": split, "validation": split}, is_multi_label=False)
+    dataset = SimpleNamespace(
+        splits={"train": split, "validation": split}, is_multi_label=False, labels=["0", "1", "2"]
+    )
     arguments = DataArguments(**{"cache_decoded_images": "false", **options})
     return attach_transforms(dataset, processor or build_vit_processor(), arguments, seed)

@@ -16,6 +16,7 @@ from torchvision.transforms.v2 import functional as tv
 from hf_imgcls.arguments import DataArguments
 from hf_imgcls.data.augment import draw_crops_and_flips, hash_uniforms
 from hf_imgcls.data.collate import ReusedMemory, collate_batch
+from hf_imgcls.data.policies import POLICIES
 from hf_imgcls.data.preprocess import Normalizer, Preprocessor
 from hf_imgcls.data.transforms import TrainTransform
 from hf_imgcls.errors import ArgumentError, DataError, ModelError
@@ -156,7 +157,24 @@ def test_the_order_and_company_of_a_sample_do_not_matter(files):
     plan = attach(files)
     alone = plan.train.__getitems__([7])[0]["pixel_values"]
     assert torch.equal(alone, plan.train.__getitems__([2, 7, 1])[1]["pixel_values"])
-    assert torch.equal(alone, plan.train.select([7, 3])[0]["pixel_values"])
+    assert torch.equal(alone, plan.train[7]["pixel_values"])
+    assert torch.equal(alone, plan.train[5:8]["pixel_values"][2])
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_repetition_is_the_same_example_with_other_random_numbers(files, cached, tmp_path):
+    if cached:
+        files = [encode(photo(20, 24, i), "PNG") for i in range(12)]
+    plan = attach(files, cache_decoded_images=str(cached).lower(), cache_dir=str(tmp_path))
+    size = len(plan.train)
+    once, again = (collate_batch(plan.train.__getitems__([2, 5 + offset])) for offset in (0, 3 * size))
+    for key in ("sample_index", "labels"):
+        assert torch.equal(once[key], again[key])
+    drawn = "crop_box" if cached else "pixel_values"
+    assert torch.equal(once[drawn][0], again[drawn][0])
+    assert not torch.equal(once[drawn][1], again[drawn][1])
+    with pytest.raises(IndexError):
+        plan.train[size]
 
 
 @pytest.mark.parametrize("resample", [2, 3])
@@ -220,8 +238,9 @@ def test_hash_uniforms_are_uniform_and_independent():
 def test_collate_returns_the_batch_itself(files):
     plan = attach(files)
     rows = plan.validation.__getitems__([0, 1, 2])
-    batch = collate_batch(rows)
-    assert batch["pixel_values"].data_ptr() == rows[0]["pixel_values"].data_ptr()
+    assert len(rows) == len(list(rows)) == 3
+    for whole in (rows, list(rows)):  # as a split hands it over, and cut into rows
+        assert collate_batch(whole)["pixel_values"].data_ptr() == rows[0]["pixel_values"].data_ptr()
     for others in (rows[:2], rows[::-1], [rows[0], rows[0], rows[2]], [*rows, *plan.validation.__getitems__([4])]):
         joined = collate_batch(others)
         assert torch.equal(joined["pixel_values"], torch.stack([row["pixel_values"] for row in others]))
@@ -315,6 +334,6 @@ def test_an_unreadable_image_names_its_sample(files):
 
 
 def test_rows_without_labels_pass(files):
-    transform = TrainTransform(build_vit_processor(), DataArguments(), 0)
+    transform = TrainTransform(build_vit_processor(), DataArguments(), POLICIES["light"], 0)
     batch = transform({"image": [{"bytes": files[0], "path": None}], "sample_index": [0]})
     assert set(batch) == {"pixel_values", "sample_index"}

@@ -1,0 +1,71 @@
+"""Which examples an epoch shows: counts, order, repetitions, and that processes share them out exactly."""
+
+from __future__ import annotations
+
+from collections import Counter
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from accelerate.data_loader import BatchSamplerShard
+from torch.utils.data import BatchSampler
+
+from hf_imgcls.arguments import FitArguments
+from hf_imgcls.data.policies import Augmentation
+from hf_imgcls.fit.sampling import ClassBalancedSampler, RepeatedSampler, build_sampler
+
+LABELS = [0] * 70 + [1] * 25 + [3] * 6  # nobody has class 2
+
+
+def test_balanced_epochs_have_as_many_of_each_class():
+    sampler = ClassBalancedSampler(LABELS, seed=0)
+    positions = np.array(list(sampler))
+    assert len(positions) == len(sampler) == 101
+    rows, repetition = positions % 101, positions // 101
+    assert sorted(Counter(np.array(LABELS)[rows]).values()) == [33, 34, 34]
+    # A rare example comes as often as any other of its class, and each time as another repetition.
+    rare = Counter(rows[rows >= 95].tolist())
+    assert set(rare) == set(range(95, 101))
+    assert max(rare.values()) - min(rare.values()) <= 1
+    assert len(set(positions.tolist())) == 101
+    assert repetition[rows < 70].max() == 0
+    assert repetition.max() == max(rare.values()) - 1
+
+
+def test_the_order_is_a_function_of_seed_and_epoch():
+    for build in (lambda seed: ClassBalancedSampler(LABELS, seed), lambda seed: RepeatedSampler(101, seed, 3)):
+        sampler = build(0)
+        first = list(sampler)
+        assert list(sampler) == first == list(build(0))
+        assert list(build(1)) != first
+        sampler.set_epoch(1)
+        assert list(sampler) != first
+        sampler.set_epoch(0)
+        assert list(sampler) == first
+
+
+def test_repeats_follow_each_other():
+    positions = np.array(list(RepeatedSampler(10, 0, 3)))
+    assert len(positions) == 10
+    assert (positions % 10)[:9].reshape(3, 3).std(axis=1).max() == 0
+    assert (positions // 10).tolist() == [0, 1, 2] * 3 + [0]
+
+
+@pytest.mark.parametrize("sampler", [ClassBalancedSampler(LABELS, 0), RepeatedSampler(101, 0, 3)])
+def test_two_processes_show_what_one_does(sampler):
+    one = [position for batch in BatchSampler(sampler, 8, drop_last=True) for position in batch]
+    shards = [list(BatchSamplerShard(BatchSampler(sampler, 4, drop_last=True), 2, rank)) for rank in range(2)]
+    assert len(shards[0]) == len(shards[1]) == 12
+    two = [position for pair in zip(*shards, strict=True) for batch in pair for position in batch]
+    assert two == one
+
+
+def test_samplers_are_asked_for():
+    def build(imbalance="none", repeats=1):
+        train = SimpleNamespace(read_labels=lambda: LABELS, __len__=lambda: 101)
+        batches = SimpleNamespace(train=train, augmentation=Augmentation(augmentation_repeats=repeats))
+        return build_sampler(FitArguments(imbalance=imbalance), batches, 0)
+
+    assert build() is None
+    assert build("weights") is None
+    assert isinstance(build("balanced_sampler"), ClassBalancedSampler)
