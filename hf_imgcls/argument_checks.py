@@ -252,6 +252,8 @@ def _check_augmentation(data: DataArguments) -> list[ArgumentError]:
     if given and asked.auto_augment != "randaugment":
         found = f"{', '.join(given)} with auto_augment {asked.auto_augment}"
         problems.append(_error(found, "auto_augment randaugment", "add --auto_augment randaugment"))
+    if data.show_batch and data.streaming:
+        problems.append(_error("show_batch with streaming true", "one of them", "leave out --show_batch"))
     if asked.augmentation_repeats > 1 and data.streaming:
         problems.append(
             _error("augmentation_repeats with streaming true", "one of them", "a stream shows every image once")

@@ -37,6 +37,7 @@ PUSH_FILE = "push.json"
 BAD_IMAGES_FILE = "bad_images.csv"
 EXPORT_FILE = "export.json"
 EXPORTS_PICTURE = "exports.png"
+BATCH_PICTURE = "train_batch.png"
 CARD_FILE = "README.md"
 _LOCK_FILE = ".lock"
 _LOCK_PATIENCE_S = 10
@@ -352,5 +353,5 @@ def _clear_run(folder: Path) -> None:
     exports = [path.parent for path in folder.glob(f"*/{EXPORT_FILE}")]
     for path in (*(folder / name for name in _OWN_FOLDERS), *exports):
         shutil.rmtree(path, ignore_errors=True)
-    for name in (*_OWN_FILES, *_OWN_RESULTS, EXPORTS_PICTURE):
+    for name in (*_OWN_FILES, *_OWN_RESULTS, EXPORTS_PICTURE, BATCH_PICTURE):
         (folder / name).unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from hf_imgcls.errors import Interrupted, UserError, join_errors
 from hf_imgcls.measure.goals import choose_exit_code, parse_goals
 from hf_imgcls.run import (
     BAD_IMAGES_FILE,
+    BATCH_PICTURE,
     begin_run,
     check_disk_space,
     check_launch,
@@ -44,7 +45,10 @@ def main() -> None:
     from transformers.utils.logging import disable_progress_bar
 
     from hf_imgcls.compat import build_training_arguments, use_all_cores
+    from hf_imgcls.data.contact_sheet import draw_batch
     from hf_imgcls.data.load import load_image_dataset
+    from hf_imgcls.data.policies import resolve_augmentation
+    from hf_imgcls.data.safety import check_augmentation
     from hf_imgcls.data.scan import check_images
     from hf_imgcls.data.transforms import attach_transforms
     from hf_imgcls.fit.adapt import adapt_model
@@ -88,7 +92,10 @@ def main() -> None:
     if training_args.do_train:
         # Model and transforms
         model, processor = build_model(args.fit, args.data, dataset.labels, multi_label=dataset.is_multi_label)
-        batches = attach_transforms(dataset, processor, args.data, training_args.seed)
+        augmentation = check_augmentation(dataset, processor, args.data, resolve_augmentation(args.data))
+        batches = attach_transforms(dataset, processor, args.data, training_args.seed, augmentation)
+        if args.data.show_batch and is_main_process():
+            draw_batch(batches, dataset.labels, output_dir / BATCH_PICTURE)
         model = adapt_model(model, args.fit)
 
         # Where an earlier start of this run stopped, if there was one

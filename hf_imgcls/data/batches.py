@@ -49,11 +49,11 @@ class BatchedSplit(Dataset[dict[str, torch.Tensor]]):
         """The class id of each row, in order."""
         return self._rows["label"][:] if self._numbers is None else self._numbers["label"].tolist()
 
-    def __getitem__(self, key: int | slice) -> dict[str, torch.Tensor]:
-        """One row, or a batch of neighbours with a leading batch dimension."""
-        if isinstance(key, slice):
-            return self.__getitems__(range(len(self))[key]).tensors
-        return self.__getitems__([range(len(self))[key]])[0]
+    def __getitem__(self, key: int | slice | Sequence[int]) -> dict[str, torch.Tensor]:
+        """One row, or a batch of several with a leading batch dimension."""
+        if isinstance(key, int):
+            return self.__getitems__([range(len(self))[key]])[0]
+        return self.__getitems__(range(len(self))[key] if isinstance(key, slice) else key).tensors
 
     def __getitems__(self, positions: Sequence[int]) -> WholeBatch:
         """A batch; what `torch.utils.data.DataLoader` asks for."""
