@@ -322,6 +322,12 @@ class FitArguments:
     distillation_weight: float = _setting(
         0.5, "Share of the teacher in the loss; the labels have the rest.", within="(0, 1]"
     )
+    ema_decay: float | None = _setting(
+        None,
+        "Average the weights over the steps, this share of the average staying at each; the average is what is "
+        "validated and saved. 0.999 suits some thousand steps, 0.9999 many more.",
+        within="(0, 1)",
+    )
     early_stopping_patience: int | None = _setting(
         None, "Stop after this many evaluations without a better --metric_for_best_model.", within="[1, inf)"
     )

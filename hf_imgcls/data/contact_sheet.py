@@ -56,8 +56,8 @@ def _describe(label: torch.Tensor, names: Sequence[str]) -> list[str]:
     """One or two lines: the class, the shares of a mixed image, or the labels of one that has several."""
     if label.dim() == 0:
         return [_shorten(names[int(label)])]
-    shares = sorted(((share, names[k]) for k, share in enumerate(label.tolist()) if share > 0), reverse=True)
-    lines = [_shorten(name) if share == 1 else f"{100 * share:.0f} % {_shorten(name, 6)}" for share, name in shares]
+    shares = sorted(((share, names[k]) for k, share in enumerate(label.tolist()) if share >= 0.005), reverse=True)
+    lines = [_shorten(name) if share > 0.995 else f"{100 * share:.0f} % {_shorten(name, 6)}" for share, name in shares]
     return lines[:2] if len(lines) <= 2 else [lines[0], f"and {len(lines) - 1} more"]
 
 

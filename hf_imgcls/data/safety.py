@@ -11,6 +11,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -106,11 +107,11 @@ def _list_changes(augmentation: Augmentation) -> list[_Change]:
     if degrees := augmentation.rotation_degrees:
         changes.append(_Change(f"rotation by {degrees:g} degrees is", {"rotation_degrees": 0.0}, _rotate_by(degrees)))
     if augmentation.auto_augment == "trivialaugment":
-        off = {"auto_augment": "none"}
-        changes.append(_Change("trivialaugment, which rotates, is", off, _rotate_by(_TRIVIALAUGMENT_DEGREES)))
+        variants = _rotate_by(_TRIVIALAUGMENT_DEGREES)
+        changes.append(_Change("trivialaugment, which rotates, is", {"auto_augment": "none"}, variants))
     if hue := augmentation.color_jitter[3]:
         off = {"color_jitter": (*augmentation.color_jitter[:3], 0.0)}
-        variants = [lambda pixels, by=by: tv.adjust_hue(pixels, by) for by in (hue, -hue)]
+        variants = [partial(tv.adjust_hue, hue_factor=by) for by in (hue, -hue)]
         changes.append(_Change(f"a change of hue by {hue:g} is", off, variants))
     return changes
 
@@ -122,7 +123,7 @@ def _rotate_by(degrees: float) -> list[Callable[[torch.Tensor], torch.Tensor]]:
         fill = edge.float().mean(dim=(0, 2)).tolist()
         return tv.rotate(pixels, angle, InterpolationMode.BILINEAR, fill=fill)
 
-    return [lambda pixels, by=by: rotate(pixels, by) for by in (degrees, -degrees)]
+    return [partial(rotate, angle=by) for by in (degrees, -degrees)]
 
 
 class _Sample:

@@ -35,7 +35,7 @@ class RunCallback(TrainerCallback):
     """Tells the Trainer itself where its loop is, at the places where its methods are not asked.
 
     Args:
-        trainer: Has ``on_begin``, ``on_step_begin``, ``on_gradients`` and ``at_epoch_end``.
+        trainer: Has ``on_begin``, ``on_step_begin``, ``on_gradients``, ``on_weights`` and ``at_epoch_end``.
     """
 
     def __init__(self, trainer: ImageClassificationTrainer) -> None:
@@ -59,6 +59,12 @@ class RunCallback(TrainerCallback):
     ) -> None:
         """Gradients are complete, weights have not moved."""
         self._trainer.on_gradients()
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Weights have moved."""
+        self._trainer.on_weights()
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

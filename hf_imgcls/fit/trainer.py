@@ -16,6 +16,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -34,6 +35,7 @@ from hf_imgcls.compat import correct_resumed_loss, restore_weights
 from hf_imgcls.data.collate import collate_batch
 from hf_imgcls.data.streaming import StreamingSplit
 from hf_imgcls.errors import ArgumentError, DataError, Interrupted, NumericsError, UserError
+from hf_imgcls.fit.averaging import WeightAverage
 from hf_imgcls.fit.callbacks import RunCallback, SetEpochCallback, ThroughputProgress
 from hf_imgcls.fit.checkpoints import (
     Inspection,
@@ -90,6 +92,7 @@ class ImageClassificationTrainer(Trainer):
         push_checkpoint: Told each checkpoint, on the main process; it must not wait for the Hub.
         loss: The loss of each sample, from `hf_imgcls.fit.imbalance.build_loss`; by default that of the model's labels.
         train_sampler: Which examples an epoch shows; by default all of them in random order.
+        ema_decay: Average the weights, see `hf_imgcls.fit.averaging`; ``None`` does not.
         distiller: A teacher that the model learns from besides the labels.
         **kwargs: What ``Trainer`` takes.
     """
@@ -110,6 +113,7 @@ class ImageClassificationTrainer(Trainer):
         push_checkpoint: Callable[[Path], None] | None = None,
         loss: SampleLoss | None = None,
         train_sampler: Sampler[int] | None = None,
+        ema_decay: float | None = None,
         distiller: Distiller | None = None,
         **kwargs: Any,
     ) -> None:
@@ -134,6 +138,9 @@ class ImageClassificationTrainer(Trainer):
         self._signals = StopSignals()
         self._workers = WorkerGuard()
         self.at_epoch_end = False
+        if ema_decay is not None and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise ArgumentError("ema_decay with a sharded model", "one of them", "leave out --ema_decay")
+        self._average = None if ema_decay is None else WeightAverage(self.model, ema_decay)
         whole_gradients = not (self.is_fsdp_enabled or self.is_deepspeed_enabled) and not args.fp16
         self._watch = FiniteWatch(args.device, gradients=whole_gradients)
         self._sample_index = torch.empty(0, dtype=torch.int64)
@@ -234,15 +241,16 @@ class ImageClassificationTrainer(Trainer):
         # Not in the middle of training, whose weights would stay rounded.
         if (self.args.bf16_full_eval or self.args.fp16_full_eval) and not self.is_in_train:
             model = model.to(torch.bfloat16 if self.args.bf16_full_eval else torch.float16)
-        accumulator: Any = evaluate_batches(
-            model,
-            dataloader,
-            self.new_accumulator(),
-            PartialState(),
-            device_transform=self.eval_device_transform,
-            autocast=self.compute_loss_context_manager,
-            on_batch=functools.partial(self._after_evaluation_batch, isinstance(dataset, StreamingSplit)),
-        )
+        with self._averaged_weights():
+            accumulator: Any = evaluate_batches(
+                model,
+                dataloader,
+                self.new_accumulator(),
+                PartialState(),
+                device_transform=self.eval_device_transform,
+                autocast=self.compute_loss_context_manager,
+                on_batch=functools.partial(self._after_evaluation_batch, isinstance(dataset, StreamingSplit)),
+            )
         metrics = {name: value for name, value in accumulator.compute().items() if value is not None}
         metrics = {"loss": metrics["log_loss"], **metrics}
         metrics.pop("num_examples", None)
@@ -254,6 +262,10 @@ class ImageClassificationTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self._memory_tracker.stop_and_update_metrics(metrics)
         return metrics
+
+    def _averaged_weights(self) -> AbstractContextManager[None]:
+        """Within, the model has the weights that will be served."""
+        return nullcontext() if self._average is None else self._average.in_place(self.model)
 
     def _after_evaluation_batch(self, is_stream: bool) -> None:
         self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
@@ -330,6 +342,10 @@ class ImageClassificationTrainer(Trainer):
             finally:
                 self._workers.needed = False
         result.metrics.pop("total_flos", None)
+        if self._average is not None:
+            if not (self.args.load_best_model_at_end and self.state.best_model_checkpoint):
+                self._average.settle(self.model)
+            self._average = None
         return result
 
     def _resume_stream(self, checkpoint: str) -> None:
@@ -368,6 +384,11 @@ class ImageClassificationTrainer(Trainer):
         """Called by `RunCallback` when a step's gradients are complete and the weights have not moved."""
         if not self.args.max_grad_norm:  # else Trainer hands their norm on
             self._watch.measure_gradients(self.model.parameters())
+
+    def on_weights(self) -> None:
+        """Called by `RunCallback` when the optimiser has moved the weights."""
+        if self._average is not None:
+            self._average.update(self.model)
 
     def _maybe_log_save_evaluate(self, tr_loss: Any, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
         """After each step, and once more after each epoch: stop if that is asked for, once what is due is done."""
@@ -495,7 +516,8 @@ class ImageClassificationTrainer(Trainer):
             self._push_checkpoint(checkpoint_path(folder, step))
 
     def _write_files(self, partial: Path, with_state: bool) -> None:
-        self.save_model(str(partial), _internal_call=True)
+        with self._averaged_weights():
+            self.save_model(str(partial), _internal_call=True)
         if self.args.should_save:
             # A pickle that resuming does not need.
             (partial / "training_args.bin").unlink(missing_ok=True)
@@ -505,6 +527,8 @@ class ImageClassificationTrainer(Trainer):
             self._save_rng_state(str(partial))
         if not self.args.should_save:
             return
+        if self._average is not None and with_state:
+            self._average.save(partial, self.model)
         best = self.state.best_global_step
         folder = Path(self.args.output_dir)
         if best and (best == self.state.global_step or checkpoint_path(folder, best).is_dir()):
@@ -564,6 +588,8 @@ class ImageClassificationTrainer(Trainer):
             restore_weights(model or self.model, resume_from_checkpoint)
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self._average is not None:
+            self._average.load(Path(resume_from_checkpoint), model or self.model)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """See ``Trainer``; there, several processes on CPUs load to a device "cpu:0", which torch refuses."""
@@ -665,6 +691,7 @@ def build_trainer(
         push_checkpoint=push_checkpoint,
         loss=build_loss(args.fit, labels, train_split, multi_label=several),
         train_sampler=sampler,
+        ema_decay=args.fit.ema_decay,
         distiller=build_distiller(args.fit, args.data, labels, processor, multi_label=several),
     )
 

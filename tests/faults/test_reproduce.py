@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
+import torch
 from faults.processes import RUN, Run, read_json, weights_hash
 from faults.test_signals import TWO, launch
 from lifecycle.command_lines import TINY_VIT
+from safetensors.torch import load_file
 
 from hf_imgcls.fit.checkpoints import list_checkpoints
 
@@ -18,6 +22,29 @@ def test_the_number_of_workers_changes_nothing(tmp_path):
         assert run.wait() == 0, run.output
         hashes.add(weights_hash(list_checkpoints(run.folder)[-1]))
     assert len(hashes) == 1
+
+
+def test_a_run_with_everything_goes_on_as_if_it_had_never_stopped(tmp_path):
+    """In mid-epoch: mixed images, repetitions of rare ones, operations on each, averaged weights."""
+    flags = (
+        *RUN, "--augmentation", "heavy", "--imbalance", "balanced_sampler", "--ema_decay", "0.9", "--num_train_epochs",
+        "1", "--save_total_limit", "9", "--load_best_model_at_end", "false",
+    )  # fmt: skip
+    whole = Run(*flags, folder=tmp_path / "whole")
+    assert whole.wait() == 0, whole.output
+    shutil.copytree(tmp_path / "whole" / "checkpoint-10", tmp_path / "run" / "checkpoint-10")
+    run = Run(*flags, folder=tmp_path / "run")
+    assert run.wait() == 0, run.output
+    assert "checkpoint-10" in run.output
+    assert weights_hash(run.folder) == weights_hash(whole.folder)
+    # The averaged weights are the ones that are saved, and not those that are trained.
+    last = list_checkpoints(whole.folder)[-1]
+    assert weights_hash(last) == weights_hash(whole.folder)
+    averaged = load_file(last / "model.safetensors")
+    trained = load_file(last / "training_weights.safetensors")
+    assert trained.pop("num_averaged") == 24
+    assert len(trained) == len(averaged)
+    assert not any(torch.equal(averaged["classifier.weight"], weight) for weight in trained.values())
 
 
 def test_the_folder_tells_how_to_repeat_the_run(whole_run, tmp_path):
@@ -65,8 +92,6 @@ def test_two_processes_measure_what_one_measures(count, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
-    import shutil
-
     # Without dropout, whose masks are another matter.
     flags = (*TWO[:-4], *TINY_VIT, "--max_steps", "20", "--save_steps", "10", "--eval_steps", "10")
     first = launch(tmp_path / "run", *flags, "--per_device_train_batch_size", "8")

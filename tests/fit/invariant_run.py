@@ -25,14 +25,17 @@ from hf_imgcls.compat import build_training_arguments
 from hf_imgcls.data.load import ImageDataset, load_image_dataset
 from hf_imgcls.data.transforms import attach_transforms
 from hf_imgcls.fit.adapt import adapt_model
+from hf_imgcls.fit.loss import SampleLoss
 from hf_imgcls.fit.model import build_model
+from hf_imgcls.fit.sampling import ClassBalancedSampler
 from hf_imgcls.fit.trainer import ImageClassificationTrainer
 from hf_imgcls.measure.metrics import ClassificationAccumulator
 from hf_imgcls.measure.multilabel_metrics import MultiLabelAccumulator
 from hf_imgcls.records import MULTI_LABEL
 
-# The last one is a ViT for several labels per image.
-FAMILIES = ("vit", "convnext", "resnet", "beit", "multi_label")
+# The last two are ViTs: for several labels per image; and with weighted classes, of which it sees as many of each, and
+# the average of the weights.
+FAMILIES = ("vit", "convnext", "resnet", "beit", "multi_label", "imbalance")
 
 
 def give_several_labels(dataset: ImageDataset) -> ImageDataset:
@@ -55,7 +58,7 @@ def main(out: Path, batch_size: int, accumulation: int) -> None:
         torch.manual_seed(0)
         several = family == "multi_label"
         dataset = give_several_labels(digits) if several else digits
-        kind = "vit" if several else family
+        kind = "vit" if several or family == "imbalance" else family
         fit = FitArguments(model_type=kind, model_config=TINY_CONFIGS[kind])
         model, processor = build_model(fit, data, dataset.labels, multi_label=several)
         for module in model.modules():
@@ -83,6 +86,13 @@ def main(out: Path, batch_size: int, accumulation: int) -> None:
                 "remove_unused_columns": False,
             }
         )
+        options = {}
+        if family == "imbalance":
+            options = {
+                "loss": SampleLoss(class_weights=torch.linspace(0.2, 3.0, 10)),
+                "train_sampler": ClassBalancedSampler(batches.train.read_labels(), seed=0),
+                "ema_decay": 0.5,
+            }
         trainer = ImageClassificationTrainer(
             model=adapt_model(model, fit),
             args=args,
@@ -94,6 +104,7 @@ def main(out: Path, batch_size: int, accumulation: int) -> None:
                 MultiLabelAccumulator if several else ClassificationAccumulator, len(dataset.labels)
             ),
             set_epoch=batches.set_epoch,
+            **options,
         )
         trainer.train()
         metrics[family] = {

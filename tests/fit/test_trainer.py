@@ -7,7 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_models import TINY_CONFIGS
+from transformers import TrainerCallback
 
 from hf_imgcls.arguments import Arguments, DataArguments, FitArguments, MeasureArguments, PublishArguments
 from hf_imgcls.compat import build_training_arguments
@@ -91,8 +93,6 @@ def test_best_model_and_resume_restore_every_tensor(family, digits, tmp_path):
 
 
 def test_a_checkpoint_that_lacks_a_tensor_is_refused(digits, tmp_path):
-    from safetensors.torch import load_file, save_file
-
     trainer = make_trainer(digits, tmp_path, save_strategy="steps", save_steps=1, max_steps=1)
     trainer.train()
     path = tmp_path / "checkpoint-1" / "model.safetensors"
@@ -162,6 +162,55 @@ def test_the_same_seed_gives_the_same_weights(digits, tmp_path):
         weights.append(trainer.model.state_dict())
     for name in weights[0]:
         assert torch.equal(weights[0][name], weights[1][name]), name
+
+
+class Snapshots(TrainerCallback):
+    """Keeps the classifier's weights after every step of the optimiser."""
+
+    def __init__(self, weight):
+        self.weight, self.seen = weight, []
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        self.seen.append(self.weight.detach().clone())
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("load_best", [False, True])
+def test_the_average_of_the_weights_is_measured_and_saved(digits, tmp_path, accumulation, load_best):
+    decay = 0.6
+    training = {"save_strategy": "steps", "eval_strategy": "steps", "eval_steps": 2, "save_steps": 2, "max_steps": 4}
+    trainer = make_trainer(
+        digits, tmp_path, fit={"ema_decay": decay}, per_device_train_batch_size=8, load_best_model_at_end=load_best,
+        metric_for_best_model="loss", gradient_accumulation_steps=accumulation, **training,
+    )  # fmt: skip
+    snapshots = Snapshots(trainer.model.classifier.weight)
+    trainer.add_callback(snapshots)
+    losses = []
+    log = trainer.log
+    trainer.log = lambda logs, *args, **kwargs: (losses.append(logs.get("eval_loss")), log(logs, *args, **kwargs))
+    trainer.train()
+    assert len(snapshots.seen) == 4
+    # By hand: the first weights as they are, then a decay that starts at (1 + t) / (10 + t).
+    average, expected = snapshots.seen[0], {}
+    for step, weight in enumerate(snapshots.seen[1:], start=1):
+        share = min(decay, (1 + step) / (10 + step))
+        average = share * average + (1 - share) * weight
+        expected[step + 1] = average
+    for step in (2, 4):
+        saved = load_file(tmp_path / f"checkpoint-{step}" / "model.safetensors")["classifier.weight"]
+        torch.testing.assert_close(saved, expected[step])
+    best = trainer.state.best_global_step if load_best else 4
+    torch.testing.assert_close(trainer.model.classifier.weight.detach(), expected[best])
+    # What was measured on the way is what the saved weights give.
+    measured = [loss for loss in losses if loss is not None]
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(measured[(2, 4).index(best)], rel=1e-5)
+
+
+def test_an_average_needs_a_checkpoint_that_has_one(digits, tmp_path):
+    make_trainer(digits, tmp_path, save_strategy="steps", save_steps=1, max_steps=1).train()
+    trainer = make_trainer(digits, tmp_path, fit={"ema_decay": 0.9})
+    with pytest.raises(ArgumentError, match="saved without --ema_decay"):
+        trainer._load_from_checkpoint(str(tmp_path / "checkpoint-1"))
 
 
 def test_early_stopping_ends_the_run(digits, tmp_path):
