@@ -396,7 +396,9 @@ class PublishArguments:
         True, "Load what was pushed in a process with an empty cache, and compare its answers with the scored ones."
     )
     run: str | None = _setting(None, "The run's folder; the flag may be left out before it.", group="push")
-    dry_run: bool = _setting(False, "Check everything and show what would be pushed; send nothing.", group="push")
+    dry_run: bool = _setting(
+        False, "Check everything and show what would be done: train four steps only, send nothing.", group="push"
+    )
     space: str | None = _setting(
         None, "Push a demo of the model to this Space, for example me/demo; without RUN, the demo alone.", group="push"
     )

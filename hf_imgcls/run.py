@@ -70,6 +70,7 @@ def run_recipe(main: Callable[[], None]) -> None:
         sys.exit(Interrupted.exit_code)
     finally:
         signal.signal(signal.SIGTERM, previous)
+        _return_borrowed()
         _unlock()
 
 
@@ -165,7 +166,7 @@ def open_output_folder(args: Arguments) -> Path:
             f"output_dir {folder} cannot be written: {error.strerror}", "a folder you may write", "choose another one"
         ) from error
     is_own = any((folder / name).exists() for name in _OWN_FILES) or any(folder.glob("checkpoint-*"))
-    others = [path.name for path in folder.iterdir() if path.name not in (".gitignore", _LOCK_FILE)]
+    others = [path.name for path in folder.iterdir() if path.name not in (".gitignore", _LOCK_FILE, BATCH_PICTURE)]
     if others and not is_own and args.training["do_train"] and not args.fit.overwrite_output_dir:
         raise OutputError(
             f"output_dir {folder} exists and is no run of hf_imgcls (it has {others[0]!r})",
@@ -230,6 +231,32 @@ def hold_folder(folder: Path) -> None:
         raise OutputError(f"{folder} cannot be written: {error}", "a folder you may write", "choose another") from error
 
 
+def borrow_folder(folder: Path) -> Path:
+    """A folder inside a run's folder, the same for all processes, that is gone when the recipe ends.
+
+    Args:
+        folder: From `open_output_folder`; gone as well if nothing else is in it.
+    """
+    borrowed = folder / ".borrowed"
+    if is_main_process():
+        shutil.rmtree(borrowed, ignore_errors=True)
+        borrowed.mkdir()
+        _borrowed.append(borrowed)
+    return borrowed
+
+
+_borrowed: list[Path] = []
+
+
+def _return_borrowed() -> None:
+    while _borrowed:
+        borrowed = _borrowed.pop()
+        shutil.rmtree(borrowed, ignore_errors=True)
+        if [path.name for path in borrowed.parent.iterdir()] == [_LOCK_FILE]:
+            (borrowed.parent / _LOCK_FILE).unlink()
+            borrowed.parent.rmdir()
+
+
 def _lock(folder: Path) -> None:
     """Hold the folder for this process: the system lets go of it when the process ends, even by kill -9."""
     from filelock import FileLock, Timeout
@@ -256,7 +283,7 @@ def _unlock() -> None:
         lock = _locks.pop()
         path = Path(lock.lock_file)
         if not (path.parent / RUN_FILE).exists():
-            path.unlink()  # no run has begun that it would have to guard
+            path.unlink(missing_ok=True)  # no run has begun that it would have to guard
         lock.release()
 
 

@@ -10,6 +10,7 @@ Every command line of transformers' run_image_classification.py works here uncha
 
 import sys
 from functools import partial
+from pathlib import Path
 
 from hf_imgcls.arguments import parse_arguments
 from hf_imgcls.errors import Interrupted, UserError, join_errors
@@ -18,6 +19,7 @@ from hf_imgcls.run import (
     BAD_IMAGES_FILE,
     BATCH_PICTURE,
     begin_run,
+    borrow_folder,
     check_disk_space,
     check_launch,
     is_main_process,
@@ -30,11 +32,17 @@ from hf_imgcls.run import (
 
 def main() -> None:
     # Whatever is wrong with the arguments, the processes or the output folder is said before torch is imported.
-    args = parse_arguments(description=__doc__)
+    args = asked = parse_arguments(description=__doc__, also=("dry_run",))
     parse_goals(args.measure.goals or [])
     check_launch(args.fit.num_processes)
     output_dir = open_output_folder(args)
     set_up_logging(args.notes)
+    if args.publish.dry_run:
+        from hf_imgcls.fit.advice import rehearse
+
+        # The same run, of a few steps and into a folder that will be gone
+        output_dir = borrow_folder(output_dir)
+        args = rehearse(args, output_dir)
     pushes = bool(args.training.get("push_to_hub")) and args.training["do_train"] and is_main_process()
     if pushes:  # whether it can be pushed is known before hours are spent on it
         from hf_imgcls.publish.hub import check_access
@@ -52,6 +60,7 @@ def main() -> None:
     from hf_imgcls.data.scan import check_images
     from hf_imgcls.data.transforms import attach_transforms
     from hf_imgcls.fit.adapt import adapt_model
+    from hf_imgcls.fit.advice import StepTimes, describe_data, estimate_cost, give_hints
     from hf_imgcls.fit.batch_size import settle_batch_size
     from hf_imgcls.fit.checkpoints import describe_run, find_checkpoint
     from hf_imgcls.fit.model import build_model
@@ -95,7 +104,7 @@ def main() -> None:
         augmentation = check_augmentation(dataset, processor, args.data, resolve_augmentation(args.data))
         batches = attach_transforms(dataset, processor, args.data, training_args.seed, augmentation)
         if args.data.show_batch and is_main_process():
-            draw_batch(batches, dataset.labels, output_dir / BATCH_PICTURE)
+            draw_batch(batches, dataset.labels, Path(asked.training["output_dir"]) / BATCH_PICTURE)
         model = adapt_model(model, args.fit)
 
         # Where an earlier start of this run stopped, if there was one
@@ -104,6 +113,7 @@ def main() -> None:
         check_disk_space(output_dir, model.num_parameters() * 4, training_args)
         image_size = batches.train_transform.preprocessor.target_size
         settle_batch_size(training_args, model, image_size, checkpoint, streaming=args.data.streaming)
+        show_advice([*describe_data(dataset, image_size), *give_hints(dataset, args.fit, image_size)])
         accumulator = MultiLabelAccumulator if dataset.is_multi_label else ClassificationAccumulator
         metric = partial(accumulator, len(dataset.labels))
         pusher = start_pushing(args) if pushes else None
@@ -113,6 +123,9 @@ def main() -> None:
         commit = find_commit(base, args.data, args.fit.model_revision) if base else None
         about = describe_model(model, args.fit, args.data, commit)
         begin_run(output_dir, args, training_args, dataset.record, checkpoint, commit, about)
+
+        if args.publish.dry_run:
+            trainer.add_callback(times := StepTimes())
 
         # Training, the best weights saved, the validation split measured once more
         try:
@@ -124,11 +137,17 @@ def main() -> None:
         if result.metrics:
             trainer.save_metrics("train", result.metrics)
         if training_args.do_eval:
-            trainer.save_metrics("eval", trainer.evaluate())
+            trainer.save_metrics("eval", metrics := trainer.evaluate())
             if args.measure.calibrate:
                 calibrate_saved_model(output_dir, dataset, args, training_args)
             if dataset.is_multi_label:
                 set_saved_thresholds(output_dir, dataset, args, training_args)
+
+        if args.publish.dry_run:
+            measure_saved_model(output_dir, dataset, "validation", args, training_args)
+            rate = metrics["eval_samples_per_second"] if training_args.do_eval else None
+            show_advice(estimate_cost(trainer, times.seconds, asked, dataset, rate))
+            return
 
     # Measuring, through the saved folder as a consumer would load it; the test split is touched here, and only here
     saved = output_dir if training_args.do_train else args.fit.model_name_or_path
@@ -157,6 +176,11 @@ def main() -> None:
     if pushes:
         push_run(output_dir, args, RunData(dataset, args.data))
     sys.exit(choose_exit_code(goals))
+
+
+def show_advice(lines: list[str]) -> None:
+    if is_main_process():
+        print("", *lines, sep="\n", file=sys.stderr)
 
 
 if __name__ == "__main__":

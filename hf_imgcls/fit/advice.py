@@ -1,0 +1,222 @@
+"""Before training: what the data is like, what the run will cost on this machine, and what is likely to help."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hf_imgcls.data.decode import EncodedImage
+from hf_imgcls.errors import DataError
+
+if TYPE_CHECKING:
+    from hf_imgcls.arguments import Arguments, FitArguments
+    from hf_imgcls.data.load import ImageDataset
+    from hf_imgcls.fit.trainer import ImageClassificationTrainer
+
+_SIZED_IMAGES = 200  # whose headers are read
+_STEPS = 4  # of a dry run: the first one is slow and not counted
+_IMBALANCED, _FEW, _VERY_FEW, _SMALL_VALIDATION = 10, 1000, 100, 200
+
+
+def rehearse(args: Arguments, folder: Path) -> Arguments:
+    """The arguments of a dry run: the same run, of four steps and one batch of validation, into a folder of its own.
+
+    Nothing is pushed, exported or reported, and the test split is not touched.
+
+    Args:
+        args: What the user asked for; not changed.
+        folder: Where it may write.
+    """
+    batch = args.training["per_device_eval_batch_size"]
+    most = min(args.data.max_eval_samples or batch, batch)
+    training = {
+        **args.training,
+        "output_dir": str(folder), "max_steps": _STEPS, "eval_strategy": "no", "save_strategy": "no",
+        "load_best_model_at_end": False, "resume_from_checkpoint": "false", "push_to_hub": False, "do_predict": False,
+        "report_to": ["none"], "warmup_steps": 0,
+    }  # fmt: skip
+    training.pop("warmup_ratio", None)
+    return dataclasses.replace(
+        args,
+        data=dataclasses.replace(args.data, max_eval_samples=most),
+        fit=dataclasses.replace(args.fit, early_stopping_patience=None),
+        measure=dataclasses.replace(args.measure, report="false", goals=None, max_parity_samples=most, calibrate=False),
+        publish=dataclasses.replace(args.publish, export_formats=None),
+        training=training,
+    )
+
+
+class StepTimes(TrainerCallback):
+    """Times the steps of a dry run."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._start = 0.0
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Waiting for the batch is over; what comes before counts to the step before."""
+        now = time.perf_counter()
+        if self._start:
+            self.seconds.append(now - self._start)
+        self._start = now
+
+
+def describe_data(dataset: ImageDataset, image_size: tuple[int, int]) -> list[str]:
+    """What there is to learn from.
+
+    Args:
+        dataset: As loaded.
+        image_size: Height and width of the model's input in pixels.
+    """
+    train = dataset.record.splits.get("train")
+    lines = []
+    parts = [(name, split.num_available or split.num_examples) for name, split in dataset.record.splits.items()]
+    lines.append("Images       " + ", ".join(f"{count:,} {name}" if count else name for name, count in parts))
+    if train is not None and train.class_counts:
+        counts = sorted(train.class_counts.values())
+        ratio = f", imbalance ratio {counts[-1] / counts[0]:,.1f}" if counts[0] else ", some classes without any"
+        lines.append(
+            f"Per class    {counts[0]:,} to {counts[-1]:,} for training, median {np.median(counts):,.0f}, of "
+            f"{len(counts):,} classes{ratio}"
+        )
+    sizes = read_sizes(dataset)
+    if len(sizes):
+        width, height = np.median(sizes, axis=0).astype(int)
+        least, most = sizes.min(), sizes.max()
+        lines.append(
+            f"Size         {width} x {height} pixels (median), sides of {least} to {most}; the model sees "
+            f"{image_size[1]} x {image_size[0]}"
+        )
+    return lines
+
+
+def read_sizes(dataset: ImageDataset) -> np.ndarray:
+    """Width and height in pixels of up to 200 training images: int64 ``(N, 2)``, empty for a stream."""
+    split = dataset.splits.get("train")
+    if not isinstance(split, Dataset):
+        return np.empty((0, 2), dtype=np.int64)
+    rows = np.unique(np.linspace(0, len(split) - 1, _SIZED_IMAGES).astype(int))
+    sizes = []
+    for source in split.select_columns(["image"])[rows.tolist()]["image"]:
+        try:
+            sizes.append(EncodedImage(source).size)
+        except DataError:
+            continue  # said elsewhere, by name
+    return np.array(sizes, dtype=np.int64).reshape(-1, 2)
+
+
+def give_hints(dataset: ImageDataset, fit: FitArguments, image_size: tuple[int, int]) -> list[str]:
+    """What is likely to help, each with the figure that says so.
+
+    Args:
+        dataset: As loaded.
+        fit: What is trained, and how.
+        image_size: Height and width of the model's input in pixels.
+    """
+    hints = []
+    splits = dataset.record.splits
+    train, validation = splits.get("train"), splits.get("validation")
+    class_counts = (train.class_counts if train else None) or {}
+    if class_counts:
+        counts = list(class_counts.values())
+        typical = float(np.median(counts))
+        rare = [name for name, count in class_counts.items() if count < 10]
+        if rare:
+            named = ", ".join(map(repr, rare[:3])) + (" ..." if len(rare) > 3 else "")
+            hints.append(f"{len(rare)} classes have fewer than 10 training images ({named}): collect more of them")
+        if max(counts) >= _IMBALANCED * max(min(counts), 1) and fit.imbalance == "none" and not dataset.is_multi_label:
+            hints.append(
+                f"the largest class has {max(counts) / max(min(counts), 1):,.0f} times the images of the smallest: try "
+                "--imbalance logit_adjust, and look at macro_f1 rather than accuracy"
+            )
+        if fit.model_type is not None and typical < _FEW:
+            hints.append(
+                f"{typical:,.0f} images a class are few to learn from scratch: a pretrained --model_name_or_path is "
+                "likely to help more than anything else"
+            )
+        elif fit.model_type is None and typical < _VERY_FEW and fit.adaptation == "full":
+            hints.append(
+                f"{typical:,.0f} images a class are few to train all weights with: try --adaptation head or lora first"
+            )
+    available = (validation.num_available or validation.num_examples) if validation else None
+    if available and available < _SMALL_VALIDATION:
+        points = 98 / np.sqrt(available)
+        hints.append(
+            f"{available} validation images tell models apart that differ by {points:.0f} points or more: use "
+            "--metric_for_best_model log_loss, which is finer, or a larger --train_val_split"
+        )
+    sizes = read_sizes(dataset)
+    if len(sizes) and max(image_size) >= 3 * (side := int(np.median(sizes.max(axis=1)))):
+        times = (max(image_size) / side) ** 2
+        hints.append(
+            f"images of {side} pixels are enlarged to {max(image_size)}, which costs {times:.0f} times as much: from "
+            "scratch use a smaller --image_size and patch size; pretrained models need theirs"
+        )
+    return [f"Hint         {hint}" for hint in hints]
+
+
+def estimate_cost(
+    trainer: ImageClassificationTrainer, seconds: Sequence[float], asked: Arguments, dataset: ImageDataset,
+    eval_rate: float | None,
+) -> list[str]:  # fmt: skip
+    """What the run will take, from steps that were really done.
+
+    Args:
+        trainer: After the steps of a dry run.
+        seconds: Of the steps, the slow first one included.
+        asked: The arguments of the run that was rehearsed.
+        dataset: As loaded for the dry run.
+        eval_rate: Images a second in evaluation; ``None`` without one.
+    """
+    args = trainer.args
+    images = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    step = float(np.median(seconds[1:] or seconds))
+    lines = [f"A step       {step:.2f} s for {images} images on {_name_devices(args)}: {images / step:,.0f} images/s"]
+    train, validation = dataset.record.splits["train"], dataset.record.splits.get("validation")
+    asked_steps, epochs = int(asked.training.get("max_steps") or -1), float(asked.training.get("num_train_epochs") or 3)
+    steps = asked_steps if asked_steps > 0 else None
+    if steps is None and train.num_examples:
+        steps = int(np.ceil(epochs * np.ceil(train.num_examples / images)))
+    if steps:
+        total = steps * step
+        text = f"{steps:,} steps"
+        available = (validation.num_available or validation.num_examples or 0) if validation else 0
+        available = min(available, asked.data.max_eval_samples or available)
+        if asked.training.get("eval_strategy") == "epoch" and available and eval_rate:
+            total += (int(np.ceil(epochs)) + 1) * available / eval_rate
+            text += f" and {int(np.ceil(epochs)) + 1} validations of {available:,} images"
+        lines.append(f"The run      about {_say_time(total)} for {text}, without the test at its end")
+    if args.device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(args.device)
+        free = torch.cuda.get_device_properties(args.device).total_memory
+        lines.append(f"Memory       {peak / 2**30:.1f} of {free / 2**30:.1f} GiB of the GPU")
+    else:
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        total_memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        lines.append(f"Memory       {peak / 2**30:.1f} of {total_memory / 2**30:.1f} GiB, at most, in a process")
+    return lines
+
+
+def _name_devices(args: TrainingArguments) -> str:
+    kind = torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else "CPU"
+    return kind if args.world_size == 1 else f"{args.world_size} x {kind}"
+
+
+def _say_time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    minutes = seconds / 60
+    return f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"

@@ -1,0 +1,83 @@
+"""What is said before training: figures of the data, and hints that follow from them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from faults.processes import RUN, Run
+
+from hf_imgcls.arguments import DataArguments, FitArguments
+from hf_imgcls.data.load import load_image_dataset
+from hf_imgcls.fit.advice import describe_data, give_hints, read_sizes
+from hf_imgcls.run import BATCH_PICTURE
+
+PRETRAINED = FitArguments(model_name_or_path="some/model")
+FROM_SCRATCH = FitArguments(model_type="vit")
+
+
+@pytest.fixture
+def digits():
+    return load_image_dataset(DataArguments(dataset_name="digits"))
+
+
+def with_counts(dataset, counts, validation=1000):
+    """The same images, said to be others."""
+    record = dataset.record
+    train = replace(record.splits["train"], class_counts=dict(zip(dataset.labels, counts, strict=True)))
+    splits = {**record.splits, "train": train}
+    splits["validation"] = replace(splits["validation"], num_examples=validation, num_available=None)
+    return replace(dataset, record=replace(record, splits=splits))
+
+
+def test_the_figures_of_the_data(digits):
+    lines = describe_data(digits, (16, 16))
+    assert lines[0] == "Images       1,257 train, 270 validation, 270 test"
+    counts = digits.record.splits["train"].class_counts.values()
+    assert f"{min(counts)} to {max(counts)} for training" in lines[1]
+    assert "10 classes" in lines[1]
+    assert "8 x 8 pixels" in lines[2]
+    assert "the model sees 16 x 16" in lines[2]
+    assert read_sizes(digits).shape == (200, 2)
+
+
+@pytest.mark.parametrize(
+    ("counts", "validation", "fit", "side", "words"),
+    [
+        ([5000] * 10, 1000, PRETRAINED, 16, []),
+        ([5000] * 9 + [500], 1000, PRETRAINED, 16, ["10 times the images"]),
+        ([5000] * 9 + [500], 1000, replace(PRETRAINED, imbalance="weights"), 16, []),
+        ([5000] * 8 + [9, 3], 1000, PRETRAINED, 16, ["2 classes have fewer than 10", "1,667 times the images"]),
+        ([90] * 10, 1000, PRETRAINED, 16, ["--adaptation head or lora first"]),
+        ([90] * 10, 1000, replace(PRETRAINED, adaptation="head"), 16, []),
+        ([90] * 10, 1000, FROM_SCRATCH, 16, ["few to learn from scratch"]),
+        ([5000] * 10, 100, PRETRAINED, 16, ["differ by 10 points"]),
+        ([5000] * 10, 1000, PRETRAINED, 224, ["784 times as much"]),
+    ],
+)  # fmt: skip
+def test_hints_follow_from_figures(digits, counts, validation, fit, side, words):
+    hints = give_hints(with_counts(digits, counts, validation), fit, (side, side))
+    assert len(hints) == len(words), hints
+    for hint, word in zip(hints, words, strict=True):
+        assert word in hint
+
+
+def test_a_dry_run_passes_through_everything_and_leaves_a_picture(tmp_path):
+    run = Run(*RUN, "--dry_run", "--show_batch", folder=tmp_path / "run")
+    assert run.wait() == 0, run.output
+    assert "served = scored       100.00% of 61 images" in run.output
+    assert "A step" in run.output
+    assert "for 48 steps" in run.output
+    assert "test split" not in run.output
+    assert sorted(path.name for path in run.folder.iterdir() if path.suffix) == [BATCH_PICTURE]
+    # The folder is free for the run itself.
+    again = Run(*RUN, "--max_steps", "1", "--do_predict", "false", folder=tmp_path / "run")
+    assert again.wait() == 0, again.output
+    assert (again.folder / "model.safetensors").exists()
+
+
+def test_a_dry_run_leaves_nothing_else(tmp_path):
+    run = Run(*RUN, "--dry_run", "--do_eval", "false", "--do_train", folder=tmp_path / "run")
+    assert run.wait() == 0, run.output
+    assert not run.folder.exists()
+    assert "about" in run.output
