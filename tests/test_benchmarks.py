@@ -95,3 +95,31 @@ def test_export_latency_smoke(load_benchmark, tmp_path, capsys):
     assert names == ["PyTorch, eager", "onnx", "openvino", "openvino, its default precision"]
     assert all(float(line[32:].split()[1]) > 0 for line in table[2:])
     assert capsys.readouterr().out.splitlines()[-len(table) :] == table
+
+
+def test_a_long_tail_keeps_a_hundredth_of_the_last_class(load_benchmark, tmp_path):
+    from datasets import ClassLabel, Dataset, DatasetDict, Features, load_dataset
+
+    benchmark = load_benchmark("imbalance")
+    labels = [number % 10 for number in range(10_000)]
+    features = Features(label=ClassLabel(num_classes=10))
+    split = Dataset.from_dict({"label": labels}, features=features)
+    benchmark.make_long_tailed(DatasetDict(train=split, test=split), 500, 100, 200, 0, tmp_path)
+    made = load_dataset(str(tmp_path))
+    counts = sorted((made["train"]["label"][:].count(label) for label in range(10)), reverse=True)
+    assert counts == [round(500 * 100 ** (-k / 9)) for k in range(10)]
+    assert counts[-1] == 5
+    assert len(made["test"]) == 200
+
+
+@pytest.mark.slow
+def test_the_table_of_techniques(load_benchmark, capsys):
+    load_benchmark(
+        "ablate", "--dataset", "digits", "--train", "64", "--test", "50", "--epochs", "1", "--only", "ema"
+    ).main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:17].strip() for line in lines[1:3]] == ["as it is", "ema"]
+    for line in lines[1:3]:
+        accuracy, low, _, high, minutes = (float(word) for word in line[17:].replace(" - ", " 0 ").split())
+        assert low <= accuracy <= high
+        assert minutes > 0
