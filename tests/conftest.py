@@ -9,10 +9,21 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import time
 from pathlib import Path
 
 import pytest
 from places import REPOSITORY
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--deadline", type=float, help="leave out slow tests that would begin after this Unix time")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    deadline = item.config.getoption("--deadline")
+    if deadline is not None and time.time() > deadline and item.get_closest_marker("slow"):
+        pytest.skip("slow, and the time is up")
 
 
 @pytest.fixture(scope="session")
