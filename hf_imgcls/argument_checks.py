@@ -359,6 +359,10 @@ def _check_training(arguments: Arguments, complete: bool) -> list[ArgumentError]
         problems.append(
             _error(f"metric_for_best_model is {metric!r}", "one of " + ", ".join(metrics), "choose one of these")
         )
+    if fit.model_soup and training["do_train"] and not (evaluates and training["save_strategy"] != "no"):
+        problems.append(
+            _error("model_soup without evaluation or checkpoints", "both", "leave out eval_strategy and save_strategy")
+        )
     if fit.early_stopping_patience is not None and not evaluates:
         problems.append(
             _error("early_stopping_patience without evaluation", "an eval_strategy", "add --eval_strategy epoch")

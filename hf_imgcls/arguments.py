@@ -328,6 +328,11 @@ class FitArguments:
         "validated and saved. 0.999 suits some thousand steps, 0.9999 many more.",
         within="(0, 1)",
     )
+    model_soup: bool = _setting(
+        False,
+        "At the end, average the checkpoints that are kept (--save_total_limit), each only if the validation split "
+        "agrees.",
+    )
     early_stopping_patience: int | None = _setting(
         None, "Stop after this many evaluations without a better --metric_for_best_model.", within="[1, inf)"
     )

@@ -113,6 +113,10 @@ def _num_workers(arguments: Arguments) -> int:
     return min(4, cores // 2) if cores > 2 else 0
 
 
+def _save_total_limit(arguments: Arguments) -> int:
+    return 5 if arguments.fit.model_soup else 2
+
+
 def _greater_is_better(arguments: Arguments) -> bool:
     return not str(arguments.training["metric_for_best_model"]).endswith(("loss", "ece"))
 
@@ -145,7 +149,9 @@ TRAINING_DEFAULTS = (
     TrainingDefault(
         "greater_is_better", _greater_is_better, "false for a loss or an error", "ece has no 'loss' in its name"
     ),
-    TrainingDefault("save_total_limit", 2, 2, "best and newest are enough; disks fill up"),
+    TrainingDefault(
+        "save_total_limit", _save_total_limit, "2; 5 with --model_soup", "best and newest are enough; disks fill up"
+    ),
     TrainingDefault(
         "resume_from_checkpoint", "auto", "auto: the newest whole one in output_dir", "a run that was stopped goes on"
     ),

@@ -65,6 +65,7 @@ def main() -> None:
     from hf_imgcls.fit.checkpoints import describe_run, find_checkpoint
     from hf_imgcls.fit.model import build_model
     from hf_imgcls.fit.saving import save_run
+    from hf_imgcls.fit.soup import cook_soup
     from hf_imgcls.fit.trainer import build_trainer
     from hf_imgcls.fit.weights import find_commit
     from hf_imgcls.measure.metrics import ClassificationAccumulator
@@ -133,6 +134,8 @@ def main() -> None:
         except Interrupted:
             mark_run(output_dir, "interrupted")
             raise
+        if args.fit.model_soup:
+            cook_soup(trainer, output_dir)
         save_run(trainer, processor, dataset.record, args, output_dir)
         if result.metrics:
             trainer.save_metrics("train", result.metrics)

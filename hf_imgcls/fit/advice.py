@@ -48,7 +48,7 @@ def rehearse(args: Arguments, folder: Path) -> Arguments:
     return dataclasses.replace(
         args,
         data=dataclasses.replace(args.data, max_eval_samples=most),
-        fit=dataclasses.replace(args.fit, early_stopping_patience=None),
+        fit=dataclasses.replace(args.fit, early_stopping_patience=None, model_soup=False),
         measure=dataclasses.replace(args.measure, report="false", goals=None, max_parity_samples=most, calibrate=False),
         publish=dataclasses.replace(args.publish, export_formats=None),
         training=training,

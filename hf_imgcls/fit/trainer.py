@@ -584,7 +584,7 @@ class ImageClassificationTrainer(Trainer):
             self.state.best_model_checkpoint = self.state.best_metric = self.state.best_global_step = None
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if self._restores_itself():
+        if self.restores_itself():
             restore_weights(model or self.model, resume_from_checkpoint)
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -613,13 +613,16 @@ class ImageClassificationTrainer(Trainer):
             self.lr_scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]  # what is logged
 
     def _load_best_model(self) -> None:
-        if self._restores_itself():
+        if self.restores_itself():
             restore_weights(self.model, self.state.best_model_checkpoint)
         else:
             super()._load_best_model()
 
-    def _restores_itself(self) -> bool:
-        """Adapters and sharded models have their own formats, which ``Trainer`` loads right."""
+    def restores_itself(self) -> bool:
+        """Whether weights are restored here, tensor by tensor.
+
+        Adapters and sharded models have their own formats, which ``Trainer`` loads right.
+        """
         from transformers import PreTrainedModel
 
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled

@@ -20,6 +20,7 @@ from hf_imgcls.fit.adapt import adapt_model
 from hf_imgcls.fit.loss import compute_classification_loss
 from hf_imgcls.fit.model import build_model
 from hf_imgcls.fit.schedule import build_step_schedule
+from hf_imgcls.fit.soup import cook_soup
 from hf_imgcls.fit.trainer import build_trainer
 from hf_imgcls.measure.metrics import ClassificationAccumulator
 
@@ -211,6 +212,28 @@ def test_an_average_needs_a_checkpoint_that_has_one(digits, tmp_path):
     trainer = make_trainer(digits, tmp_path, fit={"ema_decay": 0.9})
     with pytest.raises(ArgumentError, match="saved without --ema_decay"):
         trainer._load_from_checkpoint(str(tmp_path / "checkpoint-1"))
+
+
+def test_a_soup_is_the_average_of_the_checkpoints_that_make_it_better(digits, tmp_path):
+    training = {"save_strategy": "steps", "eval_strategy": "steps", "eval_steps": 2, "save_steps": 2, "max_steps": 8}
+    trainer = make_trainer(digits, tmp_path, metric_for_best_model="loss", save_total_limit=9, **training)
+    trainer.train()
+    soup = cook_soup(trainer, tmp_path)
+    assert len(soup) >= 1
+    files = {path.name: load_file(path / "model.safetensors") for path in tmp_path.glob("checkpoint-*")}
+    assert len(files) == 4
+    for name, tensor in trainer.model.state_dict().items():
+        torch.testing.assert_close(tensor, torch.stack([files[part][name] for part in soup]).mean(dim=0))
+    # No worse than each of them alone.
+    loss = trainer.evaluate()["eval_loss"]
+    for folder in files:
+        trainer._load_from_checkpoint(str(tmp_path / folder))
+        assert loss <= trainer.evaluate()["eval_loss"] + 1e-6
+
+
+def test_a_soup_needs_ingredients(digits, tmp_path):
+    with pytest.raises(ArgumentError, match="no checkpoint was saved"):
+        cook_soup(make_trainer(digits, tmp_path), tmp_path)
 
 
 def test_early_stopping_ends_the_run(digits, tmp_path):

@@ -1,0 +1,77 @@
+"""A model soup: the average of several checkpoints of a run, as far as the validation split agrees."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from hf_imgcls.compat import restore_weights
+from hf_imgcls.errors import ArgumentError
+from hf_imgcls.fit.checkpoints import list_checkpoints
+
+if TYPE_CHECKING:
+    from hf_imgcls.fit.trainer import ImageClassificationTrainer
+
+logger = logging.getLogger(__name__)
+
+
+def cook_soup(trainer: ImageClassificationTrainer, folder: Path) -> list[str]:
+    """Average the weights of checkpoints, from the best one on, and leave the average in the model.
+
+    A checkpoint is taken in only if the average is then at least as good on the validation split. Called on every
+    process, after training; the checkpoints still lie in the run's folder.
+
+    Args:
+        trainer: After training; ``metric_for_best_model`` and ``greater_is_better`` decide.
+        folder: The run's folder.
+
+    Returns:
+        Names of the checkpoints that are in it, the best one first.
+
+    Raises:
+        ArgumentError: No checkpoint was kept, or the model's weights are adapters or sharded.
+
+    Source:
+        Wortsman et al. (2022), "Model soups", https://arxiv.org/abs/2203.05482, recipe 1 (greedy soup).
+    """
+    checkpoints = list_checkpoints(folder)
+    if not checkpoints:
+        raise ArgumentError("model_soup, and no checkpoint was saved", "checkpoints", "use --save_strategy epoch")
+    if not trainer.restores_itself():
+        raise ArgumentError("model_soup with adapters or a sharded model", "whole weights", "leave out --model_soup")
+    name = f"eval_{str(trainer.args.metric_for_best_model).removeprefix('eval_')}"
+    sign = 1 if trainer.args.greater_is_better else -1
+    scores, weights = {}, {}
+    for checkpoint in checkpoints:
+        restore_weights(trainer.model, str(checkpoint))
+        scores[checkpoint.name] = sign * trainer.evaluate()[name]
+        weights[checkpoint.name] = _copy_weights(trainer)
+    # The later one of two equals: it was trained longer.
+    order = sorted(list(scores)[::-1], key=lambda checkpoint: -scores[checkpoint])
+    soup, best = [order[0]], scores[order[0]]
+    for candidate in order[1:]:
+        _pour(trainer, [weights[checkpoint] for checkpoint in (*soup, candidate)])
+        score = sign * trainer.evaluate()[name]
+        if score >= best:
+            soup, best = [*soup, candidate], score
+    _pour(trainer, [weights[checkpoint] for checkpoint in soup])
+    logger.info(
+        "Soup of %d of %d checkpoints: %s %.4f, that of the best one alone %.4f (%s)",
+        len(soup), len(order), name, sign * best, sign * scores[order[0]], ", ".join(soup),
+    )  # fmt: skip
+    return soup
+
+
+def _copy_weights(trainer: ImageClassificationTrainer) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().clone() for name, tensor in trainer.model.state_dict().items()}
+
+
+@torch.no_grad()
+def _pour(trainer: ImageClassificationTrainer, ingredients: list[dict[str, torch.Tensor]]) -> None:
+    """Give the model the mean of the weights; whole numbers, which count batches, are those of the first."""
+    for name, tensor in trainer.model.state_dict().items():
+        values = [weights[name] for weights in ingredients]
+        tensor.copy_(torch.stack(values).mean(dim=0) if tensor.is_floating_point() else values[0])
