@@ -49,8 +49,8 @@ def cook_soup(trainer: ImageClassificationTrainer, folder: Path) -> list[str]:
         restore_weights(trainer.model, str(checkpoint))
         scores[checkpoint.name] = sign * trainer.evaluate()[name]
         weights[checkpoint.name] = _copy_weights(trainer)
-    # The later one of two equals: it was trained longer.
-    order = sorted(list(scores)[::-1], key=lambda checkpoint: -scores[checkpoint])
+    latest_first = list(scores)[::-1]  # of two equals, the one that was trained longer
+    order = sorted(latest_first, key=lambda checkpoint: -scores[checkpoint])
     soup, best = [order[0]], scores[order[0]]
     for candidate in order[1:]:
         _pour(trainer, [weights[checkpoint] for checkpoint in (*soup, candidate)])
