@@ -328,6 +328,12 @@ class FitArguments:
         "validated and saved. 0.999 suits some thousand steps, 0.9999 many more.",
         within="(0, 1)",
     )
+    find_lr: bool = _setting(
+        False,
+        "Do not train, but find a learning rate: it grows for a hundred steps, and lr_range.png in --output_dir shows "
+        "where the loss falls fastest.",
+        group="run",
+    )
     model_soup: bool = _setting(
         False,
         "At the end, average the checkpoints that are kept (--save_total_limit), each only if the validation split "

@@ -38,6 +38,7 @@ BAD_IMAGES_FILE = "bad_images.csv"
 EXPORT_FILE = "export.json"
 EXPORTS_PICTURE = "exports.png"
 BATCH_PICTURE = "train_batch.png"
+LR_RANGE_PICTURE = "lr_range.png"
 CARD_FILE = "README.md"
 _LOCK_FILE = ".lock"
 _LOCK_PATIENCE_S = 10
@@ -166,7 +167,8 @@ def open_output_folder(args: Arguments) -> Path:
             f"output_dir {folder} cannot be written: {error.strerror}", "a folder you may write", "choose another one"
         ) from error
     is_own = any((folder / name).exists() for name in _OWN_FILES) or any(folder.glob("checkpoint-*"))
-    others = [path.name for path in folder.iterdir() if path.name not in (".gitignore", _LOCK_FILE, BATCH_PICTURE)]
+    harmless = (".gitignore", _LOCK_FILE, BATCH_PICTURE, LR_RANGE_PICTURE)
+    others = [path.name for path in folder.iterdir() if path.name not in harmless]
     if others and not is_own and args.training["do_train"] and not args.fit.overwrite_output_dir:
         raise OutputError(
             f"output_dir {folder} exists and is no run of hf_imgcls (it has {others[0]!r})",
@@ -380,5 +382,5 @@ def _clear_run(folder: Path) -> None:
     exports = [path.parent for path in folder.glob(f"*/{EXPORT_FILE}")]
     for path in (*(folder / name for name in _OWN_FOLDERS), *exports):
         shutil.rmtree(path, ignore_errors=True)
-    for name in (*_OWN_FILES, *_OWN_RESULTS, EXPORTS_PICTURE, BATCH_PICTURE):
+    for name in (*_OWN_FILES, *_OWN_RESULTS, EXPORTS_PICTURE, BATCH_PICTURE, LR_RANGE_PICTURE):
         (folder / name).unlink(missing_ok=True)

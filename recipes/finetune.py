@@ -18,6 +18,7 @@ from hf_imgcls.measure.goals import choose_exit_code, parse_goals
 from hf_imgcls.run import (
     BAD_IMAGES_FILE,
     BATCH_PICTURE,
+    LR_RANGE_PICTURE,
     begin_run,
     borrow_folder,
     check_disk_space,
@@ -43,6 +44,11 @@ def main() -> None:
         # The same run, of a few steps and into a folder that will be gone
         output_dir = borrow_folder(output_dir)
         args = rehearse(args, output_dir)
+    elif args.fit.find_lr:
+        from hf_imgcls.fit.lr_range import prepare_range_test
+
+        output_dir = borrow_folder(output_dir)
+        args = prepare_range_test(args, output_dir)
     pushes = bool(args.training.get("push_to_hub")) and args.training["do_train"] and is_main_process()
     if pushes:  # whether it can be pushed is known before hours are spent on it
         from hf_imgcls.publish.hub import check_access
@@ -63,6 +69,7 @@ def main() -> None:
     from hf_imgcls.fit.advice import StepTimes, describe_data, estimate_cost, give_hints
     from hf_imgcls.fit.batch_size import settle_batch_size
     from hf_imgcls.fit.checkpoints import describe_run, find_checkpoint
+    from hf_imgcls.fit.lr_range import describe_curve, draw_curve, find_learning_rate
     from hf_imgcls.fit.model import build_model
     from hf_imgcls.fit.saving import save_run
     from hf_imgcls.fit.soup import cook_soup
@@ -120,6 +127,12 @@ def main() -> None:
         pusher = start_pushing(args) if pushes else None
         train_split = dataset.record.splits.get("train")
         trainer = build_trainer(model, processor, batches, metric, args, training_args, train_split, identity, pusher)
+        if args.fit.find_lr:
+            found = find_learning_rate(trainer)
+            if is_main_process():
+                draw_curve(found, Path(asked.training["output_dir"]) / LR_RANGE_PICTURE)
+                print(describe_curve(found))
+            return
         base = args.fit.model_name_or_path
         commit = find_commit(base, args.data, args.fit.model_revision) if base else None
         about = describe_model(model, args.fit, args.data, commit)

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from hf_imgcls.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+ScheduleBuilder = Callable[[Optimizer, int], Any]
+
+
+def schedule_steps(
+    args: TrainingArguments, settings: dict[str, Any], optimizer: Optimizer, num_training_steps: int
+) -> LambdaLR:
+    """The schedule "step" of a run; see `build_step_schedule`."""
+    steps_per_epoch = num_training_steps / args.num_train_epochs
+    return build_step_schedule(optimizer, args.get_warmup_steps(num_training_steps), steps_per_epoch, settings)
 
 
 def build_step_schedule(

@@ -53,8 +53,9 @@ from hf_imgcls.fit.faults import describe_failed_save, name_newest, translate_fa
 from hf_imgcls.fit.finite import FiniteWatch
 from hf_imgcls.fit.imbalance import build_loss
 from hf_imgcls.fit.loss import SampleLoss, choose_loss, divide_losses
+from hf_imgcls.fit.lr_range import grow_learning_rate
 from hf_imgcls.fit.sampling import build_sampler
-from hf_imgcls.fit.schedule import build_step_schedule
+from hf_imgcls.fit.schedule import ScheduleBuilder, schedule_steps
 from hf_imgcls.fit.stopping import Agreement, StopSignals, WorkerGuard, decide_on_main
 from hf_imgcls.records import MULTI_LABEL, SELECTED_BY, SINGLE_LABEL, CheckpointRecord, RunIdentity, SplitRecord
 
@@ -87,7 +88,7 @@ class ImageClassificationTrainer(Trainer):
         eval_device_transform: The same for evaluation; exactly what the saved processor does.
         new_accumulator: Makes an empty accumulator; its ``compute()`` gives the validation metrics.
         set_epoch: Told the epoch before its first batch.
-        step_schedule: ``lr_scheduler_kwargs`` of the schedule "step", or ``None`` for transformers' own schedules.
+        build_schedule: Makes a schedule for an optimizer and a number of steps; ``None`` for transformers' own.
         identity: What run the checkpoints belong to.
         push_checkpoint: Told each checkpoint, on the main process; it must not wait for the Hub.
         loss: The loss of each sample, from `hf_imgcls.fit.imbalance.build_loss`; by default that of the model's labels.
@@ -108,7 +109,7 @@ class ImageClassificationTrainer(Trainer):
         eval_device_transform: BatchTransform,
         new_accumulator: Callable[[], Accumulator],
         set_epoch: Callable[[int], None] | None = None,
-        step_schedule: dict[str, Any] | None = None,
+        build_schedule: ScheduleBuilder | None = None,
         identity: RunIdentity | None = None,
         push_checkpoint: Callable[[Path], None] | None = None,
         loss: SampleLoss | None = None,
@@ -130,7 +131,7 @@ class ImageClassificationTrainer(Trainer):
         self.train_device_transform = train_device_transform
         self.eval_device_transform = eval_device_transform
         self.new_accumulator = new_accumulator
-        self._step_schedule = step_schedule
+        self._build_schedule = build_schedule
         self._distiller = distiller
         self.identity = identity or describe_run(self.model, args)
         self._push_checkpoint = push_checkpoint
@@ -278,16 +279,11 @@ class ImageClassificationTrainer(Trainer):
     # ------------------------------------------------------------------------------------------------ optimisation
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
-        """Transformers' schedules, and "step"."""
-        if self._step_schedule is None:
+        """Transformers' schedules, and others."""
+        if self._build_schedule is None:
             return super().create_scheduler(num_training_steps, optimizer)
         if self.lr_scheduler is None:
-            self.lr_scheduler = build_step_schedule(
-                optimizer or self.optimizer,
-                self.args.get_warmup_steps(num_training_steps),
-                num_training_steps / self.args.num_train_epochs,
-                self._step_schedule,
-            )
+            self.lr_scheduler = self._build_schedule(optimizer or self.optimizer, num_training_steps)
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
@@ -670,7 +666,13 @@ def build_trainer(
         callbacks.append(EarlyStoppingCallback(args.fit.early_stopping_patience, args.fit.early_stopping_threshold))
     if isinstance(batches.train, StreamingSplit):
         batches.train.seed = training_args.seed
-    is_step = args.training.get("lr_scheduler_type") == "step"
+    build_schedule: ScheduleBuilder | None = None
+    if args.fit.find_lr:
+        build_schedule = grow_learning_rate
+    elif args.training.get("lr_scheduler_type") == "step":
+        build_schedule = functools.partial(
+            schedule_steps, training_args, args.training.get("lr_scheduler_kwargs") or {}
+        )
     sampler = build_sampler(args.fit, batches, training_args.seed)
 
     def set_epoch(epoch: int) -> None:
@@ -689,7 +691,7 @@ def build_trainer(
         eval_device_transform=batches.eval_device_transform,
         new_accumulator=new_accumulator,
         set_epoch=set_epoch,
-        step_schedule=dict(args.training.get("lr_scheduler_kwargs") or {}) if is_step else None,
+        build_schedule=build_schedule,
         identity=identity,
         push_checkpoint=push_checkpoint,
         loss=build_loss(args.fit, labels, train_split, multi_label=several),

@@ -279,5 +279,3 @@ def test_schedules_warm_up_on_this_transformers_line(digits, tmp_path, kind, war
     trainer.create_optimizer_and_scheduler(num_training_steps=4)
     rates = learning_rates(trainer.lr_scheduler, trainer.optimizer, 3)
     assert rates == pytest.approx([0.0, 0.005, 0.01 if kind != "step" else rates[2]])
-    if kind == "step":
-        assert trainer._step_schedule == settings["lr_scheduler_kwargs"]
