@@ -36,6 +36,8 @@ _FOLDERS = ("train_dir", "validation_dir", "test_dir")
 _FILES = ("train_file", "validation_file", "test_file")
 _HUB_ONLY = ("dataset_config_name", "dataset_revision", "train_split_name", "validation_split_name", "test_split_name")
 _TEACHER_ONLY = ("distillation_temperature", "distillation_weight")
+# What has no say where the head is solved for: no image is augmented, and no optimiser step is taken.
+_STEPS_ONLY = ("loss", "teacher_model", "early_stopping_patience")
 _LORA_ONLY = ("lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules")
 
 
@@ -70,7 +72,7 @@ def check_arguments(arguments: Arguments, known: Collection[str], *, complete: b
     problems += _check_model(arguments.fit, arguments.explicit) + _check_card(arguments.publish)
     problems += _check_push(arguments, known, complete) + _check_export(arguments.publish)
     if {"do_train", "eval_strategy"} <= arguments.training.keys():
-        problems += _check_training(arguments, complete)
+        problems += _check_training(arguments, complete) + _check_probe(arguments)
     for name in ("deepspeed", "fsdp_config", "accelerator_config"):
         value = arguments.training.get(name)
         if isinstance(value, str) and not os.path.isfile(value):
@@ -267,6 +269,35 @@ def _check_model(fit: FitArguments, explicit: set[str]) -> list[ArgumentError]:
                 f"freeze_layers {fit.freeze_layers} with adaptation {fit.adaptation}",
                 "adaptation full: the others freeze every layer already",
                 "leave freeze_layers out",
+            )
+        )
+    return problems
+
+
+def _check_probe(arguments: Arguments) -> list[ArgumentError]:
+    """What stands in the way of solving for a head instead of training it."""
+    fit, training = arguments.fit, arguments.training
+    problems: list[ArgumentError] = []
+    if fit.adaptation != "probe" or not training["do_train"]:
+        return problems
+    if arguments.data.streaming:
+        problems.append(
+            _error("adaptation probe with streaming true", "images that can be read in order", "leave out --streaming")
+        )
+    if not training["do_eval"]:
+        problems.append(
+            _error(
+                "adaptation probe with do_eval false", "a validation split, which chooses the penalty", "add --do_eval"
+            )
+        )
+    if given := [name for name in _STEPS_ONLY if name in arguments.explicit and getattr(fit, name) != "auto"]:
+        problems.append(
+            _error(f"{', '.join(given)} with adaptation probe", "a head that is solved for", "use --adaptation head")
+        )
+    if (world_size := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        problems.append(
+            _error(
+                f"adaptation probe in {world_size} processes", "one process", "launch one: it takes no steps to share"
             )
         )
     return problems

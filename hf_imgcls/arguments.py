@@ -203,7 +203,10 @@ class FitArguments:
         False, "Initialise anew every weight whose shape differs; a new head needs no flag."
     )
     adaptation: str = _setting(
-        "full", "Train all weights, the head only, or low-rank adapters.", choices=["full", "head", "lora"]
+        "full",
+        "Train all weights, the head only, or low-rank adapters; probe: solve for the head on features that are "
+        "computed once.",
+        choices=["full", "head", "probe", "lora"],
     )
     freeze_layers: int = _setting(
         0, "Keep the embeddings and the first N layers or stages as they are.", within="[0, inf)"

@@ -14,6 +14,12 @@ from hf_imgcls.provenance import count_cores
 if TYPE_CHECKING:
     from hf_imgcls.arguments import Arguments
 
+# What changes nothing where a head is solved for (--adaptation probe).
+_STEPS_ONLY = (
+    "learning_rate", "num_train_epochs", "max_steps", "weight_decay", "lr_scheduler_type", "lr_scheduler_kwargs",
+    "warmup_steps", "warmup_ratio", "per_device_train_batch_size", "gradient_accumulation_steps",
+    "label_smoothing_factor", "random_crop_scale", "random_crop_ratio", "horizontal_flip_probability",
+)  # fmt: skip
 DEFAULT_MODEL = "google/vit-base-patch16-224-in21k"
 
 
@@ -195,6 +201,8 @@ def fill_training(arguments: Arguments, known: Collection[str]) -> list[Argument
     if training.get("logging_nan_inf_filter"):
         training["logging_nan_inf_filter"] = False
         arguments.notes.append("logging_nan_inf_filter true would hide NaN in the log: it is false.")
+    if arguments.fit.adaptation == "probe" and (idle := [name for name in _STEPS_ONLY if name in arguments.explicit]):
+        arguments.notes.append(f"adaptation probe neither augments nor takes steps: {', '.join(idle)} are not used.")
     organization = training.pop("push_to_hub_organization", None)
     for row in TRAINING_DEFAULTS:
         if row.name in known and row.name not in training:

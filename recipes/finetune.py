@@ -51,6 +51,7 @@ def main() -> None:
     from hf_imgcls.fit.batch_size import settle_batch_size
     from hf_imgcls.fit.checkpoints import describe_run, find_checkpoint
     from hf_imgcls.fit.model import build_model
+    from hf_imgcls.fit.probe import train_probe
     from hf_imgcls.fit.saving import save_run
     from hf_imgcls.fit.trainer import build_trainer
     from hf_imgcls.fit.weights import find_commit
@@ -108,7 +109,10 @@ def main() -> None:
 
         # Training, the best weights saved, the validation split measured once more
         try:
-            result = trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint.path))
+            if args.fit.adaptation == "probe":
+                result = train_probe(trainer, dataset, batches, args)
+            else:
+                result = trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint.path))
         except Interrupted:
             mark_run(output_dir, "interrupted")
             raise

@@ -510,6 +510,10 @@ def test_any_group_may_be_left_out(left_out: str) -> None:
         ("--model_config '{a: 1}'", "model_config without model_type"),
         ("--model_config vit.json", "a mapping"),
         ("--adaptation head --freeze_layers 2", "freeze_layers 2 with adaptation head"),
+        ("--adaptation probe --streaming", "adaptation probe with streaming true"),
+        ("--adaptation probe --no_do_eval", "adaptation probe with do_eval false"),
+        ("--adaptation probe --loss bce --teacher_model x", "loss, teacher_model with adaptation probe"),
+        ("--adaptation probe --early_stopping_patience 2", "early_stopping_patience with adaptation probe"),
         ("--horizontal_flip_probability 1.5", "in [0, 1]"),
         ("--early_stopping_threshold 0.1", "without early_stopping_patience"),
         ("--early_stopping_patience 2 --do_train", "early_stopping_patience without evaluation"),
@@ -652,6 +656,14 @@ def test_what_is_changed_about_the_users_words_is_noted() -> None:
     assert "warmup_ratio" not in arguments.training
     assert len(arguments.notes) == 3
     assert digits().notes == []
+
+
+def test_what_a_probe_does_not_use_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    (note,) = digits("--adaptation probe --learning_rate 1e-3 --random_crop_scale 0.5 1").notes
+    assert "learning_rate, random_crop_scale are not used" in note
+    assert digits("--adaptation probe --loss auto").notes == []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "adaptation probe in 2 processes" in message("--dataset_name digits --adaptation probe")
 
 
 def test_the_checkpoint_to_resume_is_there_and_no_part_of_the_recipe(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 from hf_imgcls.compat import lora_target_modules
 from hf_imgcls.errors import ModelError
 from hf_imgcls.extras import require
+from hf_imgcls.fit.layers import find_blocks
 from hf_imgcls.fit.model import head_parameter_names
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def adapt_model(model: PreTrainedModel, fit: FitArguments) -> nn.Module:
     adapted: nn.Module = model
     if fit.adaptation == "lora":
         adapted = _add_lora(model, fit, head)
-    elif fit.adaptation == "head":
+    elif fit.adaptation in ("head", "probe"):
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in head)
     elif fit.freeze_layers:
@@ -91,7 +92,7 @@ def _add_lora(model: PreTrainedModel, fit: FitArguments, head: set[str]) -> nn.M
 
 def _freeze_layers(model: PreTrainedModel, num_layers: int) -> None:
     """Freeze everything before the ``num_layers``-th block: embeddings or stem, and the blocks themselves."""
-    path, blocks = _find_blocks(model)
+    path, blocks = find_blocks(model)
     if num_layers > len(blocks):
         raise ModelError(
             f"--freeze_layers {num_layers}, but {type(model).__name__} has {len(blocks)} blocks ({path})",
@@ -103,23 +104,6 @@ def _freeze_layers(model: PreTrainedModel, num_layers: int) -> None:
     boundary = max(index for index, name in enumerate(names) if name.startswith(last))
     for index, (_, parameter) in enumerate(model.named_parameters()):
         parameter.requires_grad_(index > boundary)
-
-
-def _find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList | nn.Sequential]:
-    """The list of blocks or stages: of all module lists the one that holds most parameters, outermost first."""
-    best: tuple[int, str, Any] = (0, "", None)
-    for path, module in model.named_modules():
-        if isinstance(module, (nn.ModuleList, nn.Sequential)) and len(module) > 1:
-            size = sum(parameter.numel() for parameter in module.parameters())
-            if size > best[0]:
-                best = (size, path, module)
-    if best[2] is None:
-        raise ModelError(
-            f"{type(model).__name__} has no list of blocks",
-            "an architecture built of blocks or stages",
-            "leave out --freeze_layers",
-        )
-    return best[1], best[2]
 
 
 def _keep_frozen_parts_in_eval(model: nn.Module) -> None:

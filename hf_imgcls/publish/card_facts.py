@@ -49,7 +49,7 @@ def find_smoke_reasons(records: CardRecords) -> list[str]:
     epochs, steps = records.train.get("epoch"), records.state.get("global_step")
     if epochs is not None and epochs < MIN_EPOCHS:
         reasons.append(f"it has seen {show_number(float(epochs))} of one epoch")
-    elif steps is not None and steps < MIN_STEPS:
+    elif steps is not None and steps < MIN_STEPS and not records.is_probe:
         reasons.append(f"it took {steps:,} optimiser steps")
     for split, verb in (("train", "trained"), ("test", "tested")):
         part = records.data.splits.get(split)
@@ -86,6 +86,7 @@ def describe_origin(records: CardRecords) -> str:
     how = {
         "lora": "with LoRA; the adapter is merged into the weights",
         "head": "in its head alone",
+        "probe": "as a linear probe: the head alone, solved for on features of the frozen rest",
     }.get(str(records.recipe.get("adaptation")), "")
     return f"It was fine-tuned{f' ({how})' if how else ''} from {where} on {describe_data(records)}."
 

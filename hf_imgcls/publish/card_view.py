@@ -148,10 +148,16 @@ def describe_training(records: CardRecords) -> str:
     epochs = f"{train['epoch']:g} epochs" if "epoch" in train else "Epochs not recorded"
     steps = f", {state['global_step']:,} optimiser steps" if "global_step" in state else ""
     plural = "es" if run.world_size > 1 else ""
-    sentences.append(
-        f"{epochs}{steps} of {images:,} images ({run.world_size} process{plural} x {run.per_device_train_batch_size} x "
-        f"{run.gradient_accumulation_steps} accumulated), seed {run.seed}."
-    )
+    if records.is_probe:
+        sentences.append(
+            "The backbone saw every image once, without augmentation, and the head was solved for by L-BFGS; the "
+            f"penalty on its squared weights, {show_number(train.get('train_penalty'))}, was chosen on validation."
+        )
+    else:
+        sentences.append(
+            f"{epochs}{steps} of {images:,} images ({run.world_size} process{plural} x "
+            f"{run.per_device_train_batch_size} x {run.gradient_accumulation_steps} accumulated), seed {run.seed}."
+        )
     gpus = [escape(name) for name in run.hardware.get("gpus") or ()]
     cores = f"{escape(run.hardware.get('processor', 'a processor'))} with {run.hardware.get('cores', 'some')} cores"
     machine = f"{cores} and {', '.join(gpus)}" if gpus else f"{cores}, without a GPU"
