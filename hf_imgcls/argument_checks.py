@@ -37,7 +37,7 @@ _FILES = ("train_file", "validation_file", "test_file")
 _HUB_ONLY = ("dataset_config_name", "dataset_revision", "train_split_name", "validation_split_name", "test_split_name")
 _TEACHER_ONLY = ("distillation_temperature", "distillation_weight")
 # What has no say where the head is solved for: no image is augmented, and no optimiser step is taken.
-_STEPS_ONLY = ("loss", "teacher_model", "early_stopping_patience")
+_STEPS_ONLY = ("loss", "teacher_model", "early_stopping_patience", "head_dropout")
 _LORA_ONLY = ("lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules")
 
 
@@ -271,6 +271,28 @@ def _check_model(fit: FitArguments, explicit: set[str]) -> list[ArgumentError]:
                 "leave freeze_layers out",
             )
         )
+    if "train_layers" in explicit and fit.adaptation != "partial":
+        problems.append(
+            _error(f"train_layers with adaptation {fit.adaptation}", "adaptation partial", "add --adaptation partial")
+        )
+    for name, is_given, rungs in (
+        ("layer_lr_decay", fit.layer_lr_decay < 1, ("full", "partial", "lora")),
+        ("unfreeze_epochs", fit.unfreeze_epochs > 0, ("full", "partial")),
+    ):
+        if is_given and fit.adaptation not in rungs:
+            problems.append(
+                _error(
+                    f"{name} with adaptation {fit.adaptation}", f"adaptation {' or '.join(rungs)}", f"leave {name} out"
+                )
+            )
+    if fit.unfreeze_epochs and (world_size := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        problems.append(
+            _error(
+                f"unfreeze_epochs in {world_size} processes",
+                "one process: several must agree on what learns from the start",
+                "leave unfreeze_epochs out, or launch one process",
+            )
+        )
     return problems
 
 
@@ -306,6 +328,8 @@ def _check_probe(arguments: Arguments) -> list[ArgumentError]:
 def _check_training(arguments: Arguments, complete: bool) -> list[ArgumentError]:
     data, fit, training = arguments.data, arguments.fit, arguments.training
     problems = []
+    if fit.layer_lr_decay < 1 and training.get("fsdp"):
+        problems.append(_error("layer_lr_decay with fsdp", "layers that are not sharded", "leave one of them out"))
     if not any(training.get(name) for name in ("do_train", "do_eval", "do_predict")):
         problems.append(_error("do_train, do_eval and do_predict are all false", "something to do", "set one of them"))
     if training["do_train"] and complete and not (data.dataset_name or data.train_dir or data.train_file):

@@ -205,11 +205,27 @@ class FitArguments:
     adaptation: str = _setting(
         "full",
         "Train all weights, the head only, or low-rank adapters; probe: solve for the head on features that are "
-        "computed once.",
-        choices=["full", "head", "probe", "lora"],
+        "computed once; partial: the last layers and the head.",
+        choices=["full", "head", "probe", "partial", "lora"],
     )
     freeze_layers: int = _setting(
         0, "Keep the embeddings and the first N layers or stages as they are.", within="[0, inf)"
+    )
+    train_layers: int = _setting(
+        1, "With --adaptation partial: how many of the last layers or stages are trained.", within="[1, inf)"
+    )
+    layer_lr_decay: float = _setting(
+        1.0,
+        "Learning rate of each layer or stage over that of the one behind it; the head has all of --learning_rate.",
+        within="(0, 1]",
+    )
+    unfreeze_epochs: int = _setting(
+        0,
+        "Train the head alone at first, and one layer or stage more every N epochs; 0: all at once.",
+        within="[0, inf)",
+    )
+    head_dropout: float = _setting(
+        0.0, "Share of the head's inputs that training sets to 0; the saved model has no trace of it.", within="[0, 1)"
     )
     lora_rank: int = _setting(8, "Rank of the adapters.", within="[1, inf)")
     lora_alpha: float = _setting(

@@ -514,6 +514,13 @@ def test_any_group_may_be_left_out(left_out: str) -> None:
         ("--adaptation probe --no_do_eval", "adaptation probe with do_eval false"),
         ("--adaptation probe --loss bce --teacher_model x", "loss, teacher_model with adaptation probe"),
         ("--adaptation probe --early_stopping_patience 2", "early_stopping_patience with adaptation probe"),
+        ("--adaptation probe --head_dropout 0.1", "head_dropout with adaptation probe"),
+        ("--adaptation head --train_layers 2", "train_layers with adaptation head"),
+        ("--adaptation head --layer_lr_decay 0.7", "layer_lr_decay with adaptation head"),
+        ("--layer_lr_decay 0", "in (0, 1]"),
+        ("--layer_lr_decay 0.7 --fsdp full_shard", "layer_lr_decay with fsdp"),
+        ("--adaptation lora --unfreeze_epochs 1", "unfreeze_epochs with adaptation lora"),
+        ("--head_dropout 1", "in [0, 1)"),
         ("--horizontal_flip_probability 1.5", "in [0, 1]"),
         ("--early_stopping_threshold 0.1", "without early_stopping_patience"),
         ("--early_stopping_patience 2 --do_train", "early_stopping_patience without evaluation"),
@@ -662,8 +669,12 @@ def test_what_a_probe_does_not_use_is_noted(monkeypatch: pytest.MonkeyPatch) -> 
     (note,) = digits("--adaptation probe --learning_rate 1e-3 --random_crop_scale 0.5 1").notes
     assert "learning_rate, random_crop_scale are not used" in note
     assert digits("--adaptation probe --loss auto").notes == []
+
+
+def test_what_one_process_alone_can_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "adaptation probe in 2 processes" in message("--dataset_name digits --adaptation probe")
+    assert "unfreeze_epochs in 2 processes" in message("--dataset_name digits --unfreeze_epochs 1")
 
 
 def test_the_checkpoint_to_resume_is_there_and_no_part_of_the_recipe(tmp_path: Path) -> None:

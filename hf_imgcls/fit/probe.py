@@ -46,6 +46,7 @@ _CHUNK = 8192  # rows that are float64 at a time
 # From heavy to hardly any, each solution the start of the next one.
 _PENALTIES = tuple(10 ** (-step / 2) for step in range(13))
 _PATIENCE = 2
+_LBFGS = {"maxiter": 300, "gtol": 1e-4, "maxcor": 20}
 _BAR_AFTER_S = 5
 
 
@@ -290,7 +291,7 @@ def solve_head(train: Features, validation: Features, num_classes: int, device: 
             total = loss + penalty / 2 * float((weight**2).sum())
             return total, torch.cat([gradient.reshape(-1), offsets]).cpu().numpy()
 
-        start = minimize(evaluate, start, jac=True, method="L-BFGS-B", options={"maxiter": 500, "gtol": 1e-5}).x
+        start = minimize(evaluate, start, jac=True, method="L-BFGS-B", options=_LBFGS).x
         weight, bias = _unpack(start, width, device)
         folded = weight / deviation
         head = folded, bias - folded @ mean

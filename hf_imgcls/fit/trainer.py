@@ -49,6 +49,7 @@ from hf_imgcls.fit.distill import Distiller, build_distiller
 from hf_imgcls.fit.evaluation import Accumulator, BatchTransform, build_eval_dataloader, evaluate_batches
 from hf_imgcls.fit.faults import describe_failed_save, name_newest, translate_fault
 from hf_imgcls.fit.finite import FiniteWatch
+from hf_imgcls.fit.layers import GradualUnfreezing, decay_learning_rates
 from hf_imgcls.fit.loss import choose_loss, compute_sample_losses, divide_losses
 from hf_imgcls.fit.schedule import build_step_schedule
 from hf_imgcls.fit.stopping import Agreement, StopSignals, WorkerGuard, decide_on_main
@@ -88,6 +89,7 @@ class ImageClassificationTrainer(Trainer):
         push_checkpoint: Told each checkpoint, on the main process; it must not wait for the Hub.
         loss: ``--loss``, see `hf_imgcls.fit.loss.choose_loss`.
         distiller: A teacher that the model learns from besides the labels.
+        layer_lr_decay: See `hf_imgcls.fit.layers.decay_learning_rates`.
         **kwargs: What ``Trainer`` takes.
     """
 
@@ -107,6 +109,7 @@ class ImageClassificationTrainer(Trainer):
         push_checkpoint: Callable[[Path], None] | None = None,
         loss: str = "auto",
         distiller: Distiller | None = None,
+        layer_lr_decay: float = 1.0,
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("data_collator", collate_batch)
@@ -123,6 +126,7 @@ class ImageClassificationTrainer(Trainer):
         self.new_accumulator = new_accumulator
         self._step_schedule = step_schedule
         self._distiller = distiller
+        self._layer_lr_decay = layer_lr_decay
         self.identity = identity or describe_run(self.model, args)
         self._push_checkpoint = push_checkpoint
         self._agreement = Agreement(args.ddp_timeout_delta)
@@ -256,6 +260,14 @@ class ImageClassificationTrainer(Trainer):
                 raise _EvaluationStopped
 
     # ------------------------------------------------------------------------------------------------ optimisation
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """Transformers' own, each layer with its learning rate."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if is_new and self._layer_lr_decay < 1:
+            decay_learning_rates(optimizer, self.model, self._layer_lr_decay)
+        return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """Transformers' schedules, and "step"."""
@@ -629,6 +641,8 @@ def build_trainer(
     callbacks = []
     if args.fit.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(args.fit.early_stopping_patience, args.fit.early_stopping_threshold))
+    if args.fit.unfreeze_epochs:
+        callbacks.append(GradualUnfreezing(model, args.fit.unfreeze_epochs))
     if isinstance(batches.train, StreamingSplit):
         batches.train.seed = training_args.seed
     is_step = args.training.get("lr_scheduler_type") == "step"
@@ -647,6 +661,7 @@ def build_trainer(
         identity=identity,
         push_checkpoint=push_checkpoint,
         loss=args.fit.loss,
+        layer_lr_decay=args.fit.layer_lr_decay,
         distiller=build_distiller(args.fit, args.data, labels, processor, multi_label=several),
     )
 
