@@ -194,6 +194,16 @@ def _check_sources(data: DataArguments, complete: bool) -> list[ArgumentError]:
                 problems.append(
                     _error(f"{name} is {path!r}: there is no such {word}", f"an existing {word}", "correct the path")
                 )
+    if data.shots_per_class is not None:
+        for name, given in (("streaming", data.streaming), ("max_train_samples", data.max_train_samples is not None)):
+            if given:
+                problems.append(
+                    _error(
+                        f"shots_per_class with {name}",
+                        "one of them: both choose what is trained on",
+                        f"leave {name} out",
+                    )
+                )
     for name in ("train_val_split", "test_split"):
         share = getattr(data, name)
         if isinstance(share, float) and share >= 1:
@@ -261,6 +271,8 @@ def _check_model(fit: FitArguments, explicit: set[str]) -> list[ArgumentError]:
         problems.append(
             _error(f"{', '.join(lora)} with adaptation {fit.adaptation}", "adaptation lora", "add --adaptation lora")
         )
+    if "shots_seed" in explicit and "shots_per_class" not in explicit:
+        problems.append(_error("shots_seed without shots_per_class", "both", "add --shots_per_class"))
     if fit.teacher_model is None and (given := [name for name in _TEACHER_ONLY if name in explicit]):
         problems.append(_error(f"{', '.join(given)} without teacher_model", "both", "add --teacher_model"))
     if fit.freeze_layers and fit.adaptation != "full":

@@ -108,6 +108,12 @@ class DataArguments:
     split_seed: int = _setting(
         42, "Seed of the cuts, apart from --seed so that seeds share a test set.", within="[0, inf)"
     )
+    shots_per_class: int | None = _setting(
+        None, "Train on at most this many examples of each class, drawn at random.", within="[1, inf)"
+    )
+    shots_seed: int = _setting(
+        0, "Seed of that draw, apart from --split_seed so that draws share validation and test.", within="[0, inf)"
+    )
     max_train_samples: int | None = _setting(None, "Train on at most this many examples.", within="[1, inf)")
     max_eval_samples: int | None = _setting(None, "Validate on at most this many examples.", within="[1, inf)")
     max_test_samples: int | None = _setting(None, "Test on at most this many examples.", within="[1, inf)")

@@ -33,7 +33,7 @@ from hf_imgcls.argument_checks import MULTI_LABEL_SELECTION_METRICS, SELECTION_M
 from hf_imgcls.compat import correct_resumed_loss, restore_weights
 from hf_imgcls.data.collate import collate_batch
 from hf_imgcls.data.streaming import StreamingSplit
-from hf_imgcls.errors import ArgumentError, DataError, Interrupted, NumericsError, UserError
+from hf_imgcls.errors import ArgumentError, DataError, Interrupted, ModelError, NumericsError, UserError
 from hf_imgcls.fit.callbacks import RunCallback, SetEpochCallback, ThroughputProgress
 from hf_imgcls.fit.checkpoints import (
     Inspection,
@@ -628,6 +628,7 @@ def build_trainer(
 
     Raises:
         DataError: There is nothing to train on, or nothing to evaluate on although that is asked for.
+        ModelError: The model cannot checkpoint gradients, and is asked to.
     """
     for split, flag, is_needed, fix in (
         ("train", "--do_train", training_args.do_train, "name one with --train_dir or --train_split_name"),
@@ -635,6 +636,13 @@ def build_trainer(
     ):
         if is_needed and split not in batches.splits:
             raise DataError(f"the dataset has no {split} split", f"one for {flag}", fix)
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if training_args.gradient_checkpointing and not base.supports_gradient_checkpointing:
+        raise ModelError(
+            f"{type(base).__name__} has no gradient checkpointing",
+            "ViT, Swin and their like",
+            "use --auto_find_batch_size",
+        )
     several = model.config.problem_type == MULTI_LABEL
     choose_selection_metric(training_args, several)
     labels = list(model.config.id2label.values())

@@ -7,12 +7,15 @@ from itertools import pairwise
 import pytest
 import torch
 from fit.test_adapt import build, trainable
-from fit.test_trainer import digits, make_trainer  # noqa: F401 (a fixture)
+from fit.test_trainer import DATA, digits, make_trainer  # noqa: F401 (a fixture)
 from tiny_models import TINY_CONFIGS
 
-from hf_imgcls.errors import ModelError
+from hf_imgcls.arguments import Arguments, FitArguments, MeasureArguments, PublishArguments
+from hf_imgcls.errors import ModelError, OutputError
+from hf_imgcls.fit.checkpoints import Inspection, check_same_run, describe_run
 from hf_imgcls.fit.layers import GradualUnfreezing, decay_learning_rates, find_head_modules, number_layers
 from hf_imgcls.fit.model import head_parameter_names
+from hf_imgcls.records import CheckpointRecord
 
 
 @pytest.mark.parametrize("family", sorted(TINY_CONFIGS))
@@ -91,6 +94,43 @@ def test_a_resumed_run_is_the_run(fit, digits, tmp_path):  # noqa: F811
     other.train()
     assert all(torch.equal(tensor, weights(resumed)[name]) for name, tensor in weights(whole).items())
     assert any(not torch.equal(tensor, weights(other)[name]) for name, tensor in weights(whole).items())
+
+
+def test_a_checkpoint_of_other_optimizer_groups_is_not_gone_on_with(digits, tmp_path):  # noqa: F811
+    trainer = make_trainer(digits, tmp_path)
+
+    def describe(**fit):
+        parts = (DATA, FitArguments(model_type="vit", **fit), MeasureArguments(), PublishArguments(), {})
+        return describe_run(trainer.model, trainer.args, None, Arguments(*parts))
+
+    record = CheckpointRecord(5, describe(layer_lr_decay=0.5))
+    check_same_run(Inspection(tmp_path, record), describe(layer_lr_decay=0.6))
+    with pytest.raises(OutputError, match="layer_lr_decay: true then, null now"):
+        check_same_run(Inspection(tmp_path, record), describe())
+
+
+@pytest.mark.parametrize("adaptation", ["partial", "lora"])
+def test_gradient_checkpointing_behind_frozen_layers_changes_nothing(adaptation, digits, tmp_path):  # noqa: F811
+    if adaptation == "lora":
+        pytest.importorskip("peft")
+    trainers = [
+        make_trainer(
+            digits, tmp_path, fit={"adaptation": adaptation}, max_steps=1, gradient_checkpointing=checkpointing
+        )
+        for checkpointing in (False, True)
+    ]
+    before = weights(trainers[1])
+    for trainer in trainers:
+        trainer.train()
+    learnt = [weights(trainer) for trainer in trainers]
+    for name in trainable(trainers[1].model) - {name for name in before if "lora_A" in name}:
+        assert not torch.equal(learnt[1][name], before[name]), name  # the first step of lora_A is zero
+        torch.testing.assert_close(learnt[0][name], learnt[1][name], msg=name)
+
+
+def test_gradient_checkpointing_where_there_is_none_is_an_error(digits, tmp_path):  # noqa: F811
+    with pytest.raises(ModelError, match="has no gradient checkpointing"):
+        make_trainer(digits, tmp_path, "convnext", gradient_checkpointing=True)
 
 
 def test_layers_join_in_from_the_head_on(digits, tmp_path):  # noqa: F811
