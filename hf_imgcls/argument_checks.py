@@ -267,7 +267,7 @@ def _check_model(fit: FitArguments, explicit: set[str]) -> list[ArgumentError]:
             _error("model_config without model_type", "both", "add --model_type, or leave model_config out")
         )
     lora = [name for name in _LORA_ONLY if name in explicit]
-    if lora and fit.adaptation != "lora":
+    if lora and fit.adaptation != "lora" and (fit.adaptation, fit.auto_finetune) != ("auto", "lora"):
         problems.append(
             _error(f"{', '.join(lora)} with adaptation {fit.adaptation}", "adaptation lora", "add --adaptation lora")
         )
@@ -283,12 +283,16 @@ def _check_model(fit: FitArguments, explicit: set[str]) -> list[ArgumentError]:
                 "leave freeze_layers out",
             )
         )
+    if "auto_finetune" in explicit and fit.adaptation != "auto":
+        problems.append(
+            _error(f"auto_finetune with adaptation {fit.adaptation}", "adaptation auto", "add --adaptation auto")
+        )
     if "train_layers" in explicit and fit.adaptation != "partial":
         problems.append(
             _error(f"train_layers with adaptation {fit.adaptation}", "adaptation partial", "add --adaptation partial")
         )
     for name, is_given, rungs in (
-        ("layer_lr_decay", fit.layer_lr_decay < 1, ("full", "partial", "lora")),
+        ("layer_lr_decay", fit.layer_lr_decay < 1, ("full", "partial", "lora", "auto")),
         ("unfreeze_epochs", fit.unfreeze_epochs > 0, ("full", "partial")),
     ):
         if is_given and fit.adaptation not in rungs:
@@ -309,30 +313,24 @@ def _check_model(fit: FitArguments, explicit: set[str]) -> list[ArgumentError]:
 
 
 def _check_probe(arguments: Arguments) -> list[ArgumentError]:
-    """What stands in the way of solving for a head instead of training it."""
+    """What stands in the way of solving for a head, instead of training it or before."""
     fit, training = arguments.fit, arguments.training
     problems: list[ArgumentError] = []
-    if fit.adaptation != "probe" or not training["do_train"]:
+    if fit.adaptation not in ("probe", "auto") or not training["do_train"]:
         return problems
+    what = f"adaptation {fit.adaptation}"
     if arguments.data.streaming:
-        problems.append(
-            _error("adaptation probe with streaming true", "images that can be read in order", "leave out --streaming")
-        )
+        problems.append(_error(f"{what} with streaming true", "images that are read in order", "leave out --streaming"))
     if not training["do_eval"]:
         problems.append(
-            _error(
-                "adaptation probe with do_eval false", "a validation split, which chooses the penalty", "add --do_eval"
-            )
-        )
-    if given := [name for name in _STEPS_ONLY if name in arguments.explicit and getattr(fit, name) != "auto"]:
-        problems.append(
-            _error(f"{', '.join(given)} with adaptation probe", "a head that is solved for", "use --adaptation head")
+            _error(f"{what} with do_eval false", "a validation split, which chooses the penalty", "add --do_eval")
         )
     if (world_size := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        problems.append(_error(f"{what} in {world_size} processes", "one process", "launch one"))
+    given = [name for name in _STEPS_ONLY if name in arguments.explicit and getattr(fit, name) != "auto"]
+    if given and fit.adaptation == "probe":
         problems.append(
-            _error(
-                f"adaptation probe in {world_size} processes", "one process", "launch one: it takes no steps to share"
-            )
+            _error(f"{', '.join(given)} with adaptation probe", "a head that is solved for", "use --adaptation head")
         )
     return problems
 

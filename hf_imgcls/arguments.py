@@ -211,8 +211,11 @@ class FitArguments:
     adaptation: str = _setting(
         "full",
         "Train all weights, the head only, or low-rank adapters; probe: solve for the head on features that are "
-        "computed once; partial: the last layers and the head.",
-        choices=["full", "head", "probe", "partial", "lora"],
+        "computed once; partial: the last layers and the head; auto: the probe, and fine-tuning if that pays.",
+        choices=["full", "head", "probe", "partial", "lora", "auto"],
+    )
+    auto_finetune: str = _setting(
+        "lora", "With --adaptation auto: what is tried against the probe.", choices=["lora", "full"]
     )
     freeze_layers: int = _setting(
         0, "Keep the embeddings and the first N layers or stages as they are.", within="[0, inf)"

@@ -111,7 +111,9 @@ def steps_agree(training: dict[str, Any]) -> bool:
 def _learning_rate(arguments: Arguments) -> float | None:
     if arguments.fit.model_type is not None:
         return 1e-3
-    return 5e-4 if arguments.fit.adaptation in ("lora", "head") else None
+    fit = arguments.fit
+    adds = fit.adaptation in ("lora", "head") or (fit.adaptation == "auto" and fit.auto_finetune == "lora")
+    return 5e-4 if adds else None
 
 
 def _num_workers(arguments: Arguments) -> int:

@@ -517,6 +517,9 @@ def test_any_group_may_be_left_out(left_out: str) -> None:
         ("--dataset_name digits --shots_per_class 5 --streaming", "shots_per_class with streaming"),
         ("--shots_per_class 5 --max_train_samples 9", "shots_per_class with max_train_samples"),
         ("--shots_seed 1", "shots_seed without shots_per_class"),
+        ("--adaptation auto --streaming", "adaptation auto with streaming true"),
+        ("--adaptation probe --auto_finetune full", "auto_finetune with adaptation probe"),
+        ("--adaptation auto --auto_finetune full --lora_rank 4", "lora_rank with adaptation auto"),
         ("--adaptation probe --head_dropout 0.1", "head_dropout with adaptation probe"),
         ("--dataset_name digits --adaptation head --train_layers 2", "train_layers with adaptation head"),
         ("--adaptation head --layer_lr_decay 0.7", "layer_lr_decay with adaptation head"),
@@ -657,6 +660,9 @@ def test_the_default_learning_rate_follows_what_is_trained() -> None:
     assert digits("--model_type vit").training["learning_rate"] == 1e-3
     assert digits("--adaptation lora").training["learning_rate"] == 5e-4
     assert digits("--adaptation head").training["learning_rate"] == 5e-4
+    assert digits("--adaptation auto").training["learning_rate"] == 5e-4
+    assert "learning_rate" not in digits("--adaptation auto --auto_finetune full").training
+    assert "learning_rate" not in digits("--adaptation probe").training
 
 
 def test_what_is_changed_about_the_users_words_is_noted() -> None:

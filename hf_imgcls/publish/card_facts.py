@@ -83,11 +83,15 @@ def describe_origin(records: CardRecords) -> str:
     if records.run is not None and records.is_hub_model:
         where = f"[{records.base_model}](https://huggingface.co/{records.base_model})"
         where += f" (revision {code(records.run.base_model_revision)})"
+    adaptation = records.recipe.get("adaptation")
+    if adaptation == "auto":
+        adaptation = "probe" if records.is_probe else records.recipe.get("auto_finetune", "lora")
     how = {
         "lora": "with LoRA; the adapter is merged into the weights",
         "head": "in its head alone",
         "probe": "as a linear probe: the head alone, solved for on features of the frozen rest",
-    }.get(str(records.recipe.get("adaptation")), "")
+        "partial": "in its last layers",
+    }.get(str(adaptation), "")
     return f"It was fine-tuned{f' ({how})' if how else ''} from {where} on {describe_data(records)}."
 
 

@@ -140,7 +140,8 @@ def describe_training(records: CardRecords) -> str:
         return "How the model was trained is not recorded."
     images = run.world_size * run.per_device_train_batch_size * run.gradient_accumulation_steps
     sentences = []
-    if run.model is not None:
+    # What auto had set out to train is not what was trained, where it kept its probe.
+    if run.model is not None and not (records.is_probe and records.recipe.get("adaptation") == "auto"):
         trained, total = run.model.num_trainable_parameters, run.model.num_parameters
         all_of_them = f"All {total:,} parameters were trained."
         some = f"{trained:,} parameters were trained; the saved model has {total:,}."

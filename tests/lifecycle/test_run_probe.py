@@ -21,6 +21,17 @@ def flags(tmp_path):
     return (*SMALL_DIGITS, *TINY_VIT, "--cache_dir", tmp_path / "cache")
 
 
+@pytest.fixture
+def run_recipe(run_recipe, monkeypatch):
+    """As it is, but for what an earlier run in this process leaves: the mark of a launcher, and so more threads."""
+
+    def run(*words):
+        monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+        return run_recipe(*words)
+
+    return run
+
+
 def test_a_probe_leaves_what_every_run_leaves(run_recipe, flags, tmp_path, caplog):
     run = run_recipe("finetune", *flags, "--adaptation", "probe", "--calibrate", "--output_dir", tmp_path / "run")
     assert run.exit_code == 0, run.err
@@ -72,3 +83,44 @@ def test_a_probe_of_several_labels(run_recipe, flags, tmp_path):
     results = read(tmp_path / "run", "all_results.json")
     assert results["eval_mean_average_precision"] > 0.5
     assert results["train_penalty"] > 0
+
+
+TUNING = ("--auto_finetune", "full", "--random_crop_scale", "1", "1", "--random_crop_ratio", "1", "1")
+
+
+def test_auto_fine_tunes_where_that_pays(run_recipe, flags, tmp_path, caplog):
+    run = run_recipe(
+        "finetune", *flags, *TUNING, "--adaptation", "auto", "--num_train_epochs", "8", "--learning_rate", "1e-3", "--max_train_samples", "600",
+        "--max_eval_samples", "200", "--output_dir", tmp_path / "run",
+    )  # fmt: skip
+    assert run.exit_code == 0, run.err
+    assert "20 nearest neighbours" in caplog.text
+    assert ": it is kept" in caplog.text
+    assert read(tmp_path / "run", "trainer_state.json")["best_global_step"] > 0
+    assert "train_penalty" not in read(tmp_path / "run", "all_results.json")
+
+
+def test_auto_keeps_the_probe_where_it_does_not(run_recipe, flags, tmp_path, caplog):
+    pytest.importorskip("peft")
+    probe = run_recipe("finetune", *flags, "--adaptation", "probe", "--output_dir", tmp_path / "probe")
+    run = run_recipe(
+        "finetune", *flags, "--adaptation", "auto", "--max_steps", "2", "--learning_rate", "1e-6", "--output_dir",
+        tmp_path / "run",
+    )  # fmt: skip
+    assert (probe.exit_code, run.exit_code) == (0, 0), run.err
+    assert "the probe is kept" in caplog.text
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("probe", "run")]
+    assert weights[0].keys() == weights[1].keys()
+    assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
+    assert not (tmp_path / "run" / "adapter").exists()
+    assert read(tmp_path / "run", "parity.json")["top1_agreement"] == 1.0
+    assert "The backbone saw every image once" in (tmp_path / "run" / "README.md").read_text()
+
+
+def test_auto_does_not_try_what_could_not_be_told_from_chance(run_recipe, flags, tmp_path, caplog):
+    run = run_recipe(
+        "finetune", *flags, *TUNING, "--adaptation", "auto", "--max_eval_samples", "6", "--output_dir", tmp_path / "run"
+    )
+    assert run.exit_code == 0, run.err
+    assert "no gain could be told from chance" in caplog.text
+    assert read(tmp_path / "run", "trainer_state.json")["global_step"] == 0
