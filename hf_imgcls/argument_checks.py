@@ -37,6 +37,10 @@ _FOLDERS = ("train_dir", "validation_dir", "test_dir")
 _FILES = ("train_file", "validation_file", "test_file")
 _HUB_ONLY = ("dataset_config_name", "dataset_revision", "train_split_name", "validation_split_name", "test_split_name")
 _TEACHER_ONLY = ("distillation_temperature", "distillation_weight")
+# What has no say where the head is solved for: no image is augmented, and no optimiser step is taken.
+_STEPS_ONLY = (
+    "loss", "imbalance", "teacher_model", "early_stopping_patience", "head_dropout", "ema_decay", "model_soup", "find_lr",
+)  # fmt: skip
 _LORA_ONLY = ("lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules")
 
 
@@ -71,7 +75,7 @@ def check_arguments(arguments: Arguments, known: Collection[str], *, complete: b
     problems += _check_model(arguments.fit, arguments.explicit) + _check_card(arguments.publish)
     problems += _check_push(arguments, known, complete) + _check_export(arguments.publish)
     if {"do_train", "eval_strategy"} <= arguments.training.keys():
-        problems += _check_training(arguments, complete)
+        problems += _check_training(arguments, complete) + _check_probe(arguments)
     for name in ("deepspeed", "fsdp_config", "accelerator_config"):
         value = arguments.training.get(name)
         if isinstance(value, str) and not os.path.isfile(value):
@@ -193,6 +197,16 @@ def _check_sources(data: DataArguments, complete: bool) -> list[ArgumentError]:
                 problems.append(
                     _error(f"{name} is {path!r}: there is no such {word}", f"an existing {word}", "correct the path")
                 )
+    if data.shots_per_class is not None:
+        for name, given in (("streaming", data.streaming), ("max_train_samples", data.max_train_samples is not None)):
+            if given:
+                problems.append(
+                    _error(
+                        f"shots_per_class with {name}",
+                        "one of them: both choose what is trained on",
+                        f"leave {name} out",
+                    )
+                )
     for name in ("train_val_split", "test_split"):
         share = getattr(data, name)
         if isinstance(share, float) and share >= 1:
@@ -277,10 +291,12 @@ def _check_model(fit: FitArguments, explicit: set[str]) -> list[ArgumentError]:
             _error("model_config without model_type", "both", "add --model_type, or leave model_config out")
         )
     lora = [name for name in _LORA_ONLY if name in explicit]
-    if lora and fit.adaptation != "lora":
+    if lora and fit.adaptation != "lora" and (fit.adaptation, fit.auto_finetune) != ("auto", "lora"):
         problems.append(
             _error(f"{', '.join(lora)} with adaptation {fit.adaptation}", "adaptation lora", "add --adaptation lora")
         )
+    if "shots_seed" in explicit and "shots_per_class" not in explicit:
+        problems.append(_error("shots_seed without shots_per_class", "both", "add --shots_per_class"))
     if fit.teacher_model is None and (given := [name for name in _TEACHER_ONLY if name in explicit]):
         problems.append(_error(f"{', '.join(given)} without teacher_model", "both", "add --teacher_model"))
     problems += _check_loss(fit, explicit)
@@ -291,6 +307,56 @@ def _check_model(fit: FitArguments, explicit: set[str]) -> list[ArgumentError]:
                 "adaptation full: the others freeze every layer already",
                 "leave freeze_layers out",
             )
+        )
+    if "auto_finetune" in explicit and fit.adaptation != "auto":
+        problems.append(
+            _error(f"auto_finetune with adaptation {fit.adaptation}", "adaptation auto", "add --adaptation auto")
+        )
+    if "train_layers" in explicit and fit.adaptation != "partial":
+        problems.append(
+            _error(f"train_layers with adaptation {fit.adaptation}", "adaptation partial", "add --adaptation partial")
+        )
+    for name, is_given, rungs in (
+        ("layer_lr_decay", fit.layer_lr_decay < 1, ("full", "partial", "lora", "auto")),
+        ("unfreeze_epochs", fit.unfreeze_epochs > 0, ("full", "partial")),
+    ):
+        if is_given and fit.adaptation not in rungs:
+            problems.append(
+                _error(
+                    f"{name} with adaptation {fit.adaptation}", f"adaptation {' or '.join(rungs)}", f"leave {name} out"
+                )
+            )
+    if fit.unfreeze_epochs and (world_size := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        problems.append(
+            _error(
+                f"unfreeze_epochs in {world_size} processes",
+                "one process: several must agree on what learns from the start",
+                "leave unfreeze_epochs out, or launch one process",
+            )
+        )
+    return problems
+
+
+def _check_probe(arguments: Arguments) -> list[ArgumentError]:
+    """What stands in the way of solving for a head, instead of training it or before."""
+    fit, training = arguments.fit, arguments.training
+    problems: list[ArgumentError] = []
+    if fit.adaptation not in ("probe", "auto") or not training["do_train"]:
+        return problems
+    what = f"adaptation {fit.adaptation}"
+    if arguments.data.streaming:
+        problems.append(_error(f"{what} with streaming true", "images that are read in order", "leave out --streaming"))
+    if not training["do_eval"]:
+        problems.append(
+            _error(f"{what} with do_eval false", "a validation split, which chooses the penalty", "add --do_eval")
+        )
+    if (world_size := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        problems.append(_error(f"{what} in {world_size} processes", "one process", "launch one"))
+    asked = [name for name in _STEPS_ONLY if name in arguments.explicit]
+    given = [name for name in asked if getattr(fit, name) not in ("auto", "none", False)]
+    if given and fit.adaptation == "probe":
+        problems.append(
+            _error(f"{', '.join(given)} with adaptation probe", "a head that is solved for", "use --adaptation head")
         )
     return problems
 
@@ -313,6 +379,8 @@ def _check_loss(fit: FitArguments, explicit: set[str]) -> list[ArgumentError]:
 def _check_training(arguments: Arguments, complete: bool) -> list[ArgumentError]:
     data, fit, training = arguments.data, arguments.fit, arguments.training
     problems = []
+    if fit.layer_lr_decay < 1 and training.get("fsdp"):
+        problems.append(_error("layer_lr_decay with fsdp", "layers that are not sharded", "leave one of them out"))
     if not any(training.get(name) for name in ("do_train", "do_eval", "do_predict")):
         problems.append(_error("do_train, do_eval and do_predict are all false", "something to do", "set one of them"))
     if training["do_train"] and complete and not (data.dataset_name or data.train_dir or data.train_file):

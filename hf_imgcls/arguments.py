@@ -111,6 +111,12 @@ class DataArguments:
     split_seed: int = _setting(
         42, "Seed of the cuts, apart from --seed so that seeds share a test set.", within="[0, inf)"
     )
+    shots_per_class: int | None = _setting(
+        None, "Train on at most this many examples of each class, drawn at random.", within="[1, inf)"
+    )
+    shots_seed: int = _setting(
+        0, "Seed of that draw, apart from --split_seed so that draws share validation and test.", within="[0, inf)"
+    )
     max_train_samples: int | None = _setting(None, "Train on at most this many examples.", within="[1, inf)")
     max_eval_samples: int | None = _setting(None, "Validate on at most this many examples.", within="[1, inf)")
     max_test_samples: int | None = _setting(None, "Test on at most this many examples.", within="[1, inf)")
@@ -281,10 +287,32 @@ class FitArguments:
         False, "Initialise anew every weight whose shape differs; a new head needs no flag."
     )
     adaptation: str = _setting(
-        "full", "Train all weights, the head only, or low-rank adapters.", choices=["full", "head", "lora"]
+        "full",
+        "Train all weights, the head only, or low-rank adapters; probe: solve for the head on features that are "
+        "computed once; partial: the last layers and the head; auto: the probe, and fine-tuning if that pays.",
+        choices=["full", "head", "probe", "partial", "lora", "auto"],
+    )
+    auto_finetune: str = _setting(
+        "lora", "With --adaptation auto: what is tried against the probe.", choices=["lora", "full"]
     )
     freeze_layers: int = _setting(
         0, "Keep the embeddings and the first N layers or stages as they are.", within="[0, inf)"
+    )
+    train_layers: int = _setting(
+        1, "With --adaptation partial: how many of the last layers or stages are trained.", within="[1, inf)"
+    )
+    layer_lr_decay: float = _setting(
+        1.0,
+        "Learning rate of each layer or stage over that of the one behind it; the head has all of --learning_rate.",
+        within="(0, 1]",
+    )
+    unfreeze_epochs: int = _setting(
+        0,
+        "Train the head alone at first, and one layer or stage more every N epochs; 0: all at once.",
+        within="[0, inf)",
+    )
+    head_dropout: float = _setting(
+        0.0, "Share of the head's inputs that training sets to 0; the saved model has no trace of it.", within="[0, 1)"
     )
     lora_rank: int = _setting(8, "Rank of the adapters.", within="[1, inf)")
     lora_alpha: float = _setting(

@@ -38,6 +38,9 @@ def build_training_arguments(training: dict[str, Any], hub_token: str | None = N
     * ``logging_dir`` became the environment variable ``TENSORBOARD_LOGGING_DIR`` in 5.0. Remove when 4.x is dropped.
     * 4.57 sends trackio runs to a Hub Space named "trackio" unless told otherwise; 5.0 keeps them local. Remove when
       4.x is dropped.
+    * 4.57 checkpoints gradients with ``use_reentrant``, which gives nothing to blocks whose input needs no gradient:
+      behind frozen embeddings only the head would learn, silently (seen on 4.57.6 with ViT and Swin; 5.x has the other
+      default). Remove when 4.x is dropped.
 
     And four decisions that hold on both lines: bfloat16 where the GPU has it and the user chose no precision; no
     pinned memory where there is nothing to pin it for; a token goes to the environment, where the Hub client looks
@@ -70,6 +73,10 @@ def build_training_arguments(training: dict[str, Any], hub_token: str | None = N
 
     if TRANSFORMERS_MAJOR < 5:
         values.setdefault("trackio_space_id", None)
+        if values.get("gradient_checkpointing"):
+            values["gradient_checkpointing_kwargs"] = {
+                "use_reentrant": False, **(values.get("gradient_checkpointing_kwargs") or {})
+            }  # fmt: skip
     if hub_token:
         os.environ["HF_TOKEN"] = hub_token
     if values.get("lr_scheduler_type") == "step":

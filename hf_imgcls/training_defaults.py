@@ -8,12 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_imgcls.data.policies import AUGMENTATION_PARTS
 from hf_imgcls.errors import ArgumentError
 from hf_imgcls.provenance import count_cores
 
 if TYPE_CHECKING:
     from hf_imgcls.arguments import Arguments
 
+# What changes nothing where a head is solved for (--adaptation probe).
+_STEPS_ONLY = (
+    "learning_rate", "num_train_epochs", "max_steps", "weight_decay", "lr_scheduler_type", "lr_scheduler_kwargs",
+    "warmup_steps", "warmup_ratio", "per_device_train_batch_size", "gradient_accumulation_steps",
+    "label_smoothing_factor", "augmentation", *AUGMENTATION_PARTS,
+)  # fmt: skip
 DEFAULT_MODEL = "google/vit-base-patch16-224-in21k"
 
 
@@ -105,7 +112,9 @@ def steps_agree(training: dict[str, Any]) -> bool:
 def _learning_rate(arguments: Arguments) -> float | None:
     if arguments.fit.model_type is not None:
         return 1e-3
-    return 5e-4 if arguments.fit.adaptation in ("lora", "head") else None
+    fit = arguments.fit
+    adds = fit.adaptation in ("lora", "head") or (fit.adaptation == "auto" and fit.auto_finetune == "lora")
+    return 5e-4 if adds else None
 
 
 def _num_workers(arguments: Arguments) -> int:
@@ -201,6 +210,8 @@ def fill_training(arguments: Arguments, known: Collection[str]) -> list[Argument
     if training.get("logging_nan_inf_filter"):
         training["logging_nan_inf_filter"] = False
         arguments.notes.append("logging_nan_inf_filter true would hide NaN in the log: it is false.")
+    if arguments.fit.adaptation == "probe" and (idle := [name for name in _STEPS_ONLY if name in arguments.explicit]):
+        arguments.notes.append(f"adaptation probe neither augments nor takes steps: {', '.join(idle)} are not used.")
     organization = training.pop("push_to_hub_organization", None)
     for row in TRAINING_DEFAULTS:
         if row.name in known and row.name not in training:

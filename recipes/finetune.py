@@ -69,8 +69,10 @@ def main() -> None:
     from hf_imgcls.fit.advice import StepTimes, describe_data, estimate_cost, give_hints
     from hf_imgcls.fit.batch_size import settle_batch_size
     from hf_imgcls.fit.checkpoints import describe_run, find_checkpoint
+    from hf_imgcls.fit.ladder import climb
     from hf_imgcls.fit.lr_range import describe_curve, draw_curve, find_learning_rate
     from hf_imgcls.fit.model import build_model
+    from hf_imgcls.fit.probe import train_probe
     from hf_imgcls.fit.saving import save_run
     from hf_imgcls.fit.soup import cook_soup
     from hf_imgcls.fit.trainer import build_trainer
@@ -143,7 +145,13 @@ def main() -> None:
 
         # Training, the best weights saved, the validation split measured once more
         try:
-            result = trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint.path))
+            resumed = checkpoint and str(checkpoint.path)
+            if args.fit.adaptation == "probe":
+                result = train_probe(trainer, dataset, batches, args)
+            elif args.fit.adaptation == "auto":
+                result = climb(trainer, dataset, batches, args, resumed)
+            else:
+                result = trainer.train(resume_from_checkpoint=resumed)
         except Interrupted:
             mark_run(output_dir, "interrupted")
             raise

@@ -510,6 +510,23 @@ def test_any_group_may_be_left_out(left_out: str) -> None:
         ("--model_config '{a: 1}'", "model_config without model_type"),
         ("--model_config vit.json", "a mapping"),
         ("--adaptation head --freeze_layers 2", "freeze_layers 2 with adaptation head"),
+        ("--adaptation probe --streaming", "adaptation probe with streaming true"),
+        ("--adaptation probe --no_do_eval", "adaptation probe with do_eval false"),
+        ("--adaptation probe --loss bce --teacher_model x", "loss, teacher_model with adaptation probe"),
+        ("--adaptation probe --early_stopping_patience 2", "early_stopping_patience with adaptation probe"),
+        ("--dataset_name digits --shots_per_class 5 --streaming", "shots_per_class with streaming"),
+        ("--shots_per_class 5 --max_train_samples 9", "shots_per_class with max_train_samples"),
+        ("--shots_seed 1", "shots_seed without shots_per_class"),
+        ("--adaptation auto --streaming", "adaptation auto with streaming true"),
+        ("--adaptation probe --auto_finetune full", "auto_finetune with adaptation probe"),
+        ("--adaptation auto --auto_finetune full --lora_rank 4", "lora_rank with adaptation auto"),
+        ("--adaptation probe --head_dropout 0.1", "head_dropout with adaptation probe"),
+        ("--dataset_name digits --adaptation head --train_layers 2", "train_layers with adaptation head"),
+        ("--adaptation head --layer_lr_decay 0.7", "layer_lr_decay with adaptation head"),
+        ("--layer_lr_decay 0", "in (0, 1]"),
+        ("--layer_lr_decay 0.7 --fsdp full_shard", "layer_lr_decay with fsdp"),
+        ("--adaptation lora --unfreeze_epochs 1", "unfreeze_epochs with adaptation lora"),
+        ("--head_dropout 1", "in [0, 1)"),
         ("--horizontal_flip_probability 1.5", "in [0, 1]"),
         ("--early_stopping_threshold 0.1", "without early_stopping_patience"),
         ("--early_stopping_patience 2 --do_train", "early_stopping_patience without evaluation"),
@@ -643,6 +660,9 @@ def test_the_default_learning_rate_follows_what_is_trained() -> None:
     assert digits("--model_type vit").training["learning_rate"] == 1e-3
     assert digits("--adaptation lora").training["learning_rate"] == 5e-4
     assert digits("--adaptation head").training["learning_rate"] == 5e-4
+    assert digits("--adaptation auto").training["learning_rate"] == 5e-4
+    assert "learning_rate" not in digits("--adaptation auto --auto_finetune full").training
+    assert "learning_rate" not in digits("--adaptation probe").training
 
 
 def test_what_is_changed_about_the_users_words_is_noted() -> None:
@@ -652,6 +672,18 @@ def test_what_is_changed_about_the_users_words_is_noted() -> None:
     assert "warmup_ratio" not in arguments.training
     assert len(arguments.notes) == 3
     assert digits().notes == []
+
+
+def test_what_a_probe_does_not_use_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    (note,) = digits("--adaptation probe --learning_rate 1e-3 --random_crop_scale 0.5 1").notes
+    assert "learning_rate, random_crop_scale are not used" in note
+    assert digits("--adaptation probe --loss auto").notes == []
+
+
+def test_what_one_process_alone_can_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "adaptation probe in 2 processes" in message("--dataset_name digits --adaptation probe")
+    assert "unfreeze_epochs in 2 processes" in message("--dataset_name digits --unfreeze_epochs 1")
 
 
 def test_the_checkpoint_to_resume_is_there_and_no_part_of_the_recipe(tmp_path: Path) -> None:

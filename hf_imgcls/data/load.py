@@ -27,7 +27,15 @@ from hf_imgcls.data.label_sets import (
 )
 from hf_imgcls.data.labels import build_label_map, encode_labels, hint_separator, list_some
 from hf_imgcls.data.sources import Source, open_source
-from hf_imgcls.data.splits import ROLES, assign_roles, check_not_empty, choose_subset, count_cuts, cut_stratified
+from hf_imgcls.data.splits import (
+    ROLES,
+    assign_roles,
+    check_not_empty,
+    choose_shots,
+    choose_subset,
+    count_cuts,
+    cut_stratified,
+)
 from hf_imgcls.errors import DataError
 from hf_imgcls.records import MULTI_LABEL, SINGLE_LABEL, DataRecord, SplitRecord
 
@@ -144,8 +152,13 @@ def _assemble(source: Source, args: DataArguments) -> ImageDataset:
         maximum = getattr(args, f"max_{'eval' if role == 'validation' else role}_samples")
         num_available, is_cut = split_ids.shape[0], rows is not None
         subset = choose_subset(num_available, maximum, args.split_seed, role)
+        if role == "train" and args.shots_per_class is not None:
+            subset = _choose_shots(split_ids, args, names, notes)
+            text += f", {len(subset)} of {num_available} chosen at random, {args.shots_per_class} of each class, "
+            text += f"seed {args.shots_seed}"
+        elif subset is not None:
+            text += f", {len(subset)} of {num_available} chosen at random, seed {args.split_seed}"
         if subset is not None:
-            text += f", {len(subset)} of {split_ids.shape[0]} chosen at random, seed {args.split_seed}"
             rows = subset if rows is None else rows[subset]
             split_ids = split_ids[subset]
         split = splits[origin] if rows is None else splits[origin].select(rows)
@@ -156,6 +169,23 @@ def _assemble(source: Source, args: DataArguments) -> ImageDataset:
         record_labels(record.splits[role], split_ids, names)
     notes += _find_absent_classes(record)
     return dataset
+
+
+def _choose_shots(ids: LabelIds, args: DataArguments, names: list[str], notes: list[str]) -> np.ndarray:
+    """Rows of train for ``--shots_per_class``; what was done is told in ``notes``."""
+    shots = args.shots_per_class or 0
+    if not isinstance(ids, np.ndarray):
+        raise DataError(
+            f"--shots_per_class {shots}, and an image may have several labels",
+            "one label per image: else each image is a shot of several classes",
+            "use --max_train_samples",
+        )
+    counts = count_classes(ids, len(names))
+    note = f"train has {shots} examples of each class, drawn at random from {len(ids)}, seed {args.shots_seed}"
+    if few := [name for name, count in zip(names, counts, strict=True) if count < shots]:
+        note += f"; fewer of {list_some(few)}, which have no more"
+    notes.append(f"{note}.")
+    return choose_shots(ids, shots, args.shots_seed)
 
 
 def record_labels(record: SplitRecord, labels: LabelIds, names: list[str]) -> None:

@@ -37,6 +37,7 @@ class Augmentation:
     augmentation_repeats: int = 1
 
 
+AUGMENTATION_PARTS = tuple(field.name for field in dataclasses.fields(Augmentation))
 # none: the largest square in the middle. heavy: what ViTs are trained from scratch with, after Touvron et al. (2021),
 # "Training data-efficient image transformers", table 9, with milder MixUp, for runs shorter than 300 epochs.
 POLICIES = {
@@ -55,7 +56,6 @@ POLICIES = {
 
 def resolve_augmentation(data_args: DataArguments) -> Augmentation:
     """What a run does to its training images: the policy, and what was asked for by itself."""
-    names = [field.name for field in dataclasses.fields(Augmentation)]
-    given = {name: getattr(data_args, name) for name in names if getattr(data_args, name) is not None}
+    given = {name: getattr(data_args, name) for name in AUGMENTATION_PARTS if getattr(data_args, name) is not None}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     return dataclasses.replace(POLICIES[data_args.augmentation], **given)

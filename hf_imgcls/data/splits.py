@@ -237,6 +237,23 @@ def _apportion(count: int, sizes: np.ndarray, limits: np.ndarray, tie_breaks: np
     return quota
 
 
+def choose_shots(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
+    """Choose rows at random, equally many of each class, for ``--shots_per_class``.
+
+    Args:
+        labels: int64 ``(N,)`` class ids.
+        shots: Rows to keep of each class; all of a class that has fewer.
+        seed: ``--shots_seed``. More shots keep what fewer kept.
+
+    Returns:
+        int64 array of rows, ascending.
+    """
+    order = np.random.RandomState([seed % 2**32, 1 + len(ROLES)]).permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    starts = np.searchsorted(labels[order], labels[order])  # of each row's class
+    return np.sort(order[np.arange(len(order)) - starts < shots])
+
+
 def choose_subset(num_examples: int, maximum: int | None, seed: int, role: str) -> np.ndarray | None:
     """Choose rows at random for ``--max_*_samples``.
 

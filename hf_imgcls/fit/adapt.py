@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from hf_imgcls.compat import lora_target_modules
-from hf_imgcls.errors import ModelError
+from hf_imgcls.errors import ArgumentError, ModelError
 from hf_imgcls.extras import require
+from hf_imgcls.fit.layers import find_blocks, find_head_modules, number_layers
 from hf_imgcls.fit.model import head_parameter_names
+from hf_imgcls.records import MULTI_LABEL
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,29 +32,46 @@ def adapt_model(model: PreTrainedModel, fit: FitArguments) -> nn.Module:
 
     Args:
         model: The full classification model; changed in place.
-        fit: ``adaptation``, ``freeze_layers`` and the LoRA settings.
+        fit: ``adaptation`` and its settings, and ``head_dropout``.
 
     Returns:
         The model itself, or the ``PeftModel`` around it.
 
     Raises:
-        ModelError: More layers are to be frozen than there are, or LoRA has no default targets for the model.
+        ArgumentError: ``auto`` cannot judge images with several labels.
+        ModelError: More layers are to be frozen or trained than there are, or LoRA has no default targets.
         MissingExtraError: LoRA is asked for and peft is not installed.
     """
+    if fit.adaptation == "auto" and model.config.problem_type == MULTI_LABEL:
+        raise ArgumentError(
+            "adaptation auto with several labels per image",
+            "one label per image, so that an answer is right or wrong",
+            "run --adaptation probe and --adaptation lora, and compare them with recipes/measure.py --compare",
+        )
     head = head_parameter_names(model.config)
     adapted: nn.Module = model
-    if fit.adaptation == "lora":
+    if choose_finetuning(fit) == "lora":
         adapted = _add_lora(model, fit, head)
-    elif fit.adaptation == "head":
+    elif fit.adaptation in ("head", "probe"):
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in head)
+    elif fit.adaptation == "partial":
+        _freeze_layers(model, _count_frozen(model, fit.train_layers))
     elif fit.freeze_layers:
         _freeze_layers(model, fit.freeze_layers)
-    _keep_frozen_parts_in_eval(model)
+    if fit.head_dropout:
+        for module in find_head_modules(adapted):
+            module.register_forward_pre_hook(partial(_drop_inputs, fit.head_dropout))
+    _keep_frozen_parts_in_eval(model, changing=fit.unfreeze_epochs > 0)
     trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     total = sum(p.numel() for p in adapted.parameters())
     logger.info("Trainable parameters: %s of %s (%.2f %%)", f"{trainable:,}", f"{total:,}", 100 * trainable / total)
     return adapted
+
+
+def choose_finetuning(fit: FitArguments) -> str:
+    """What optimiser steps train: ``adaptation``, or what ``auto`` tries after its probe."""
+    return fit.auto_finetune if fit.adaptation == "auto" else fit.adaptation
 
 
 def merge_adapter(model: Any, output_dir: Path, should_save: bool) -> PreTrainedModel:
@@ -91,57 +112,63 @@ def _add_lora(model: PreTrainedModel, fit: FitArguments, head: set[str]) -> nn.M
 
 def _freeze_layers(model: PreTrainedModel, num_layers: int) -> None:
     """Freeze everything before the ``num_layers``-th block: embeddings or stem, and the blocks themselves."""
-    path, blocks = _find_blocks(model)
+    path, blocks = find_blocks(model)
     if num_layers > len(blocks):
         raise ModelError(
             f"--freeze_layers {num_layers}, but {type(model).__name__} has {len(blocks)} blocks ({path})",
             f"0 to {len(blocks)}",
             "lower --freeze_layers, or use --adaptation head to freeze the whole backbone",
         )
-    last = f"{path}.{num_layers - 1}."
-    names = [name for name, _ in model.named_parameters()]
-    boundary = max(index for index, name in enumerate(names) if name.startswith(last))
-    for index, (_, parameter) in enumerate(model.named_parameters()):
-        parameter.requires_grad_(index > boundary)
+    numbers = number_layers(model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(numbers[name] > num_layers)
 
 
-def _find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList | nn.Sequential]:
-    """The list of blocks or stages: of all module lists the one that holds most parameters, outermost first."""
-    best: tuple[int, str, Any] = (0, "", None)
-    for path, module in model.named_modules():
-        if isinstance(module, (nn.ModuleList, nn.Sequential)) and len(module) > 1:
-            size = sum(parameter.numel() for parameter in module.parameters())
-            if size > best[0]:
-                best = (size, path, module)
-    if best[2] is None:
+def _count_frozen(model: PreTrainedModel, num_trained: int) -> int:
+    path, blocks = find_blocks(model)
+    if num_trained >= len(blocks):
         raise ModelError(
-            f"{type(model).__name__} has no list of blocks",
-            "an architecture built of blocks or stages",
-            "leave out --freeze_layers",
+            f"--train_layers {num_trained}, but {type(model).__name__} has {len(blocks)} blocks ({path})",
+            f"1 to {len(blocks) - 1}",
+            "lower --train_layers, or train all of it with --adaptation full",
         )
-    return best[1], best[2]
+    return len(blocks) - num_trained
 
 
-def _keep_frozen_parts_in_eval(model: nn.Module) -> None:
+def _drop_inputs(share: float, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """Dropout before the head, as a hook: a layer of its own would be in the saved weights' names."""
+    return (nn.functional.dropout(inputs[0], share, training=module.training), *inputs[1:])
+
+
+def _keep_frozen_parts_in_eval(model: nn.Module, *, changing: bool) -> None:
     """Run fully frozen parts in evaluation mode even while the rest trains.
 
     Otherwise BatchNorm layers of a frozen backbone go on following the batches (and its dropout goes on dropping):
     the features that the head is trained on are then not the ones it is served with. ``Trainer`` calls
     ``model.train()`` before every step, so a hook puts them back just before they run.
+
+    Args:
+        model: Frozen as it will be trained.
+        changing: What is frozen changes while it is trained: each part is asked when it runs.
     """
 
     def to_eval(module: nn.Module, _inputs: Any) -> None:
-        if module.training:
+        if module.training and not _learns(module):
             module.eval()
 
     def visit(module: nn.Module) -> None:
-        own = list(module.parameters())
-        if own and not any(parameter.requires_grad for parameter in own):
-            # A lone linear or convolution (LoRA's base layers) does the same in both modes.
-            if any(True for _ in module.children()) or isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.register_forward_pre_hook(to_eval)
-        else:
+        if next(module.parameters(), None) is None:
+            return
+        # A lone linear or convolution (LoRA's base layers) does the same in both modes.
+        differs = next(module.children(), None) is not None or isinstance(module, nn.modules.batchnorm._BatchNorm)
+        if differs and (changing or not _learns(module)):
+            module.register_forward_pre_hook(to_eval)
+        if changing or _learns(module):
             for child in module.children():
                 visit(child)
 
     visit(model)
+
+
+def _learns(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())

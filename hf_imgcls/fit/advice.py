@@ -181,6 +181,8 @@ def estimate_cost(
     """
     args = trainer.args
     images = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    if not seconds:
+        return ["The run      takes no steps: its head is solved for"]
     step = float(np.median(seconds[1:] or seconds))
     lines = [f"A step       {step:.2f} s for {images} images on {_name_devices(args)}: {images / step:,.0f} images/s"]
     train, validation = dataset.record.splits["train"], dataset.record.splits.get("validation")

@@ -110,6 +110,8 @@ def describe_run(
             "class": type(base).__name__,
             "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
             "adaptation": args.fit.adaptation if args is not None else None,
+            # The optimizer's groups are others then.
+            **({"layer_lr_decay": True} if args is not None and args.fit.layer_lr_decay < 1 else {}),
             **json.loads(json.dumps(config, default=str)),
         },
         recipe=json.loads(json.dumps({k: v for k, v in recipe.items() if k not in _NOT_THE_RECIPE}, default=str)),

@@ -38,8 +38,9 @@ def save_run(
         args: Saved as ``recipe.yaml``.
         output_dir: The run's folder.
     """
-    if args.fit.adaptation == "lora":
-        merged = merge_adapter(trainer.accelerator.unwrap_model(trainer.model), output_dir, trainer.args.should_save)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if hasattr(model, "merge_and_unload"):
+        merged = merge_adapter(model, output_dir, trainer.args.should_save)
         if trainer.args.should_save:
             merged.save_pretrained(output_dir)
         trainer.model = trainer.model_wrapped = merged

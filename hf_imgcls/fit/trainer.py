@@ -34,7 +34,7 @@ from hf_imgcls.argument_checks import MULTI_LABEL_SELECTION_METRICS, SELECTION_M
 from hf_imgcls.compat import correct_resumed_loss, restore_weights
 from hf_imgcls.data.collate import collate_batch
 from hf_imgcls.data.streaming import StreamingSplit
-from hf_imgcls.errors import ArgumentError, DataError, Interrupted, NumericsError, UserError
+from hf_imgcls.errors import ArgumentError, DataError, Interrupted, ModelError, NumericsError, UserError
 from hf_imgcls.fit.averaging import WeightAverage
 from hf_imgcls.fit.callbacks import RunCallback, SetEpochCallback, ThroughputProgress
 from hf_imgcls.fit.checkpoints import (
@@ -52,6 +52,7 @@ from hf_imgcls.fit.evaluation import Accumulator, BatchTransform, build_eval_dat
 from hf_imgcls.fit.faults import describe_failed_save, name_newest, translate_fault
 from hf_imgcls.fit.finite import FiniteWatch
 from hf_imgcls.fit.imbalance import build_loss
+from hf_imgcls.fit.layers import GradualUnfreezing, decay_learning_rates
 from hf_imgcls.fit.loss import SampleLoss, choose_loss, divide_losses
 from hf_imgcls.fit.lr_range import grow_learning_rate
 from hf_imgcls.fit.sampling import build_sampler
@@ -95,6 +96,7 @@ class ImageClassificationTrainer(Trainer):
         train_sampler: Which examples an epoch shows; by default all of them in random order.
         ema_decay: Average the weights, see `hf_imgcls.fit.averaging`; ``None`` does not.
         distiller: A teacher that the model learns from besides the labels.
+        layer_lr_decay: See `hf_imgcls.fit.layers.decay_learning_rates`.
         **kwargs: What ``Trainer`` takes.
     """
 
@@ -116,6 +118,7 @@ class ImageClassificationTrainer(Trainer):
         train_sampler: Sampler[int] | None = None,
         ema_decay: float | None = None,
         distiller: Distiller | None = None,
+        layer_lr_decay: float = 1.0,
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("data_collator", collate_batch)
@@ -133,6 +136,7 @@ class ImageClassificationTrainer(Trainer):
         self.new_accumulator = new_accumulator
         self._build_schedule = build_schedule
         self._distiller = distiller
+        self._layer_lr_decay = layer_lr_decay
         self.identity = identity or describe_run(self.model, args)
         self._push_checkpoint = push_checkpoint
         self._agreement = Agreement(args.ddp_timeout_delta)
@@ -141,7 +145,8 @@ class ImageClassificationTrainer(Trainer):
         self.at_epoch_end = False
         if ema_decay is not None and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise ArgumentError("ema_decay with a sharded model", "one of them", "leave out --ema_decay")
-        self._average = None if ema_decay is None else WeightAverage(self.model, ema_decay)
+        self._ema_decay = ema_decay
+        self._average: WeightAverage | None = None  # while training
         whole_gradients = not (self.is_fsdp_enabled or self.is_deepspeed_enabled) and not args.fp16
         self._watch = FiniteWatch(args.device, gradients=whole_gradients)
         self._sample_index = torch.empty(0, dtype=torch.int64)
@@ -278,6 +283,14 @@ class ImageClassificationTrainer(Trainer):
 
     # ------------------------------------------------------------------------------------------------ optimisation
 
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """Transformers' own, each layer with its learning rate."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if is_new and self._layer_lr_decay < 1:
+            decay_learning_rates(optimizer, self.model, self._layer_lr_decay)
+        return optimizer
+
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """Transformers' schedules, and others."""
         if self._build_schedule is None:
@@ -314,6 +327,8 @@ class ImageClassificationTrainer(Trainer):
             # Trainer skips a stream's used batches by taking them: it is told where to go on instead.
             if isinstance(self.train_dataset, StreamingSplit):
                 self._resume_stream(resume_from_checkpoint)
+        if self._ema_decay is not None:
+            self._average = WeightAverage(self.model, self._ema_decay)
         self._workers.needed = True
         with StopSignals() as self._signals:
             try:
@@ -651,6 +666,7 @@ def build_trainer(
 
     Raises:
         DataError: There is nothing to train on, or nothing to evaluate on although that is asked for.
+        ModelError: The model cannot checkpoint gradients, and is asked to.
     """
     for split, flag, is_needed, fix in (
         ("train", "--do_train", training_args.do_train, "name one with --train_dir or --train_split_name"),
@@ -658,12 +674,21 @@ def build_trainer(
     ):
         if is_needed and split not in batches.splits:
             raise DataError(f"the dataset has no {split} split", f"one for {flag}", fix)
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if training_args.gradient_checkpointing and not base.supports_gradient_checkpointing:
+        raise ModelError(
+            f"{type(base).__name__} has no gradient checkpointing",
+            "ViT, Swin and their like",
+            "use --auto_find_batch_size",
+        )
     several = model.config.problem_type == MULTI_LABEL
     choose_selection_metric(training_args, several)
     labels = list(model.config.id2label.values())
     callbacks = []
     if args.fit.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(args.fit.early_stopping_patience, args.fit.early_stopping_threshold))
+    if args.fit.unfreeze_epochs:
+        callbacks.append(GradualUnfreezing(model, args.fit.unfreeze_epochs))
     if isinstance(batches.train, StreamingSplit):
         batches.train.seed = training_args.seed
     build_schedule: ScheduleBuilder | None = None
@@ -697,6 +722,7 @@ def build_trainer(
         loss=build_loss(args.fit, labels, train_split, multi_label=several),
         train_sampler=sampler,
         ema_decay=args.fit.ema_decay,
+        layer_lr_decay=args.fit.layer_lr_decay,
         distiller=build_distiller(args.fit, args.data, labels, processor, multi_label=several),
     )
 

@@ -49,7 +49,7 @@ def find_smoke_reasons(records: CardRecords) -> list[str]:
     epochs, steps = records.train.get("epoch"), records.state.get("global_step")
     if epochs is not None and epochs < MIN_EPOCHS:
         reasons.append(f"it has seen {show_number(float(epochs))} of one epoch")
-    elif steps is not None and steps < MIN_STEPS:
+    elif steps is not None and steps < MIN_STEPS and not records.is_probe:
         reasons.append(f"it took {steps:,} optimiser steps")
     for split, verb in (("train", "trained"), ("test", "tested")):
         part = records.data.splits.get(split)
@@ -83,10 +83,15 @@ def describe_origin(records: CardRecords) -> str:
     if records.run is not None and records.is_hub_model:
         where = f"[{records.base_model}](https://huggingface.co/{records.base_model})"
         where += f" (revision {code(records.run.base_model_revision)})"
+    adaptation = records.recipe.get("adaptation")
+    if adaptation == "auto":
+        adaptation = "probe" if records.is_probe else records.recipe.get("auto_finetune", "lora")
     how = {
         "lora": "with LoRA; the adapter is merged into the weights",
         "head": "in its head alone",
-    }.get(str(records.recipe.get("adaptation")), "")
+        "probe": "as a linear probe: the head alone, solved for on features of the frozen rest",
+        "partial": "in its last layers",
+    }.get(str(adaptation), "")
     return f"It was fine-tuned{f' ({how})' if how else ''} from {where} on {describe_data(records)}."
 
 

@@ -112,6 +112,11 @@ class CardRecords:
         """Whether an image may have several labels."""
         return self.config.get("problem_type") == "multi_label_classification"
 
+    @property
+    def is_probe(self) -> bool:
+        """Whether the head was solved for, so that there were no steps and epochs."""
+        return "train_penalty" in self.train
+
     def is_subset(self, split: str) -> bool:
         """Whether ``--max_*_samples`` has left a part of a split."""
         part = self.data.splits.get(split)

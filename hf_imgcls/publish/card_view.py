@@ -140,7 +140,8 @@ def describe_training(records: CardRecords) -> str:
         return "How the model was trained is not recorded."
     images = run.world_size * run.per_device_train_batch_size * run.gradient_accumulation_steps
     sentences = []
-    if run.model is not None:
+    # What auto had set out to train is not what was trained, where it kept its probe.
+    if run.model is not None and not (records.is_probe and records.recipe.get("adaptation") == "auto"):
         trained, total = run.model.num_trainable_parameters, run.model.num_parameters
         all_of_them = f"All {total:,} parameters were trained."
         some = f"{trained:,} parameters were trained; the saved model has {total:,}."
@@ -148,10 +149,16 @@ def describe_training(records: CardRecords) -> str:
     epochs = f"{train['epoch']:g} epochs" if "epoch" in train else "Epochs not recorded"
     steps = f", {state['global_step']:,} optimiser steps" if "global_step" in state else ""
     plural = "es" if run.world_size > 1 else ""
-    sentences.append(
-        f"{epochs}{steps} of {images:,} images ({run.world_size} process{plural} x {run.per_device_train_batch_size} x "
-        f"{run.gradient_accumulation_steps} accumulated), seed {run.seed}."
-    )
+    if records.is_probe:
+        sentences.append(
+            "The backbone saw every image once, without augmentation, and the head was solved for by L-BFGS; the "
+            f"penalty on its squared weights, {show_number(train.get('train_penalty'))}, was chosen on validation."
+        )
+    else:
+        sentences.append(
+            f"{epochs}{steps} of {images:,} images ({run.world_size} process{plural} x "
+            f"{run.per_device_train_batch_size} x {run.gradient_accumulation_steps} accumulated), seed {run.seed}."
+        )
     gpus = [escape(name) for name in run.hardware.get("gpus") or ()]
     cores = f"{escape(run.hardware.get('processor', 'a processor'))} with {run.hardware.get('cores', 'some')} cores"
     machine = f"{cores} and {', '.join(gpus)}" if gpus else f"{cores}, without a GPU"

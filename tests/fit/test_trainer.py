@@ -211,7 +211,7 @@ def test_an_average_needs_a_checkpoint_that_has_one(digits, tmp_path):
     make_trainer(digits, tmp_path, save_strategy="steps", save_steps=1, max_steps=1).train()
     trainer = make_trainer(digits, tmp_path, fit={"ema_decay": 0.9})
     with pytest.raises(ArgumentError, match="saved without --ema_decay"):
-        trainer._load_from_checkpoint(str(tmp_path / "checkpoint-1"))
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
 
 
 def test_a_soup_is_the_average_of_the_checkpoints_that_make_it_better(digits, tmp_path):

@@ -1,0 +1,340 @@
+"""A linear probe: the frozen backbone looks at each image once, and the head is solved for instead of trained.
+
+The features, which are what the head is given, are kept on disk. Head and loss make a convex problem with one answer,
+which L-BFGS finds in seconds; how strongly weights are held down is chosen on the validation split. What comes out is
+the ordinary model with another head.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from scipy.optimize import minimize
+from torch import nn
+from tqdm.auto import tqdm
+from transformers.trainer_utils import TrainOutput
+
+from hf_imgcls.data.cache import find_cache_folder, fingerprint_files, write_atomically
+from hf_imgcls.data.label_sets import read_label_ids
+from hf_imgcls.data.transforms import EvalTransform
+from hf_imgcls.errors import DataError, ModelError, NumericsError
+from hf_imgcls.fit.evaluation import build_eval_dataloader
+from hf_imgcls.fit.layers import find_head_modules
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from hf_imgcls.arguments import Arguments
+    from hf_imgcls.data.load import ImageDataset
+    from hf_imgcls.data.transforms import BatchPlan
+    from hf_imgcls.fit.trainer import ImageClassificationTrainer
+
+logger = logging.getLogger(__name__)
+
+_LAYOUT = "1"  # part of the key: raise it when the features or their file change
+_CHUNK = 8192  # rows that are float64 at a time
+# From heavy to hardly any, each solution the start of the next one.
+_PENALTIES = tuple(10.0**-step for step in range(7))
+_PATIENCE = 2
+_LBFGS = {"maxiter": 200, "gtol": 1e-4, "maxcor": 20}
+_BAR_AFTER_S = 5
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the head is given for the examples of a split.
+
+    Attributes:
+        values: float32 ``(N, D)``, mapped from a file.
+        labels: int64 ``(N,)`` class ids; or float64 ``(N, K)`` of 0 and 1 where an image may have several.
+        seconds: What computing them took; 0 if they were there.
+    """
+
+    values: NDArray[np.float32]
+    labels: NDArray[Any]
+    seconds: float
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def chunks(self, device: torch.device) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Values (float64) and labels, some thousand examples at a time."""
+        for start in range(0, len(self), _CHUNK):
+            rows = slice(start, start + _CHUNK)
+            values = torch.from_numpy(self.values[rows].astype(np.float64))
+            yield values.to(device), torch.from_numpy(self.labels[rows]).to(device)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A head that was solved for.
+
+    Attributes:
+        weight: float64 ``(K, D)``, for features as the backbone gives them.
+        bias: float64 ``(K,)``.
+        penalty: What the squared weights were held down with.
+        train_loss: Mean loss of the training split, without the penalty.
+        validation_loss: The same of the validation split, which chose the penalty.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    penalty: float
+    train_loss: float
+    validation_loss: float
+
+
+def train_probe(
+    trainer: ImageClassificationTrainer, dataset: ImageDataset, batches: BatchPlan, args: Arguments
+) -> TrainOutput:
+    """Replace the head of the Trainer's model by the best one for its features.
+
+    Args:
+        trainer: Its model's head is changed in place; nothing else is.
+        dataset: The splits as loaded; they name the features.
+        batches: The same splits with transforms; training images are taken as in evaluation, without augmentation.
+        args: The group ``pixels``, and ``cache_dir``.
+
+    Returns:
+        As of ``Trainer.train``: no optimiser step, and ``train_penalty`` among the metrics.
+
+    Raises:
+        ModelError: The head is not one linear layer.
+        DataError: The features cannot be kept.
+        NumericsError: A feature is NaN or infinite.
+    """
+    started = time.perf_counter()
+    train, validation = (compute_features(trainer, dataset, batches, args, role) for role in ("train", "validation"))
+    solution = solve_head(train, validation, len(dataset.labels), trainer.args.device)
+    head = find_linear_head(trainer.model)
+    with torch.no_grad():
+        head.weight.copy_(solution.weight)
+        head.bias.copy_(solution.bias)
+    seconds = time.perf_counter() - started
+    logger.info(
+        "Probe: %d features of %s images in %s, the head in %.1f s; penalty %.3g, loss %.4f (train), %.4f (validation)",
+        train.values.shape[1], f"{len(train) + len(validation):,}",
+        f"{train.seconds + validation.seconds:.1f} s" if train.seconds else "an earlier run",
+        seconds - train.seconds - validation.seconds, solution.penalty, solution.train_loss, solution.validation_loss,
+    )  # fmt: skip
+    metrics = {
+        "train_runtime": round(seconds, 4),
+        "train_features_runtime": round(train.seconds + validation.seconds, 4),
+        "train_samples_per_second": round(len(train) / seconds, 3),
+        "train_loss": solution.train_loss,
+        "train_penalty": solution.penalty,
+    }
+    return TrainOutput(0, solution.train_loss, metrics)
+
+
+def find_linear_head(model: nn.Module) -> nn.Linear:
+    """The one linear layer that the head consists of.
+
+    Raises:
+        ModelError: The head is something else.
+    """
+    modules = find_head_modules(model)
+    if len(modules) != 1 or not isinstance(modules[0], nn.Linear) or modules[0].bias is None:
+        found = ", ".join(type(module).__name__ for module in modules)
+        raise ModelError(
+            f"the head of {type(model).__name__} consists of: {found}",
+            "one linear layer with a bias, which can be solved for",
+            "use --adaptation head, which trains any head",
+        )
+    return modules[0]
+
+
+# ------------------------------------------------------------------------------------------------ features
+
+
+def compute_features(
+    trainer: ImageClassificationTrainer, dataset: ImageDataset, batches: BatchPlan, args: Arguments, role: str
+) -> Features:
+    """What the head is given for a split, from the disk if it was computed before.
+
+    Args:
+        trainer: Gives model, device and loader settings.
+        dataset: Has the split as loaded.
+        batches: Has it with transforms.
+        args: The group ``pixels``, and ``cache_dir``.
+        role: ``train`` or ``validation``.
+    """
+    head = find_linear_head(trainer.model)
+    raw, ids = dataset.splits[role], read_label_ids(dataset.splits[role])
+    labels = ids if isinstance(ids, np.ndarray) else ids.toarray().astype(np.float64)
+    preprocessor = batches.train_transform.preprocessor
+    options = {
+        "weights": digest_backbone(trainer.model, head),
+        "processor": json.dumps(preprocessor.processor.to_dict(), sort_keys=True, default=str),
+        "background": args.data.alpha_background,
+    }
+    path = find_cache_folder(args.data) / f"features-{fingerprint_files(raw, f'features {_LAYOUT}', options)}.npy"
+    started, seconds = time.perf_counter(), 0.0
+    if not path.exists():
+        transform = EvalTransform(
+            preprocessor.processor,
+            args.data,
+            batches.train_transform.cache if role == "train" else None,
+            batches.train_transform.num_labels,
+        )
+        split = batches.splits[role].with_transform(transform) if role == "train" else batches.splits[role]
+        try:
+            _write(path, (len(split), head.in_features), _extract(trainer, head, split, role))
+        except OSError as error:
+            raise DataError(
+                f"the features cannot be kept: {error}",
+                f"{len(split) * head.in_features * 4 / 2**20:,.0f} MiB of room in {path.parent}",
+                "free some space, or choose another --cache_dir",
+            ) from error
+        seconds = time.perf_counter() - started
+    values = np.load(path, mmap_mode="r")
+    for start in range(0, len(values), _CHUNK):
+        if not np.isfinite(values[start : start + _CHUNK]).all():
+            raise NumericsError(f"features of {role} are not finite", "finite numbers", "look for NaN in the weights")
+    return Features(values, labels, seconds)
+
+
+def digest_backbone(model: nn.Module, head: nn.Module) -> str:
+    """Name the weights that features depend on: every tensor but the head's and an untrained adapter's."""
+    own = {id(tensor) for tensor in head.parameters()}
+    config = getattr(model, "config", None)
+    digest = hashlib.sha256(json.dumps(config.to_dict() if config else {}, default=str, sort_keys=True).encode())
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in own and "lora_" not in name and ".original_module." not in name:
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+@torch.inference_mode()
+def _extract(trainer: ImageClassificationTrainer, head: nn.Linear, split: Any, role: str) -> Iterator[torch.Tensor]:
+    """The head's inputs, batch by batch: float32 ``(B, D)``. In float32, as the model will be served."""
+    model, given = trainer.model, []
+    loader = build_eval_dataloader(
+        split,
+        trainer.args.eval_batch_size,
+        PartialState(),
+        num_workers=trainer.args.dataloader_num_workers,
+        pin_memory=trainer.args.dataloader_pin_memory,
+    )
+    model.eval()
+    hook = head.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
+    quiet = trainer.args.disable_tqdm
+    bar = tqdm(total=len(split), desc=f"features of {role}", unit=" images", delay=_BAR_AFTER_S, disable=quiet)
+    try:
+        for rows in loader:
+            batch = {name: value.to(trainer.args.device, non_blocking=True) for name, value in rows.items()}
+            given.clear()
+            logits = model(pixel_values=trainer.eval_device_transform(batch)["pixel_values"]).logits
+            if len(given) != 1 or given[0].shape != (len(logits), head.in_features) or (
+                not torch.allclose(nn.functional.linear(given[0], head.weight, head.bias), logits, atol=1e-4)
+            ):  # fmt: skip
+                raise ModelError(
+                    f"the logits of {type(model).__name__} are not what its linear head makes of one vector per image",
+                    "a head that is called once and answers last",
+                    "use --adaptation head, which trains any head",
+                )
+            bar.update(len(logits))
+            yield given[0].float().cpu()
+    finally:
+        bar.close()
+        hook.remove()
+
+
+def _write(path: Path, shape: tuple[int, int], batches: Iterator[torch.Tensor]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with write_atomically(path) as file:
+        np.lib.format.write_array_header_2_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        for values in batches:
+            file.write(values.numpy().tobytes())
+
+
+# ------------------------------------------------------------------------------------------------ the head
+
+
+def solve_head(train: Features, validation: Features, num_classes: int, device: torch.device) -> Solution:
+    """The linear head with the least loss on validation, over a path of penalties on the squared weights.
+
+    The loss is cross-entropy, or with several labels per image the sum of a binary one for each class. Features are
+    standardised by the training split's mean and deviation, so that one penalty suits all; that is folded into the
+    weights.
+
+    Args:
+        train: Solved on.
+        validation: Chooses the penalty.
+        num_classes: K.
+        device: Where the sums are made, in float64.
+
+    Source: Kornblith et al. 2019, "Do Better ImageNet Models Transfer Better?" (arXiv:1805.08974), appendix A.4, and
+        Radford et al. 2021, "CLIP" (arXiv:2103.00020), appendix A.3: L-BFGS and a sweep of penalties.
+    """
+    mean, deviation = _measure_moments(train, device)
+    width = len(mean)
+    best: Solution | None = None
+    start, misses = np.zeros(num_classes * (width + 1)), 0
+    for penalty in _PENALTIES:
+
+        def evaluate(flat: NDArray[np.float64], penalty: float = penalty) -> tuple[float, NDArray[np.float64]]:
+            weight, bias = _unpack(flat, width, device)
+            folded = weight / deviation
+            loss, slopes, offsets = _measure_loss(train, folded, bias - folded @ mean)
+            gradient = (slopes - torch.outer(offsets, mean)) / deviation + penalty * weight
+            total = loss + penalty / 2 * float((weight**2).sum())
+            return total, torch.cat([gradient.reshape(-1), offsets]).cpu().numpy()
+
+        start = minimize(evaluate, start, jac=True, method="L-BFGS-B", options=_LBFGS).x
+        weight, bias = _unpack(start, width, device)
+        folded = weight / deviation
+        head = folded, bias - folded @ mean
+        losses = [_measure_loss(split, *head)[0] for split in (train, validation)]
+        if best is None or losses[1] < best.validation_loss:
+            best, misses = Solution(*head, penalty, *losses), 0
+        else:
+            misses += 1
+            if misses == _PATIENCE:
+                break
+    assert best is not None
+    return best
+
+
+def _unpack(flat: NDArray[np.float64], width: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    values = torch.from_numpy(flat).to(device)
+    num_classes = len(values) // (width + 1)
+    return values[: num_classes * width].reshape(num_classes, width), values[num_classes * width :]
+
+
+def _measure_loss(
+    features: Features, weight: torch.Tensor, bias: torch.Tensor
+) -> tuple[float, torch.Tensor, torch.Tensor]:
+    """Mean loss, and its gradients by ``weight`` ``(K, D)`` and ``bias`` ``(K,)``, all float64."""
+    loss, slopes, offsets = 0.0, torch.zeros_like(weight), torch.zeros_like(bias)
+    for values, labels in features.chunks(weight.device):
+        logits = values @ weight.T + bias
+        if labels.dim() == 1:
+            loss += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
+            errors = logits.softmax(1)
+            errors[torch.arange(len(labels)), labels] -= 1
+        else:
+            loss += float(nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum"))
+            errors = logits.sigmoid() - labels
+        slopes += errors.T @ values
+        offsets += errors.sum(0)
+    return loss / len(features), slopes / len(features), offsets / len(features)
+
+
+def _measure_moments(features: Features, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation of each feature, float64 ``(D,)``; of a constant one the latter is 1."""
+    total: Any = sum(values.sum(0) for values, _ in features.chunks(device))
+    mean = total / len(features)
+    squares: Any = sum(((values - mean) ** 2).sum(0) for values, _ in features.chunks(device))
+    deviation = (squares / len(features)).sqrt()
+    return mean, torch.where(deviation > 1e-6 * mean.abs().clamp(min=1e-6), deviation, 1.0)
