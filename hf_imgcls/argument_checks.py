@@ -39,7 +39,8 @@ _HUB_ONLY = ("dataset_config_name", "dataset_revision", "train_split_name", "val
 _TEACHER_ONLY = ("distillation_temperature", "distillation_weight")
 # What has no say where the head is solved for: no image is augmented, and no optimiser step is taken.
 _STEPS_ONLY = (
-    "loss", "imbalance", "teacher_model", "early_stopping_patience", "head_dropout", "ema_decay", "model_soup", "find_lr",
+    "loss", "imbalance", "teacher_model", "early_stopping_patience", "head_dropout", "ema_decay", "model_soup",
+    "find_lr",
 )  # fmt: skip
 _LORA_ONLY = ("lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules")
 
