@@ -35,11 +35,11 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         def average(averaged: Sequence[torch.Tensor], current: Sequence[torch.Tensor], count: torch.Tensor) -> None:
-            step = int(count)
+            step = int(self._averaged.n_averaged)  # not the count that is given, which may lie on a GPU
             torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + step) / (10 + step)))
 
         self._averaged = AveragedModel(model, multi_avg_fn=average)
-        # Counted on the CPU: reading it must not wait for a GPU.
+        # Counted on the CPU: reading it does not wait for a GPU.
         self._averaged.n_averaged = self._averaged.n_averaged.cpu()
 
     def update(self, model: nn.Module) -> None:
