@@ -45,6 +45,7 @@ _OPERATIONAL = {
     "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "auto_find_batch_size",
     "accelerator_config", "torch_compile_backend", "torch_compile_mode", "skip_memory_metrics", "full_determinism",
     "local_rank", "ddp_timeout", "include_for_metrics", "average_tokens_across_devices", "enable_jit_checkpoint",
+    "show_batch", "augmentation_safety",
 }  # fmt: skip
 _OPERATIONAL_PREFIXES = (
     "logging_", "log_", "save_", "dataloader_", "hub_", "push_", "ddp_", "trackio_", "ray_", "restore_",
@@ -190,7 +191,7 @@ def build_settings(records: CardRecords) -> str:
         item.name
         for part in (DataArguments, MeasureArguments, PublishArguments)
         for item in dataclasses.fields(part)
-        if item.metadata["group"] != "pixels"
+        if item.metadata["group"] not in ("pixels", "augmentation")
     }
     skipped = elsewhere | _OPERATIONAL
     rows = [
