@@ -24,6 +24,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers.trainer_utils import TrainOutput
 
+from hf_imgcls.data.batches import BatchedSplit
 from hf_imgcls.data.cache import find_cache_folder, fingerprint_files, write_atomically
 from hf_imgcls.data.label_sets import read_label_ids
 from hf_imgcls.data.transforms import EvalTransform
@@ -187,7 +188,7 @@ def compute_features(
             batches.train_transform.cache if role == "train" else None,
             batches.train_transform.num_labels,
         )
-        split = batches.splits[role].with_transform(transform) if role == "train" else batches.splits[role]
+        split = BatchedSplit(dataset.splits[role], transform) if role == "train" else batches.splits[role]
         try:
             _write(path, (len(split), head.in_features), _extract(trainer, head, split, role))
         except OSError as error:
