@@ -90,9 +90,8 @@ TUNING = ("--auto_finetune", "full", "--random_crop_scale", "1", "1", "--random_
 
 def test_auto_fine_tunes_where_that_pays(run_recipe, flags, tmp_path, caplog):
     run = run_recipe(
-        "finetune", *flags, *TUNING, "--adaptation", "auto", "--num_train_epochs", "8", "--learning_rate", "1e-3",
-        "--max_train_samples", "600",
-        "--max_eval_samples", "200", "--output_dir", tmp_path / "run",
+        "finetune", *flags, *TUNING, "--adaptation", "auto", "--num_train_epochs", "5", "--learning_rate", "2e-4",
+        "--max_train_samples", "600", "--max_eval_samples", "200", "--output_dir", tmp_path / "run",
     )  # fmt: skip
     assert run.exit_code == 0, run.err
     assert "20 nearest neighbours" in caplog.text
