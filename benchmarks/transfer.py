@@ -8,8 +8,13 @@ The backbone is EfficientNet-Lite0 with the ImageNet weights of that package (Ap
 K images per class, drawn anew for each seed, it is probed (``probe``), its head is trained for ten epochs (``head``),
 all of it is (``full``), and the same architecture is trained from random weights (``scratch``). All rows share
 validation and test images; the test accuracy is the mean over the seeds with its 95 % t-interval. Seconds are those of
-the training itself, the probe's with its features computed anew; loading, scoring and the card are the same in all rows
-and are left out. ``head``, ``full`` and ``scratch`` neither evaluate nor save in between, which is to their advantage.
+the training itself with what it asks of validation: the probe's features, computed anew, and an evaluation and a
+checkpoint after each epoch of the others, as the recipe does by itself. Loading, scoring and the card are the same in
+all rows and are left out.
+
+Measured so far, with one seed, 48 px and 1,000 test images, on one of two busy CPU cores with transformers 4.57.6: 10
+images per class, probe 0.706 in 5.7 s, head 0.696 in 59.4 s (10.5 x the seconds); 100 images per class, probe 0.805 in
+21.0 s. Not measured: ``full`` and ``scratch``, 1,000 images per class, intervals over five seeds.
 """
 
 from __future__ import annotations
@@ -77,8 +82,8 @@ def run_cell(method: str, shots: int, seed: int, root: Path, options: argparse.N
     else:
         model = ["--model_name_or_path", str(options.backbone), "--adaptation", method]
     steps = [
-        "--num_train_epochs", str(options.epochs), "--learning_rate", RATES.get(method, ""), "--do_train",
-        "--eval_strategy", "no", "--save_strategy", "no", "--lr_scheduler_type", "cosine", "--warmup_ratio", "0.1",
+        "--num_train_epochs", str(options.epochs), "--learning_rate", RATES.get(method, ""), "--lr_scheduler_type",
+        "cosine", "--warmup_ratio", "0.1",
     ]  # fmt: skip
     command = [
         sys.executable, str(Path(__file__).resolve().parents[1] / "recipes" / "finetune.py"), *model,

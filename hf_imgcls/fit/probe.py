@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 _LAYOUT = "1"  # part of the key: raise it when the features or their file change
 _CHUNK = 8192  # rows that are float64 at a time
 # From heavy to hardly any, each solution the start of the next one.
-_PENALTIES = tuple(10.0**-step for step in range(7))
+_PENALTIES = tuple(10.0**power for power in range(2, -7, -1))
 _PATIENCE = 2
 _LBFGS = {"maxiter": 200, "gtol": 1e-4, "maxcor": 20}
 _BAR_AFTER_S = 5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from fit.test_probe import make_run
 from scipy.stats import binomtest
 from sklearn.neighbors import KNeighborsClassifier
 from tiny_models import TINY_CONFIGS
@@ -12,7 +13,7 @@ from tiny_models import TINY_CONFIGS
 from hf_imgcls.arguments import DataArguments, FitArguments
 from hf_imgcls.errors import ArgumentError
 from hf_imgcls.fit.adapt import adapt_model
-from hf_imgcls.fit.ladder import ask_neighbours, can_pay, did_pay
+from hf_imgcls.fit.ladder import ask_neighbours, can_pay, climb, did_pay
 from hf_imgcls.fit.model import build_model
 from hf_imgcls.fit.probe import Features
 
@@ -48,6 +49,23 @@ def test_of_many_images_a_thousand_are_asked_about():
     right = ask_neighbours(part, part, 2, torch.device("cpu"))
     assert 500 < len(right) <= 1000
     assert right.all()
+
+
+def test_fine_tuning_is_kept_where_it_pays(tmp_path, caplog):
+    data = {
+        "max_train_samples": 400, "max_eval_samples": 200, "random_crop_scale": [1.0, 1.0],
+        "random_crop_ratio": [1.0, 1.0], "horizontal_flip_probability": 0.0,
+    }  # fmt: skip
+    run = make_run(
+        tmp_path, "resnet", fit={"adaptation": "auto", "auto_finetune": "full"}, data=data, num_train_epochs=8,
+        per_device_train_batch_size=32, learning_rate=1e-2, save_strategy="no", logging_strategy="no",
+    )  # fmt: skip
+    caplog.set_level("INFO", "hf_imgcls")
+    result = climb(run.trainer, run.dataset, run.batches, run.args, None)
+    assert "20 nearest neighbours" in caplog.text
+    assert ": it is kept" in caplog.text
+    assert run.trainer.evaluate()["eval_accuracy"] > 0.85
+    assert "train_penalty" not in result.metrics
 
 
 def test_several_labels_are_refused_before_any_work():

@@ -85,22 +85,6 @@ def test_a_probe_of_several_labels(run_recipe, flags, tmp_path):
     assert results["train_penalty"] > 0
 
 
-TUNING = ("--auto_finetune", "full", "--random_crop_scale", "1", "1", "--random_crop_ratio", "1", "1")
-
-
-def test_auto_fine_tunes_where_that_pays(run_recipe, flags, tmp_path, caplog):
-    run = run_recipe(
-        "finetune", *flags, *TUNING, "--adaptation", "auto", "--num_train_epochs", "8", "--learning_rate", "1e-3",
-        "--max_train_samples", "600",
-        "--max_eval_samples", "200", "--output_dir", tmp_path / "run",
-    )  # fmt: skip
-    assert run.exit_code == 0, run.err
-    assert "20 nearest neighbours" in caplog.text
-    assert ": it is kept" in caplog.text
-    assert read(tmp_path / "run", "trainer_state.json")["best_global_step"] > 0
-    assert "train_penalty" not in read(tmp_path / "run", "all_results.json")
-
-
 def test_auto_keeps_the_probe_where_it_does_not(run_recipe, flags, tmp_path, caplog):
     pytest.importorskip("peft")
     probe = run_recipe("finetune", *flags, "--adaptation", "probe", "--output_dir", tmp_path / "probe")
@@ -120,7 +104,16 @@ def test_auto_keeps_the_probe_where_it_does_not(run_recipe, flags, tmp_path, cap
 
 def test_auto_does_not_try_what_could_not_be_told_from_chance(run_recipe, flags, tmp_path, caplog):
     run = run_recipe(
-        "finetune", *flags, *TUNING, "--adaptation", "auto", "--max_eval_samples", "6", "--output_dir", tmp_path / "run"
+        "finetune",
+        *flags,
+        "--adaptation",
+        "auto",
+        "--auto_finetune",
+        "full",
+        "--max_eval_samples",
+        "6",
+        "--output_dir",
+        tmp_path / "run",
     )
     assert run.exit_code == 0, run.err
     assert "no gain could be told from chance" in caplog.text
