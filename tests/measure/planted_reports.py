@@ -8,7 +8,7 @@ import io
 import numpy as np
 from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Image as ImageFeature
-from made_label_tables import make_label_table
+from measure.made_label_tables import make_label_table
 from PIL import Image
 
 from hf_imgcls.measure.goals import judge, parse_goals
