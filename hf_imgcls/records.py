@@ -352,7 +352,7 @@ class Estimate:
         low: Lower end of the two-sided confidence interval; None where there is none.
         high: Upper end.
         n: Examples behind the number.
-        method: How the interval was made: ``"wilson"``, ``"bootstrap"``, ``"normal"`` or ``"none"``.
+        method: How the interval was made: ``"wilson"``, ``"logit"``, ``"bootstrap"``, ``"normal"`` or ``"none"``.
         remark: Why there is no number, or what it leaves out.
     """
 

@@ -135,10 +135,11 @@ def set_title(figure: Figure, text: str) -> None:
 
 
 def group_thousands(axis: Any) -> None:
-    """Label an axis with whole numbers such as 10,000."""
-    from matplotlib.ticker import FuncFormatter
+    """Label an axis with whole numbers such as 10,000; what lies between two labels of a logarithmic axis has none."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
 
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def encode_png(chart: Chart) -> bytes:

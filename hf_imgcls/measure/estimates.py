@@ -1,16 +1,17 @@
 """Every metric of a prediction table with its n and a confidence interval, over all examples and class by class.
 
-Shares have Wilson's interval; everything else a seeded bootstrap over examples, one set of draws for all numbers. A
-mean over classes of ROC-AUC or average precision is resampled by the influence of each example on it, since ranking a
-thousand classes anew in every draw would take hours. A bootstrap cannot see beyond a perfect number: where all draws
-agree on 0 or 1, Wilson's interval takes its place. The interval of a calibration error is rather too wide than too
-narrow where the model is nearly calibrated, see `hf_imgcls.measure.intervals.enclose_absolute_sum`.
+Shares have Wilson's interval, average precision of one class a logit interval; everything else a seeded bootstrap over
+examples, one set of draws for all numbers. A mean over classes of ROC-AUC or average precision is resampled by the
+influence of each example on it, since ranking a thousand classes anew in every draw would take hours. Neither sees
+beyond a perfect number: where all draws agree on 0 or 1, Wilson's interval takes its place. The interval of a
+calibration error is rather too wide than too narrow where the model is nearly calibrated, see
+`hf_imgcls.measure.intervals.enclose_absolute_sum`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -31,15 +32,16 @@ from hf_imgcls.measure.formulas import (
     sum_gaps,
 )
 from hf_imgcls.measure.intervals import (
-    bootstrap_average_precision,
     draw_statistics,
     enclose_absolute_sum,
+    enclose_ranking,
+    move_by_influence,
     take_percentiles,
     wilson,
 )
 from hf_imgcls.measure.metrics import METRIC_NAMES
 from hf_imgcls.measure.predictions import NOT_EVERY_SCORE, PredictionTable, unique_names
-from hf_imgcls.measure.ranking import rank_class
+from hf_imgcls.measure.ranking import ClassRanking, rank_class
 from hf_imgcls.records import Estimate
 
 if TYPE_CHECKING:
@@ -67,14 +69,12 @@ class Rankings(NamedTuple):
     reason: str = ""
 
 
-def rank_classes(table: PredictionTable, seed: int, level: float, draws: int) -> Rankings:
+def rank_classes(table: PredictionTable, level: float) -> Rankings:
     """Rank all examples by the scores of each class that has examples.
 
     Args:
         table: The predictions.
-        seed: Of the bootstrap.
         level: Confidence level.
-        draws: Bootstrap samples.
     """
     scores, present = table.scores_by_class(), np.unique(table.label)
     reason = ""
@@ -95,12 +95,7 @@ def rank_classes(table: PredictionTable, seed: int, level: float, draws: int) ->
         values["average_precision"].append(ranking.average_precision)
         influences["roc_auc"] += ranking.roc_auc_influence
         influences["average_precision"] += ranking.average_precision_influence
-        drawn = bootstrap_average_precision(
-            ranking.num_positives, ranking.num_negatives, seed=(seed, index), draws=draws
-        )
-        low, high = take_percentiles(drawn, level)
-        n = int(is_positive.sum())
-        estimates[index] = make_estimate(Measured(ranking.average_precision), float(low), float(high), n, level)
+        estimates[index] = estimate_ranking(ranking, int(is_positive.sum()), level)
     missing = len(table.labels) - len(present)
     remark = f"left out, without references: {missing} of {len(table.labels)} classes" if missing else None
     return Rankings(
@@ -108,6 +103,12 @@ def rank_classes(table: PredictionTable, seed: int, level: float, draws: int) ->
         {name: items * (len(table) / len(present)) for name, items in influences.items()},
         estimates,
     )
+
+
+def estimate_ranking(ranking: ClassRanking, num_positives: int, level: float) -> Estimate:
+    """One class's average precision."""
+    low, high = enclose_ranking(ranking.average_precision, ranking.average_precision_influence, num_positives, level)
+    return make_estimate(Measured(ranking.average_precision), low, high, num_positives, level, "logit")
 
 
 # ------------------------------------------------------------------------------------------------ metrics
@@ -151,7 +152,7 @@ def estimate_metrics(
     bins = {"ece": assign_bins(confidence), "adaptive_ece": assign_mass_bins(confidence)}
     drawn = _draw_metrics(table, means, bins, seed, draws)
     for name in rankings.influences:
-        drawn[name] = _move_by_influence(rankings.means[name].value or 0.0, drawn[name])
+        drawn[name] = move_by_influence(rankings.means[name].value or 0.0, drawn[name])
     estimates = {}
     for name in SUMMARY_NAMES:
         item = measured[name]
@@ -208,29 +209,17 @@ def _draw_metrics(
     return result
 
 
-def _move_by_influence(value: float, influence: FloatArray) -> FloatArray:
-    """A ranking's value in bootstrap samples: the step is taken on the scale of log-odds.
-
-    There the distribution is nearly symmetric; on the scale from 0 to 1 it leans away from the nearer end, and
-    intervals would miss a lower truth twice as often as a higher one.
-
-    Source: Pepe (2003), "The Statistical Evaluation of Medical Tests for Classification and Prediction", chapter 5.
-    """
-    if not 0.0 < value < 1.0:
-        return np.clip(value + influence, 0.0, 1.0)
-    slope = value * (1.0 - value)
-    return cast(FloatArray, 1.0 / (1.0 + (1.0 / value - 1.0) * np.exp(-influence / slope)))
-
-
-def make_estimate(item: Measured, low: float | None, high: float | None, n: int, level: float) -> Estimate:
-    """An estimate from the bootstrap, unless there is no value, or nothing to be seen in the draws."""
+def make_estimate(
+    item: Measured, low: float | None, high: float | None, n: int, level: float, method: str = "bootstrap"
+) -> Estimate:
+    """An estimate, if there is a value; with Wilson's interval where the method sees nothing beside a perfect one."""
     value, remark = item.value, item.remark or ""
     if value is None or low is None or high is None:
         return Estimate(None, None, None, n, "none", remark)
     if low == high and value in (0.0, 1.0):
         ends = wilson(round(value * n), n, level)
         return Estimate(value, float(ends[0]), float(ends[1]), n, "wilson", remark)
-    return Estimate(value, min(low, value), max(high, value), n, "bootstrap", remark)
+    return Estimate(value, min(low, value), max(high, value), n, method, remark)
 
 
 # ------------------------------------------------------------------------------------------------ classes

@@ -44,6 +44,7 @@ _SCORES = (
 )
 _NUM_RANDOM_MAPS = 3
 _NUM_RANDOM_MODELS = 2
+_NUM_STATISTICS_IMAGES = 16  # for the batch normalisation of random models
 # Smaller pictures are enlarged, so that a contour line can be seen.
 _MIN_OVERLAY_SIDE = 224
 
@@ -103,7 +104,8 @@ def explain_examples(
         model.to(device)
     try:
         folder = None if overlay_folder is None else Path(overlay_folder)
-        explainer = _Explainer(model, methods, batch_size, seed, folder)
+        sample = [_process(processor, image) for image in images[:_NUM_STATISTICS_IMAGES]]
+        explainer = _Explainer(model, methods, batch_size, seed, folder, sample)
         examples = []
         with evaluation_mode(model):
             for position, (image, target) in enumerate(zip(images, targets, strict=True)):
@@ -134,16 +136,24 @@ class _Explainer:
         batch_size: Images per forward pass.
         seed: Of random maps and random weights.
         overlay_folder: For the pictures; ``None`` draws none.
+        sample: Images, ``(1, C, H, W)`` each, for the batch normalisation of random models.
     """
 
     def __init__(
-        self, model: PreTrainedModel, methods: Sequence[str], batch_size: int, seed: int, overlay_folder: Path | None
+        self,
+        model: PreTrainedModel,
+        methods: Sequence[str],
+        batch_size: int,
+        seed: int,
+        overlay_folder: Path | None,
+        sample: Sequence[torch.Tensor],
     ) -> None:
         self.model, self.methods, self.batch_size, self.seed = model, methods, batch_size, seed
         self.overlay_folder = overlay_folder
         self.random_head = randomize_weights(model, head_only=True, seed=seed)
         self.random_models = [
-            randomize_weights(model, head_only=False, seed=seed + number) for number in range(_NUM_RANDOM_MODELS)
+            randomize_weights(model, head_only=False, seed=seed + number, images=sample)
+            for number in range(_NUM_RANDOM_MODELS)
         ]
 
     def explain(self, position: int, pixel_values: torch.Tensor, picture: Image.Image, target: int) -> dict[str, Any]:

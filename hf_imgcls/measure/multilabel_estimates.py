@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hf_imgcls.measure.estimates import Rankings, estimate_classes, make_estimate
+from hf_imgcls.measure.estimates import Rankings, estimate_classes, estimate_ranking, make_estimate
 from hf_imgcls.measure.formulas import (
     NUM_CALIBRATION_BINS,
     FloatArray,
@@ -25,9 +25,9 @@ from hf_imgcls.measure.formulas import (
     measure_calibration_error,
 )
 from hf_imgcls.measure.intervals import (
-    bootstrap_average_precision,
     draw_statistics,
     enclose_absolute_sum,
+    move_by_influence,
     take_percentiles,
     wilson,
 )
@@ -45,14 +45,12 @@ from hf_imgcls.records import Estimate
 MULTI_LABEL_SUMMARY_NAMES = (*MULTI_LABEL_METRIC_NAMES, "brier", "adaptive_ece")
 
 
-def rank_label_sets(table: MultiLabelTable, seed: int, level: float, draws: int) -> Rankings:
+def rank_label_sets(table: MultiLabelTable, level: float) -> Rankings:
     """Rank all examples by the scores of each class that has references, and all decisions by their score.
 
     Args:
         table: The predictions.
-        seed: Of the bootstrap.
         level: Confidence level.
-        draws: Bootstrap samples.
 
     Returns:
         ``means`` and ``influences`` of ``mean_average_precision``, ``roc_auc`` and ``micro_average_precision``.
@@ -74,12 +72,7 @@ def rank_label_sets(table: MultiLabelTable, seed: int, level: float, draws: int)
         areas.append(ranking.roc_auc)
         influences["mean_average_precision"] += ranking.average_precision_influence
         influences["roc_auc"] += ranking.roc_auc_influence
-        drawn = bootstrap_average_precision(
-            ranking.num_positives, ranking.num_negatives, seed=(seed, index), draws=draws
-        )
-        low, high = take_percentiles(drawn, level)
-        value = Measured(ranking.average_precision)
-        estimates[index] = make_estimate(value, float(low), float(high), int(support[index]), level)
+        estimates[index] = estimate_ranking(ranking, int(support[index]), level)
     influences["mean_average_precision"] *= n / max(len(precisions), 1)
     influences["roc_auc"] *= n / max(len(areas), 1)
     pooled, _ = rank_scores(table.scores.ravel(), table.targets.ravel())
@@ -133,7 +126,7 @@ def estimate_label_metrics(
     }
     drawn = _draw(table, means, gaps, seed, draws)
     for name in rankings.influences:
-        drawn.means[name] = np.clip(drawn.means[name] + (rankings.means[name].value or 0.0), 0.0, 1.0)
+        drawn.means[name] = move_by_influence(rankings.means[name].value or 0.0, drawn.means[name])
     estimates = {}
     for name in MULTI_LABEL_SUMMARY_NAMES:
         item = measured[name]

@@ -55,7 +55,7 @@ def summarise_label_sets(
     """
     check_same_classes(table, validation)
     reason = reject_validation(table, validation)
-    rankings = rank_label_sets(table, seed, level, draws)
+    rankings = rank_label_sets(table, level)
     notes = note_temperature(table)
     notes.append(
         f"A class is answered from its threshold on ({table.source.get('thresholds_from', 'given')}). Precision, "

@@ -50,6 +50,7 @@ _WORDS = {
     "aurc": "Area under the risk-coverage curve (mean error rate; lower is better)",
     "ece before": "ECE before",
     "ece after": "ECE after",
+    "n": "n",
     "size mb": "Size of the weights, MB",
     "image size px": "Image size, pixels",
 }

@@ -61,7 +61,8 @@ def draw_reliability(bins: Sequence[dict[str, Any]], theme: Theme, *, of_labels:
         edges = [item["low"] for item in bins] + [bins[-1]["high"]]
         bottom.stairs([item["n"] for item in bins], edges, fill=True, color=theme.first, alpha=0.75)
         if of_labels:
-            bottom.set(xlabel="score of a class, of all images and classes", ylabel="decisions", yscale="symlog")
+            bottom.set(xlabel="score of a class, of all images and classes", ylabel="decisions")
+            bottom.set_yscale("symlog", linthresh=1)
         else:
             bottom.set(xlabel="confidence: the answer's own probability", ylabel="images")
         group_thousands(bottom.yaxis)
@@ -152,8 +153,9 @@ def draw_confused_pairs(pairs: Sequence[dict[str, Any]], labels: Sequence[str], 
         counts = [pair["count"] for pair in pairs]
         axes.barh(places, counts, height=0.6, color=theme.second, alpha=0.85)
         for place, pair in enumerate(pairs):
-            text = f" {pair['count']:,} ({100 * pair['share_of_label']:.1f} %)"
-            axes.text(pair["count"], place, text, va="center", fontsize=8)
+            text = f"{pair['count']:,} ({100 * pair['share_of_label']:.1f} %)"
+            beside: dict[str, Any] = {"textcoords": "offset points", "xytext": (3, 0), "va": "center"}
+            axes.annotate(text, (pair["count"], place), fontsize=8, **beside)
         texts = [f"{names[pair['label']]}\ntaken for {names[pair['prediction']]}" for pair in pairs]
         axes.set_yticks(places, texts)
         axes.set(ylim=(len(pairs) - 0.4, -0.6), xlim=(0, 1.35 * max(counts)), xlabel="images")
@@ -221,14 +223,16 @@ def draw_imbalance(imbalance: dict[str, Any], theme: Theme) -> Chart:
     with styled(theme):
         figure = make_figure(3.2)
         axes = figure.subplots()
+        lowest = float(recall.min()) - 0.15
         if len(classes) <= 2 * MAX_MATRIX_CLASSES:
             _plot_intervals(axes, train, recall, low, high, theme.first)
+            lowest = min(lowest, float(low.min()) - 0.02)
         else:
             axes.scatter(train, recall, s=10, color=theme.first, alpha=0.4, linewidths=0)
         if train.max() > 10 * max(train.min(), 1):
             axes.set_xscale("symlog", linthresh=1)
         group_thousands(axes.xaxis)
-        axes.set(ylim=(max(0.0, float(recall.min()) - 0.15), 1.02), xlabel="training images of the class")
+        axes.set(ylim=(max(0.0, lowest), 1.02), xlabel="training images of the class")
         axes.set_ylabel("recall")
         set_title(figure, "Recall of a class against its training images")
     rho = imbalance["rho"]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from hf_imgcls.measure.formulas import FloatArray, IntArray
+from hf_imgcls.measure.formulas import FloatArray
 
 
 def rank_scores(scores: npt.NDArray[Any], is_positive: npt.NDArray[np.bool_]) -> tuple[float | None, float | None]:
@@ -48,16 +48,12 @@ class ClassRanking(NamedTuple):
         average_precision: Mean, over the class's examples, of the precision among all that score at least as high.
         roc_auc_influence: (N,) derivative of ``roc_auc`` by the weight of each example; the sum is 0.
         average_precision_influence: (N,) the same of ``average_precision``.
-        num_positives: (G,) the class's examples of each score that they have, best score first.
-        num_negatives: (G,) other examples that score this much, or more but less than the group before.
     """
 
     roc_auc: float
     average_precision: float
     roc_auc_influence: FloatArray
     average_precision_influence: FloatArray
-    num_positives: IntArray
-    num_negatives: IntArray
 
 
 def rank_class(scores: npt.NDArray[Any], is_positive: npt.NDArray[np.bool_]) -> ClassRanking:
@@ -97,12 +93,4 @@ def rank_class(scores: npt.NDArray[Any], is_positive: npt.NDArray[np.bool_]) -> 
     influences = np.empty((2, len(scores)))
     influences[0, order] = np.where(positive, auc_of_positive[group], auc_of_negative[group])
     influences[1, order] = np.where(positive, ap_of_positive[group], ap_of_negative[group])
-    held = np.flatnonzero(positives)
-    return ClassRanking(
-        roc_auc,
-        average_precision,
-        influences[0],
-        influences[1],
-        positives[held].astype(np.int64),
-        np.diff((seen - found)[held], prepend=0.0).astype(np.int64),
-    )
+    return ClassRanking(roc_auc, average_precision, influences[0], influences[1])

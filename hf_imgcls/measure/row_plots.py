@@ -60,11 +60,16 @@ def draw_classes(per_class: dict[str, dict[str, Any]], labels: Sequence[str], th
 
 
 def _draw_all_classes(axes: Axes, recalls: Sequence[dict[str, Any]], theme: Theme) -> None:
+    from matplotlib.ticker import LogLocator
+
     support, values = np.array([item["n"] for item in recalls]), np.array([item["value"] for item in recalls])
     axes.set_title(f"All {len(recalls):,} classes")
     if support.max() > 1.5 * support.min():
         axes.scatter(support, values, s=10, color=theme.first, alpha=0.4, linewidths=0)
         axes.set(xscale="log", ylim=(-0.02, 1.02), xlabel="images of the class (logarithmic)", ylabel="recall")
+        # Supports often lie within a decade, where the powers of ten alone would leave the axis bare.
+        is_narrow = support.max() < 200 * support.min()
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if is_narrow else (1.0,)))
         group_thousands(axes.xaxis)
     else:  # nothing to see against the support
         axes.hist(values, bins=np.linspace(0, 1, 21).tolist(), color=theme.first, alpha=0.75)

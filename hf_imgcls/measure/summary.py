@@ -50,7 +50,7 @@ def summarise(
     check_same_classes(table, validation)
     reason = reject_validation(table, validation)
     usable = None if reason else validation
-    rankings = rank_classes(table, seed, level, draws)
+    rankings = rank_classes(table, level)
     return ReportRecord(
         split=table.split,
         model=str(table.source.get("model", "")),

@@ -8,9 +8,12 @@ import io
 import numpy as np
 from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Image as ImageFeature
+from measure.made_label_tables import make_label_table
 from PIL import Image
 
 from hf_imgcls.measure.goals import judge, parse_goals
+from hf_imgcls.measure.multilabel_summary import summarise_label_sets
+from hf_imgcls.measure.multilabel_table import MultiLabelTable
 from hf_imgcls.measure.predictions import PredictionTable
 from hf_imgcls.measure.slices import build_slices, relate_support_to_recall
 from hf_imgcls.measure.summary import summarise
@@ -88,6 +91,35 @@ def make_record(table: PredictionTable) -> ReportRecord:
     )
     goals = ["accuracy>=0.2", "worst_class_recall>=0.999", "latency_p95_ms<=44.5"]
     record.goals = [judge(goal, record) for goal in parse_goals(goals)]
+    return record
+
+
+def make_several_labels(num_labels: int, num_examples: int = 400, split: str = "test") -> MultiLabelTable:
+    """A multi-label model that is mostly right, about classes of which the last are rare."""
+    generator = np.random.default_rng([num_labels, len(split)])
+    targets = generator.random((num_examples, num_labels)) < np.geomspace(0.5, 0.05, num_labels)
+    logits = 1.7 * generator.normal(size=targets.shape) + np.where(targets, 2.0, -3.0)
+    table = make_label_table(
+        logits,
+        targets,
+        split=split,
+        labels=make_labels(num_labels),
+        thresholds=np.linspace(0.3, 0.6, num_labels),
+        source={"model": "outputs/<b>model</b>", "data": "folder photos", "fingerprint": split},
+    )
+    table.metadata["camera <i>"] = generator.choice(["phone & co", "mirror"], num_examples).tolist()
+    table.sample_index = 2 * np.arange(num_examples)  # as `make_images` has it
+    table.files = [f"photos/<i>{row}.png" for row in range(num_examples)]
+    return table
+
+
+def make_several_labels_record(table: MultiLabelTable) -> ReportRecord:
+    """A multi-label report of which every part is there but gallery, explanations and latency."""
+    validation = make_several_labels(len(table.labels), split="validation")
+    record = summarise_label_sets(table, validation=validation, draws=50)
+    record.slices = build_slices(table, list(table.metadata))
+    record.imbalance = relate_support_to_recall(table, {name: 10 + index for index, name in enumerate(table.labels)})
+    record.goals = [judge(goal, record) for goal in parse_goals(["mean_average_precision>=0.3", "micro_f1>=0.99"])]
     return record
 
 

@@ -405,6 +405,26 @@ def test_weights_are_drawn_anew(model_type):
     assert any(not torch.equal(of_head[name], old[name]) for name in head)
 
 
+def test_a_model_that_knows_nothing_is_not_sure_of_itself():
+    """A deep ResNet with random weights, as large as real ones in what counts here: the number of its layers."""
+    depths = {"hidden_sizes": [32, 64], "depths": [8, 8], "layer_type": "bottleneck"}
+    model, processor = build_untrained("resnet", **depths)
+    images = processor(draw_images(8, seed=2).images, return_tensors="pt")["pixel_values"]
+
+    def ask(images_seen):
+        random_model = randomize_weights(model, head_only=False, seed=1, images=images_seen)
+        assert not any(module.training for module in random_model.modules())
+        with torch.no_grad():
+            logits = random_model(pixel_values=images).logits
+        return logits.softmax(dim=1).max().item(), logits.std(dim=0).mean().item()
+
+    surest, spread = ask(())
+    settled_surest, settled_spread = ask(images.split(1))
+    assert surest > 0.95
+    assert settled_surest < 0.8
+    assert 0 < settled_spread < spread / 5
+
+
 def test_every_rule_has_its_verdict():
     good = {
         "faithfulness": 0.6,

@@ -12,7 +12,15 @@ import subprocess
 from html.parser import HTMLParser
 
 import pytest
-from planted_reports import HOSTILE_NAMES, make_bare_record, make_images, make_record, make_table
+from planted_reports import (
+    HOSTILE_NAMES,
+    make_bare_record,
+    make_images,
+    make_record,
+    make_several_labels,
+    make_several_labels_record,
+    make_table,
+)
 
 from hf_imgcls.errors import OutputError, UserError
 from hf_imgcls.measure import gallery, report
@@ -336,7 +344,8 @@ def find_browser():
 def browse(page, profile, *options):
     """Open a page in a browser without a window; returns what it printed, and its complaints."""
     command = [find_browser(), "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
-    command += ["--enable-logging=stderr", f"--user-data-dir={profile}", *options, page.as_uri()]
+    command += ["--disable-background-networking", "--disable-sync", "--enable-logging=stderr"]
+    command += [f"--user-data-dir={profile}", *options, page.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
@@ -349,14 +358,31 @@ def frame(text, width):
     return f"<!DOCTYPE html><body style='margin: 0'>{inner}<script>onload = () => {{ {after} }}</script></body>"
 
 
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    """A report with several labels per image: forty classes, so that there is a chart of all of them."""
+    table = make_several_labels(40)
+    dataset = make_images([0] * len(table), table.labels)
+    target = write_report(
+        make_several_labels_record(table), tmp_path_factory.mktemp("run"), table=table, dataset=dataset
+    )
+    text = (target / "report.html").read_text(encoding="utf-8")
+    return target, text, Page(text)
+
+
+@pytest.fixture(params=["written", "several"])
+def shown(request):
+    return request.getfixturevalue(request.param)
+
+
 needs_browser = pytest.mark.skipif(find_browser() is None, reason="needs chromium")
 
 
 @needs_browser
 @pytest.mark.parametrize(("width", "is_dark"), [(1200, False), (390, True)])
-def test_a_browser_shows_the_page_without_a_complaint(written, tmp_path, width, is_dark):
+def test_a_browser_shows_the_page_without_a_complaint(shown, tmp_path, width, is_dark):
     page, shot = tmp_path / "framed.html", tmp_path / "page.png"
-    page.write_text(frame(written[1], width), encoding="utf-8")
+    page.write_text(frame(shown[1], width), encoding="utf-8")
     options = [f"--window-size={max(width, 500)},4000", f"--screenshot={shot}"]
     options += ["--blink-settings=preferredColorScheme=0"] if is_dark else []
     _, complaints = browse(page, tmp_path / "profile", *options)
@@ -369,10 +395,10 @@ def test_a_browser_shows_the_page_without_a_complaint(written, tmp_path, width, 
 
 
 @needs_browser
-def test_the_policy_stops_requests_and_foreign_scripts(written, tmp_path):
+def test_the_policy_stops_requests_and_foreign_scripts(shown, tmp_path):
     page = tmp_path / "page.html"
     planted = "<script>document.title = 'planted'</script><img src='https://example.com/a.png' alt='x'>"
-    page.write_text(written[1].replace("<footer>", f"{planted}<footer>"), encoding="utf-8")
+    page.write_text(shown[1].replace("<footer>", f"{planted}<footer>"), encoding="utf-8")
     text, complaints = browse(page, tmp_path / "profile", "--dump-dom")
     assert len(complaints) == 2
     assert all("Content Security Policy" in line for line in complaints)
@@ -380,10 +406,20 @@ def test_the_policy_stops_requests_and_foreign_scripts(written, tmp_path):
 
 
 PROBE = """
-const table = document.getElementById("class-table"), column = [...table.rows[0].cells].map((cell) => cell.innerText);
-const read = () => [...table.tBodies[0].rows].filter((row) => row.offsetParent).map((row) => row.cells[1].dataset.v);
-const found = {width: document.documentElement.scrollWidth, window: innerWidth, first: read()};
-const button = table.rows[0].cells[1].querySelector("button");
+for (const part of document.querySelectorAll("details")) part.open = true;
+const table = document.getElementById("class-table");
+const at = [...table.rows[0].cells].findIndex((cell) => cell.innerText.startsWith("Recall"));
+const read = () => [...table.tBodies[0].rows].filter((row) => row.offsetParent).map((row) => row.cells[at].dataset.v);
+const found = {width: document.documentElement.scrollWidth, window: innerWidth, first: read(), collisions: []};
+for (const chart of document.querySelectorAll(".chart svg")) {
+  const texts = [...chart.querySelectorAll("text")].map((text) => [text.textContent, text.getBoundingClientRect()]);
+  texts.forEach(([text, a], index) => texts.slice(index + 1).forEach(([other, b]) => {
+    const width = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+    const height = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+    if (width > 1 && height > 0.4 * Math.min(a.height, b.height)) found.collisions.push([chart.id, text, other]);
+  }));
+}
+const button = table.rows[0].cells[at].querySelector("button");
 button.click(); found.ascending = read(); button.click(); found.descending = read();
 const input = document.querySelector("input[data-for]");
 input.value = "FELIS"; input.dispatchEvent(new Event("input")); found.searched = read();
@@ -394,17 +430,18 @@ document.body.dataset.probe = JSON.stringify(found);
 
 @needs_browser
 @pytest.mark.parametrize("width", [390, 1200])
-def test_tables_sort_and_search_and_nothing_scrolls_sideways(written, tmp_path, width):
+def test_tables_sort_and_search_and_nothing_scrolls_sideways_or_collides(shown, tmp_path, width):
     page = tmp_path / "page.html"
-    text = re.sub('<meta http-equiv="Content-Security-Policy"[^>]*>', "", written[1])
+    text = re.sub('<meta http-equiv="Content-Security-Policy"[^>]*>', "", shown[1])
     text = text.replace("</body>", f"<script>{PROBE}</script></body>")
     page.write_text(frame(text, width), encoding="utf-8")
     text, complaints = browse(page, tmp_path / "profile", "--dump-dom", "--window-size=1300,900")
     assert complaints == []
     found = json.loads(Page(text).find("body")[0]["data-done"])
     assert found["width"] <= found["window"] == width
-    recalls = [str(item["recall"].value) for item in read_report(written[0].parent).per_class.values()]
+    assert found["collisions"] == []  # texts of a chart that cannot be read
+    recalls = [str(item["recall"].value) for item in read_report(shown[0].parent).per_class.values()]
     assert [float(item) for item in found["first"]] == [float(item) for item in recalls]
     assert found["ascending"] == sorted(found["first"], key=float)
     assert found["descending"] == sorted(found["first"], key=float, reverse=True)
-    assert (len(found["searched"]), found["status"]) == (1, "1 of 10 classes")
+    assert (len(found["searched"]), found["status"]) == (1, f"1 of {len(recalls)} classes")

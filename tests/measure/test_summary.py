@@ -107,7 +107,7 @@ def test_every_metric_and_class_from_the_file(case, tmp_path):
         if item.value is not None:
             assert 0 <= item.low <= item.value <= item.high
             assert item.n > 0
-            assert item.method in ("wilson", "bootstrap")
+            assert item.method in ("wilson", "logit", "bootstrap")
 
 
 @pytest.mark.parametrize("case", ["random", "absent classes", "all right"])
