@@ -432,6 +432,17 @@ def _check_training(arguments: Arguments, complete: bool) -> list[ArgumentError]
         problems.append(
             _error("model_soup without evaluation or checkpoints", "both", "leave out eval_strategy and save_strategy")
         )
+    for name in ("fsdp", "deepspeed"):
+        if training.get(name) and (given := [part for part in ("ema_decay", "model_soup") if getattr(fit, part)]):
+            problems.append(
+                _error(f"{', '.join(given)} with {name}", "weights that are not sharded", f"leave out {given[0]}")
+            )
+    if fit.model_soup and fit.adaptation in ("lora", "auto"):
+        problems.append(
+            _error(f"model_soup with adaptation {fit.adaptation}", "checkpoints of whole weights", "use another one")
+        )
+    if fit.find_lr and arguments.publish.dry_run:
+        problems.append(_error("find_lr and dry_run are both true", "one of them", "leave one out"))
     if fit.early_stopping_patience is not None and not evaluates:
         problems.append(
             _error("early_stopping_patience without evaluation", "an eval_strategy", "add --eval_strategy epoch")

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from hf_imgcls.compat import restore_weights
-from hf_imgcls.errors import ArgumentError
 from hf_imgcls.fit.checkpoints import list_checkpoints
 
 if TYPE_CHECKING:
@@ -29,19 +28,15 @@ def cook_soup(trainer: ImageClassificationTrainer, folder: Path) -> list[str]:
         folder: The run's folder.
 
     Returns:
-        Names of the checkpoints that are in it, the best one first.
-
-    Raises:
-        ArgumentError: No checkpoint was kept, or the model's weights are adapters or sharded.
+        Names of the checkpoints that are in it, the best one first; none where none was saved.
 
     Source:
         Wortsman et al. (2022), "Model soups", https://arxiv.org/abs/2203.05482, recipe 1 (greedy soup).
     """
     checkpoints = list_checkpoints(folder)
-    if not checkpoints:
-        raise ArgumentError("model_soup, and no checkpoint was saved", "checkpoints", "use --save_strategy epoch")
-    if not trainer.restores_itself():
-        raise ArgumentError("model_soup with adapters or a sharded model", "whole weights", "leave out --model_soup")
+    if not checkpoints:  # a run shorter than the time to the first one
+        logger.warning("No soup: no checkpoint was saved.")
+        return []
     name = f"eval_{str(trainer.args.metric_for_best_model).removeprefix('eval_')}"
     sign = 1 if trainer.args.greater_is_better else -1
     scores, weights = {}, {}
