@@ -215,20 +215,28 @@ def test_an_average_needs_a_checkpoint_that_has_one(digits, tmp_path):
 
 
 def test_a_soup_is_the_average_of_the_checkpoints_that_make_it_better(digits, tmp_path):
-    training = {"save_strategy": "steps", "eval_strategy": "steps", "eval_steps": 2, "save_steps": 2, "max_steps": 8}
-    trainer = make_trainer(digits, tmp_path, metric_for_best_model="loss", save_total_limit=9, **training)
+    training = {"save_strategy": "steps", "save_steps": 1, "max_steps": 3, "save_total_limit": 9}
+    trainer = make_trainer(digits, tmp_path, metric_for_best_model="loss", greater_is_better=False, **training)
     trainer.train()
+    # The first two err in opposite directions, the third one is far away.
+    weight = trainer.model.classifier.weight.detach().clone()
+    error = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    for step, change in ((1, 0.5 * error), (2, -0.5 * error), (3, 9 * error)):
+        path = tmp_path / f"checkpoint-{step}" / "model.safetensors"
+        save_file(load_file(path) | {"classifier.weight": weight + change}, path, metadata={"format": "pt"})
     soup = cook_soup(trainer, tmp_path)
-    assert len(soup) >= 1
-    files = {path.name: load_file(path / "model.safetensors") for path in tmp_path.glob("checkpoint-*")}
-    assert len(files) == 4
-    for name, tensor in trainer.model.state_dict().items():
-        torch.testing.assert_close(tensor, torch.stack([files[part][name] for part in soup]).mean(dim=0))
-    # No worse than each of them alone.
-    loss = trainer.evaluate()["eval_loss"]
-    for folder in files:
-        trainer._load_from_checkpoint(str(tmp_path / folder))
-        assert loss <= trainer.evaluate()["eval_loss"] + 1e-6
+    assert sorted(soup) == ["checkpoint-1", "checkpoint-2"]
+    torch.testing.assert_close(trainer.model.classifier.weight.detach(), weight)
+    cooked = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    loss, alone, parts = trainer.evaluate()["eval_loss"], {}, {}
+    for name in soup:
+        trainer._load_from_checkpoint(str(tmp_path / name))
+        alone[name] = trainer.evaluate()["eval_loss"]
+        parts[name] = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    assert soup[0] == min(alone, key=alone.get)
+    assert loss < min(alone.values())
+    for name, tensor in cooked.items():
+        torch.testing.assert_close(tensor, torch.stack([weights[name] for weights in parts.values()]).mean(dim=0))
 
 
 def test_no_soup_without_ingredients(digits, tmp_path, caplog):
