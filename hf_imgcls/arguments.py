@@ -358,7 +358,7 @@ class FitArguments:
     )
     find_lr: bool = _setting(
         False,
-        "Do not train, but find a learning rate: it grows for a hundred steps, and lr_range.png in --output_dir shows "
+        "Do not train, but find a learning rate: it grows for 200 steps, and lr_range.png in --output_dir shows "
         "where the loss falls fastest.",
         group="run",
     )

@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from hf_imgcls.arguments import Arguments
     from hf_imgcls.fit.trainer import ImageClassificationTrainer
 
-_STEPS = 100
-_LOWEST, _HIGHEST = 1e-6, 1.0
+_STEPS = 200
+_LOWEST, _HIGHEST = 1e-5, 1.0
+_UNSETTLED = 0.1  # share of the steps whose running mean is that of a few
 _EXPLODED = 3.0  # times the least loss so far
-_SMOOTHING = 0.9  # share of the running mean that stays at a step
+_SMOOTHING = 0.95  # share of the running mean that stays at a step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +49,7 @@ class LearningRates:
 
 
 def prepare_range_test(args: Arguments, folder: Path) -> Arguments:
-    """The arguments of the test: the same run of at most 100 steps, measured and saved nowhere.
+    """The arguments of the test: the same run of at most 200 steps, measured and saved nowhere.
 
     Args:
         args: What the user asked for; not changed.
@@ -66,7 +67,7 @@ def prepare_range_test(args: Arguments, folder: Path) -> Arguments:
 
 
 def grow_learning_rate(optimizer: Optimizer, num_training_steps: int) -> LambdaLR:
-    """A schedule that multiplies the rate by the same factor at each step, from 1e-6 to 1."""
+    """A schedule that multiplies the rate by the same factor at each step, from 1e-5 to 1."""
     return LambdaLR(optimizer, lambda step: (_HIGHEST / _LOWEST) ** (step / max(num_training_steps - 1, 1)))
 
 
@@ -113,11 +114,13 @@ def read_curve(losses: Sequence[float], num_steps: int) -> LearningRates:
     for step, loss in enumerate(losses, start=1):
         mean = _SMOOTHING * mean + (1 - _SMOOTHING) * loss
         smooth.append(mean / (1 - _SMOOTHING**step))
-    lowest = int(np.argmin(smooth))
-    slopes = np.gradient(np.array(smooth), np.log(rates)) if len(smooth) > 1 else np.zeros(1)
-    falling = slopes[: lowest + 1]
-    steepest = int(falling.argmin())
-    return LearningRates(rates, smooth, rates[steepest] if falling[steepest] < 0 else None, rates[lowest])
+    first = min(int(_UNSETTLED * num_steps), len(smooth) - 1)
+    lowest = first + int(np.argmin(smooth[first:]))
+    suggested = None
+    if smooth[lowest] < smooth[first]:
+        slopes = np.gradient(np.array(smooth), np.log(rates))
+        suggested = rates[first + int(slopes[first : lowest + 1].argmin())]
+    return LearningRates(rates, smooth, suggested, rates[lowest])
 
 
 def describe_curve(found: LearningRates) -> str:
