@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
@@ -19,6 +19,7 @@ import yaml
 from hf_imgcls.errors import CardError
 from hf_imgcls.publish.export.table import read_exports
 from hf_imgcls.publish.hub_rules import is_repo_id
+from hf_imgcls.publish.privacy import cut_paths, list_paths
 from hf_imgcls.records import DataRecord, Estimate, ExportRecord, ParityRecord, ReportRecord, RunRecord
 from hf_imgcls.run import DATA_FILE, EXPORTS_PICTURE, RECIPE_FILE, RUN_FILE
 
@@ -139,21 +140,6 @@ def read_recipe(folder: Path) -> dict[str, Any]:
     """The arguments of a run; nothing where they were not saved."""
     path = folder / RECIPE_FILE
     return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
-
-
-def list_paths(folder: Path, recipe: Mapping[str, Any]) -> list[str]:
-    """Paths of a machine that a run's records may hold: its folder's and those that its recipe names; longest first."""
-    named = [value for value in recipe.values() if isinstance(value, str) and re.match(r"/|~|\.\.|[A-Za-z]:\\", value)]
-    return sorted({str(folder.resolve()), *named} - {"/", "..", "~"}, key=len, reverse=True)
-
-
-def cut_paths(text: str, paths: Sequence[str]) -> str:
-    """Leave the last part of each path, as a path of here: a name alone could be one on the Hub."""
-    for path in paths:
-        last = "./" + re.split(r"[/\\]", path.rstrip("/\\"))[-1]
-        for shown in (path, json.dumps(path, ensure_ascii=False)[1:-1]):
-            text = re.sub(rf"(?<![\w./]){re.escape(shown)}(?![\w-])", last, text)
-    return text
 
 
 def read_records(folder: str | Path) -> CardRecords:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_imgcls.errors import OutputError
-from hf_imgcls.publish.card_records import cut_paths, list_paths, read_recipe
+from hf_imgcls.publish.privacy import clean_texts
 from hf_imgcls.run import DATA_FILE, EXPORT_FILE, RECIPE_FILE, RUN_FILE, run_recipe
 
 _RECORDS = (
@@ -39,19 +39,16 @@ def copy_records(run: str | Path, target: str | Path) -> Path:
         raise OutputError(f"{target} is there and is no card", "a new folder, or one of model_cards/", "name another")
     (target / "report").mkdir(parents=True, exist_ok=True)
     names = [*_RECORDS, *_LEFT_OUT, *(path.relative_to(run).as_posix() for path in run.glob(f"*/{EXPORT_FILE}"))]
-    paths = list_paths(run, read_recipe(run))
     for name in (*names, *_PICTURES):
         (target / name).unlink(missing_ok=True)
-        if not (run / name).is_file():
-            continue
+    texts = {name: (run / name).read_text(encoding="utf-8") for name in names if (run / name).is_file()}
+    texts |= {name: _leave_out(texts[name], parts) for name, parts in _LEFT_OUT.items() if name in texts}
+    for name, text in clean_texts(run, texts).items():
         (target / name).parent.mkdir(exist_ok=True)
-        if name in _PICTURES:
+        (target / name).write_text(text, encoding="utf-8")
+    for name in _PICTURES:
+        if (run / name).is_file():
             shutil.copyfile(run / name, target / name)
-            continue
-        text = (run / name).read_text(encoding="utf-8")
-        if name in _LEFT_OUT:
-            text = _leave_out(text, _LEFT_OUT[name])
-        (target / name).write_text(cut_paths(text, paths), encoding="utf-8")
     return target
 
 

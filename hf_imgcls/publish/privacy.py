@@ -1,8 +1,8 @@
 """What must not leave the machine in a published text: paths of its files, and tokens.
 
 A run's records name local folders, because the run needs them: ``train_dir``, ``output_dir``, files of images. In what
-is published, such a path is cut to its last part. After that nothing is repaired any more: a text that still holds a
-home folder or a token is not published.
+is published, in a card too, such a path is cut to its last part: ``./photos``. After that nothing is repaired any more:
+a text that still holds a home folder or a token is not published.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ import html
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from hf_imgcls.errors import PushError
+from hf_imgcls.run import RECIPE_FILE
 
 # Home folders, of this machine and of the one that a run was brought from.
 _HOME = re.compile(r"(?<![\w.])(?:/home|/Users)/[^/\s\"'<>&]+|\b[A-Za-z]:\\{1,2}Users\\{1,2}[^\\\s\"'<>&]+")
+_PATH = re.compile(r"/|~|\.\.|[A-Za-z]:\\")
 # https://huggingface.co/docs/hub/security-tokens
 _TOKEN = re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}\b")
 _MIN_SECRET_LENGTH = 8
@@ -29,21 +31,44 @@ def clean_texts(folder: Path, texts: Mapping[str, str]) -> dict[str, str]:
 
     Args:
         folder: The run's folder.
-        texts: File name -> contents. Paths are looked for in the values of JSON and YAML, and replaced in all texts.
+        texts: File name -> contents. Paths are looked for in the values of JSON and YAML, and cut in all texts.
 
     Returns:
         File name -> contents without them.
     """
-    values = {value for name, text in texts.items() for value in _walk(_parse(name, text))}
-    paths = {value for value in values if _is_local(value, folder)} | {str(folder.resolve())}
+    parsed = {name: _parse(name, text) for name, text in texts.items()}
+    paths = list_paths(folder, parsed.pop(RECIPE_FILE, None), *parsed.values())
+    return {name: cut_paths(text, paths) for name, text in texts.items()}
+
+
+def list_paths(folder: Path, recipe: Any, *records: Any) -> set[str]:
+    """Paths of a machine in parsed YAML and JSON, and that of the run's folder.
+
+    Args:
+        folder: The run's folder.
+        recipe: The arguments: every value that is written like a path counts, whether it is still there or not.
+        records: What else may hold some: a value counts that leads somewhere on this machine, or into a home folder.
+    """
+    named = {value for value in _walk(recipe) if _PATH.match(value) and value.strip("/\\.~")}  # not "/", a separator
+    found = {value for record in records for value in _walk(record) if _is_local(value, folder)}
+    return {str(folder.resolve()), *named, *found}
+
+
+def cut_paths(text: str, paths: Collection[str]) -> str:
+    """Leave the last part of each path, as a path of here: a name alone could be one on the Hub.
+
+    Args:
+        text: Plain, or JSON, YAML or HTML, where a path may be escaped.
+        paths: From `list_paths`.
+    """
     replacements: dict[str, str] = {}
     for path in paths:
+        last = "./" + re.split(r"[/\\]", path.rstrip("/\\"))[-1]
         for escape in (str, html.escape, lambda text: json.dumps(text, ensure_ascii=False)[1:-1]):
-            replacements[escape(path)] = escape(re.split(r"[/\\]", path.rstrip("/\\"))[-1])
+            replacements[escape(path)] = escape(last)
     # The longest first: a folder is a part of the paths of its files.
     parts = "|".join(re.escape(path) for path in sorted(replacements, key=len, reverse=True))
-    pattern = re.compile(rf"(?<![\w.:/<-])(?:{parts})(?![\w-])")
-    return {name: pattern.sub(lambda match: replacements[match.group()], text) for name, text in texts.items()}
+    return re.sub(rf"(?<![\w.:/<-])(?:{parts})(?![\w-])", lambda match: replacements[match.group()], text)
 
 
 def check_texts(texts: Mapping[str, str]) -> None:

@@ -115,11 +115,12 @@ def test_local_paths_are_cut_to_their_last_part(tmp_path):
         run, recipe__yaml=recipe, report__json=json.dumps(record), report__html=page, README__md=f"`{run}/x`"
     )
     assert (
-        texts["recipe.yaml"] == "output_dir: my_run\ntrain_dir: train\nmodel_type: vit\nimage_mean: [0.5, 0.5, 0.5]\n"
+        texts["recipe.yaml"]
+        == "output_dir: ./my_run\ntrain_dir: ./train\nmodel_type: vit\nimage_mean: [0.5, 0.5, 0.5]\n"
     )
-    assert json.loads(texts["report.json"]) == record | {"model": "my_run", "file": "a b.png"}
-    assert texts["report.html"] == "<p>train</p></div><a href='https://host/x'>my_run</a>"
-    assert texts["README.md"] == "`my_run/x`"
+    assert json.loads(texts["report.json"]) == record | {"model": "./my_run", "file": "./a b.png"}
+    assert texts["report.html"] == "<p>./train</p></div><a href='https://host/x'>./my_run</a>"
+    assert texts["README.md"] == "`./my_run/x`"
     assert str(tmp_path) not in "".join(texts.values())
     # What need not be changed goes up as the file that it is.
     (run / "data.json").write_text('{"labels": ["/a/abbey"]}')

@@ -64,7 +64,7 @@ def test_push_verify_and_consume(pushing, run, tmp_path):
     assert {name: blob.size for name, blob in tree.items() if name != ".gitattributes"} == sizes
     assert tree["model.safetensors"].sha256 == hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
     assert str(run).encode() not in b"".join(pushing.hub.read("me/digits", name) for name in tree)
-    assert b"output_dir: digits\n" in pushing.hub.read("me/digits", "recipe.yaml")
+    assert b"output_dir: ./digits\n" in pushing.hub.read("me/digits", "recipe.yaml")
 
     record = PushRecord.load(run / "push.json")
     assert (record.repo_id, record.revision, record.tag) == ("me/digits", repository.branches["main"], "v1")
