@@ -169,7 +169,9 @@ def run_ours(
         random_crop_scale=list(SCALE), random_crop_ratio=list(RATIO), decoder=decoder, cache_dir=tempfile.mkdtemp()
     )
     name = "train" if train else "validation"
-    dataset = SimpleNamespace(splits={name: build_dataset(files, decode=False)})
+    dataset = SimpleNamespace(
+        splits={name: build_dataset(files, decode=False)}, is_multi_label=False, labels=["a", "b"]
+    )
     plan = attach_transforms(dataset, build_processor(size), arguments, seed=0)
     loader = DataLoader(
         plan.splits[name],
@@ -219,7 +221,10 @@ def measure_differences(files: list[bytes], size: int) -> list[str]:
         )
         split = build_dataset(files, decode=False)
         plan = attach_transforms(
-            SimpleNamespace(splits={"train": split, "validation": split}), processor, arguments, seed=0
+            SimpleNamespace(splits={"train": split, "validation": split}, is_multi_label=False, labels=["a", "b"]),
+            processor,
+            arguments,
+            seed=0,
         )
         boxes, flips = draw_crops_and_flips(
             0, 0, np.arange(len(files)), sizes, scale=SCALE, ratio=RATIO, flip_probability=0.5

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import re
 import shutil
+from multiprocessing import resource_sharer
 from pathlib import Path
+from traceback import walk_tb
 from typing import TYPE_CHECKING
 
 import torch
@@ -42,7 +44,7 @@ def translate_fault(error: BaseException, args: TrainingArguments) -> UserError 
             "memory for the model, its gradients and the images' activations",
             f"use {half} (the same images a step), or --auto_find_batch_size, --gradient_checkpointing or --bf16",
         )
-    if isinstance(error, RuntimeError) and _LOST_WORKER.search(text):
+    if (isinstance(error, RuntimeError) and _LOST_WORKER.search(text)) or _lost_a_batch(error):
         return MachineError(
             f"a dataloader worker was killed: {' '.join(text.split())}",
             "workers that live as long as the run; the system kills them when memory runs out, "
@@ -59,6 +61,13 @@ def translate_fault(error: BaseException, args: TrainingArguments) -> UserError 
             f"look for the other process's own error, then {again}",
         )
     return None
+
+
+def _lost_a_batch(error: BaseException) -> bool:
+    """Whether a worker had announced a batch and was gone before it was fetched from it."""
+    if not isinstance(error, (ConnectionError, EOFError)):
+        return False
+    return any(frame.f_code.co_filename == resource_sharer.__file__ for frame, _ in walk_tb(error.__traceback__))
 
 
 def describe_failed_save(path: Path, error: BaseException, needed: int) -> OutputError:

@@ -192,7 +192,7 @@ def test_the_report_again_the_comparison_and_lora(trained, run_recipe, pairs, tm
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--loss", "cross_entropy"], ["several labels per image", "bce or asymmetric"]),
+        (["--loss", "cross_entropy"], ["several labels per image", "bce, focal or asymmetric"]),
         (["--metric_for_best_model", "accuracy"], ["metric_for_best_model is 'accuracy'", "mean_average_precision"]),
         (["--goals", "top5_accuracy>=0.5"], ["not defined where an image has several labels"]),
         (["--explain_samples", "2"], ["explain_samples with several labels"]),
