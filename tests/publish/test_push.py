@@ -280,7 +280,7 @@ def test_an_adapter_is_published_beside_the_merged_model(pushing, trained_run, t
     assert names == {"adapter/README.md", "adapter/adapter_config.json", "adapter/adapter_model.safetensors"}
     assert str(tmp_path) not in pushing.hub.read("me/digits", "adapter/adapter_config.json").decode()
     record = json.loads(pushing.hub.read("me/digits", "run.json"))
-    assert (record["base_model"], record["base_model_revision"]) == (trained_run.name, None)
+    assert (record["base_model"], record["base_model_revision"]) == (f"./{trained_run.name}", None)
     adapted, merged, base = np.array(pushing.run_code(_ADAPTER.format(base=str(trained_run))))
     np.testing.assert_allclose(adapted, merged, atol=1e-4)
     assert np.abs(base - merged).max() > 0.01
