@@ -536,14 +536,15 @@ class ImageClassificationTrainer(Trainer):
             self._save_optimizer_and_scheduler(str(partial))
             self._save_scaler(str(partial))
             self._save_rng_state(str(partial))
-        if not self.args.should_save:
-            return
-        if self._average is not None and with_state:
-            self._average.save(partial, self.model)
+        # On every process: each loads the best weights at the end.
         best = self.state.best_global_step
         folder = Path(self.args.output_dir)
         if best and (best == self.state.global_step or checkpoint_path(folder, best).is_dir()):
             self.state.best_model_checkpoint = str(checkpoint_path(folder, best))
+        if not self.args.should_save:
+            return
+        if self._average is not None and with_state:
+            self._average.save(partial, self.model)
         for part in (*self.callback_handler.callbacks, self.control):
             if isinstance(part, ExportableState):
                 self.state.stateful_callbacks[type(part).__name__] = part.state()
