@@ -104,7 +104,8 @@ def explain_examples(
         model.to(device)
     try:
         folder = None if overlay_folder is None else Path(overlay_folder)
-        sample = [_process(processor, image) for image in images[:_NUM_STATISTICS_IMAGES]]
+        some = images[:_NUM_STATISTICS_IMAGES]
+        sample = torch.cat([_process(processor, image) for image in some]) if some else None
         explainer = _Explainer(model, methods, batch_size, seed, folder, sample)
         examples = []
         with evaluation_mode(model):
@@ -136,7 +137,7 @@ class _Explainer:
         batch_size: Images per forward pass.
         seed: Of random maps and random weights.
         overlay_folder: For the pictures; ``None`` draws none.
-        sample: Images, ``(1, C, H, W)`` each, for the batch normalisation of random models.
+        sample: ``(B, C, H, W)``, images for the batch normalisation of random models.
     """
 
     def __init__(
@@ -146,7 +147,7 @@ class _Explainer:
         batch_size: int,
         seed: int,
         overlay_folder: Path | None,
-        sample: Sequence[torch.Tensor],
+        sample: torch.Tensor | None,
     ) -> None:
         self.model, self.methods, self.batch_size, self.seed = model, methods, batch_size, seed
         self.overlay_folder = overlay_folder

@@ -36,8 +36,6 @@ from hf_imgcls.fit.model import head_parameter_names
 from hf_imgcls.measure.heat_maps import compute_log_odds, cover_color, evaluation_mode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from numpy.typing import NDArray
     from transformers import PreTrainedModel
 
@@ -113,7 +111,7 @@ def correlate_maps(first: NDArray[np.float32], second: NDArray[np.float32]) -> f
 
 
 def randomize_weights(
-    model: PreTrainedModel, *, head_only: bool, seed: int, images: Iterable[torch.Tensor] = ()
+    model: PreTrainedModel, *, head_only: bool, seed: int, images: torch.Tensor | None = None
 ) -> PreTrainedModel:
     """The same architecture with weights drawn anew by its own initialisation, on the model's device.
 
@@ -125,7 +123,7 @@ def randomize_weights(
         model: Stays as it is.
         head_only: Keep everything but the parameters whose shape depends on the number of classes.
         seed: Of the draw; the global random state stays as it is.
-        images: ``(1, C, H, W)`` each; not looked at where only the head is new.
+        images: ``(B, C, H, W)``; None leaves the statistics as they begin.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -137,14 +135,13 @@ def randomize_weights(
         )
     fresh.to(model.device, model.dtype).eval()
     layers = [layer for layer in fresh.modules() if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm)]
-    if layers and not head_only:
+    if layers and images is not None and not head_only:
         for layer in layers:
-            layer.momentum = None  # statistics are means over all images
+            layer.momentum = None  # the statistics are those of this one batch
             layer.train()
+        pixel_values = images.to(fresh.device, fresh.dtype)
         with torch.no_grad():
-            for image in images:
-                image = image.to(fresh.device, fresh.dtype)
-                fresh(pixel_values=torch.cat([image, image.flip(-1)]))  # one value has no variance
+            fresh(pixel_values=torch.cat([pixel_values, pixel_values.flip(-1)]))  # one value has no variance
         fresh.eval()
     return fresh
 

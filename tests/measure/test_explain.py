@@ -407,25 +407,22 @@ def test_weights_are_drawn_anew(model_type):
 
 def test_a_model_that_knows_nothing_is_not_sure_of_itself():
     """A deep ResNet with random weights, as large as real ones in what counts here: the number of its layers."""
-    depths = {"hidden_sizes": [32, 64], "depths": [8, 8], "layer_type": "bottleneck"}
+    depths = {"hidden_sizes": [32, 64], "depths": [16, 16], "layer_type": "bottleneck"}
     model, processor = build_untrained("resnet", **depths)
     images = processor(draw_images(8, seed=2).images, return_tensors="pt")["pixel_values"]
 
-    def ask(images_seen, seed):
-        random_model = randomize_weights(model, head_only=False, seed=seed, images=images_seen)
+    def ask(images_seen):
+        random_model = randomize_weights(model, head_only=False, seed=1, images=images_seen)
         assert not any(module.training for module in random_model.modules())
         with torch.no_grad():
             logits = random_model(pixel_values=images).logits
-        return logits.softmax(dim=1).max().item(), logits.std(dim=0).mean().item()
+        return logits.softmax(dim=1).amax(dim=1).mean().item(), logits.std(dim=0).mean().item()
 
-    # How sure a random model is differs from draw to draw, and from one transformers line to the other.
-    found = np.array([[ask(seen, seed) for seen in ((), images.split(1))] for seed in range(4)])
-    surest, spread = found[..., 0], found[..., 1]
-    assert surest[:, 0].mean() > 0.9
-    assert surest[:, 1].mean() < 0.85
-    assert (surest[:, 1] < surest[:, 0]).all()
-    assert (spread[:, 1] < spread[:, 0]).all()
-    assert (spread[:, 1] > 0).all()
+    confidence, spread = ask(None)
+    settled_confidence, settled_spread = ask(images)
+    assert confidence > 0.99
+    assert settled_confidence < 0.9
+    assert 0 < settled_spread < spread / 20
 
 
 def test_every_rule_has_its_verdict():
