@@ -39,7 +39,7 @@ def main() -> None:
     output_dir = open_output_folder(args)
     set_up_logging(args.notes)
     if args.publish.dry_run:
-        from hf_imgcls.fit.advice import rehearse
+        from hf_imgcls.fit.rehearsal import rehearse
 
         # The same run, of a few steps and into a folder that will be gone
         output_dir = borrow_folder(output_dir)
@@ -66,16 +66,17 @@ def main() -> None:
     from hf_imgcls.data.scan import check_images
     from hf_imgcls.data.transforms import attach_transforms
     from hf_imgcls.fit.adapt import adapt_model
-    from hf_imgcls.fit.advice import StepTimes, describe_data, estimate_cost, give_hints
+    from hf_imgcls.fit.advice import advise, estimate_cost
     from hf_imgcls.fit.batch_size import settle_batch_size
+    from hf_imgcls.fit.build import build_trainer
     from hf_imgcls.fit.checkpoints import describe_run, find_checkpoint
     from hf_imgcls.fit.ladder import climb
     from hf_imgcls.fit.lr_range import describe_curve, draw_curve, find_learning_rate
     from hf_imgcls.fit.model import build_model
     from hf_imgcls.fit.probe import train_probe
+    from hf_imgcls.fit.rehearsal import StepTimes
     from hf_imgcls.fit.saving import save_run
     from hf_imgcls.fit.soup import cook_soup
-    from hf_imgcls.fit.trainer import build_trainer
     from hf_imgcls.fit.weights import find_commit
     from hf_imgcls.measure.metrics import ClassificationAccumulator
     from hf_imgcls.measure.multilabel_metrics import MultiLabelAccumulator
@@ -123,7 +124,7 @@ def main() -> None:
         check_disk_space(output_dir, model.num_parameters() * 4, training_args)
         image_size = batches.train_transform.preprocessor.target_size
         settle_batch_size(training_args, model, image_size, checkpoint, streaming=args.data.streaming)
-        show_advice([*describe_data(dataset, image_size), *give_hints(dataset, args.fit, image_size)])
+        show_advice(advise(dataset, args.fit, image_size))
         accumulator = MultiLabelAccumulator if dataset.is_multi_label else ClassificationAccumulator
         metric = partial(accumulator, len(dataset.labels))
         pusher = start_pushing(args) if pushes else None

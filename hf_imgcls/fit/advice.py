@@ -2,82 +2,47 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
-import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_imgcls.data.decode import EncodedImage
 from hf_imgcls.errors import DataError
 
 if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
     from hf_imgcls.arguments import Arguments, FitArguments
     from hf_imgcls.data.load import ImageDataset
     from hf_imgcls.fit.trainer import ImageClassificationTrainer
 
 _SIZED_IMAGES = 200  # whose headers are read
-_STEPS = 4  # of a dry run: the first one is slow and not counted
 _IMBALANCED, _FEW, _VERY_FEW, _SMALL_VALIDATION = 10, 1000, 100, 200
 
 
-def rehearse(args: Arguments, folder: Path) -> Arguments:
-    """The arguments of a dry run: the same run, of four steps and one batch of validation, into a folder of its own.
-
-    Nothing is pushed, exported or reported, and the test split is not touched.
+def advise(dataset: ImageDataset, fit: FitArguments, image_size: tuple[int, int]) -> list[str]:
+    """What a run begins with: figures of the data, and hints that follow from them.
 
     Args:
-        args: What the user asked for; not changed.
-        folder: Where it may write.
+        dataset: As loaded.
+        fit: What is trained, and how.
+        image_size: Height and width of the model's input in pixels.
     """
-    batch = args.training["per_device_eval_batch_size"]
-    most = min(args.data.max_eval_samples or batch, batch)
-    training = {
-        **args.training,
-        "output_dir": str(folder), "max_steps": _STEPS, "eval_strategy": "no", "save_strategy": "no",
-        "load_best_model_at_end": False, "resume_from_checkpoint": "false", "push_to_hub": False, "do_predict": False,
-        "report_to": ["none"], "warmup_steps": 0,
-    }  # fmt: skip
-    training.pop("warmup_ratio", None)
-    return dataclasses.replace(
-        args,
-        data=dataclasses.replace(args.data, max_eval_samples=most),
-        fit=dataclasses.replace(args.fit, early_stopping_patience=None, model_soup=False),
-        measure=dataclasses.replace(args.measure, report="false", goals=None, max_parity_samples=most, calibrate=False),
-        publish=dataclasses.replace(args.publish, export_formats=None),
-        training=training,
-    )
+    sizes = read_sizes(dataset)
+    return [*describe_data(dataset, image_size, sizes), *give_hints(dataset, fit, image_size, sizes)]
 
 
-class StepTimes(TrainerCallback):
-    """Times the steps of a dry run."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self._start = 0.0
-
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Waiting for the batch is over; what comes before counts to the step before."""
-        now = time.perf_counter()
-        if self._start:
-            self.seconds.append(now - self._start)
-        self._start = now
-
-
-def describe_data(dataset: ImageDataset, image_size: tuple[int, int]) -> list[str]:
+def describe_data(dataset: ImageDataset, image_size: tuple[int, int], sizes: np.ndarray) -> list[str]:
     """What there is to learn from.
 
     Args:
         dataset: As loaded.
         image_size: Height and width of the model's input in pixels.
+        sizes: From `read_sizes`.
     """
     train = dataset.record.splits.get("train")
     lines = []
@@ -90,7 +55,6 @@ def describe_data(dataset: ImageDataset, image_size: tuple[int, int]) -> list[st
             f"Per class    {counts[0]:,} to {counts[-1]:,} for training, median {np.median(counts):,.0f}, of "
             f"{len(counts):,} classes{ratio}"
         )
-    sizes = read_sizes(dataset)
     if len(sizes):
         width, height = np.median(sizes, axis=0).astype(int)
         least, most = sizes.min(), sizes.max()
@@ -116,13 +80,14 @@ def read_sizes(dataset: ImageDataset) -> np.ndarray:
     return np.array(sizes, dtype=np.int64).reshape(-1, 2)
 
 
-def give_hints(dataset: ImageDataset, fit: FitArguments, image_size: tuple[int, int]) -> list[str]:
+def give_hints(dataset: ImageDataset, fit: FitArguments, image_size: tuple[int, int], sizes: np.ndarray) -> list[str]:
     """What is likely to help, each with the figure that says so.
 
     Args:
         dataset: As loaded.
         fit: What is trained, and how.
         image_size: Height and width of the model's input in pixels.
+        sizes: From `read_sizes`.
     """
     hints = []
     splits = dataset.record.splits
@@ -156,7 +121,6 @@ def give_hints(dataset: ImageDataset, fit: FitArguments, image_size: tuple[int, 
             f"{available} validation images tell models apart that differ by {points:.0f} points or more: use "
             "--metric_for_best_model log_loss, which is finer, or a larger --train_val_split"
         )
-    sizes = read_sizes(dataset)
     if len(sizes) and max(image_size) >= 3 * (side := int(np.median(sizes.max(axis=1)))):
         times = (max(image_size) / side) ** 2
         hints.append(

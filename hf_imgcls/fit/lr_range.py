@@ -19,6 +19,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from hf_imgcls.errors import NumericsError
 from hf_imgcls.extras import require
+from hf_imgcls.fit.rehearsal import shorten_run
 
 if TYPE_CHECKING:
     from hf_imgcls.arguments import Arguments
@@ -49,21 +50,14 @@ class LearningRates:
 
 
 def prepare_range_test(args: Arguments, folder: Path) -> Arguments:
-    """The arguments of the test: the same run of at most 200 steps, measured and saved nowhere.
+    """The arguments of the test: the same run of at most 200 steps, measured nowhere and without averaged weights.
 
     Args:
         args: What the user asked for; not changed.
         folder: Where it may write.
     """
-    training = {
-        **args.training,
-        "output_dir": str(folder), "max_steps": _STEPS, "learning_rate": _LOWEST, "logging_strategy": "steps",
-        "logging_steps": 1, "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False,
-        "resume_from_checkpoint": "false", "push_to_hub": False, "report_to": ["none"], "warmup_steps": 0,
-    }  # fmt: skip
-    training.pop("warmup_ratio", None)
-    fit = dataclasses.replace(args.fit, early_stopping_patience=None, model_soup=False, ema_decay=None)
-    return dataclasses.replace(args, fit=fit, training=training)
+    short = shorten_run(args, folder, _STEPS, learning_rate=_LOWEST, logging_strategy="steps", logging_steps=1)
+    return dataclasses.replace(short, fit=dataclasses.replace(short.fit, ema_decay=None))
 
 
 def grow_learning_rate(optimizer: Optimizer, num_training_steps: int) -> LambdaLR:

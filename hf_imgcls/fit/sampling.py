@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from hf_imgcls.data.transforms import BatchPlan
 
 
-class EpochSampler(Sampler[int]):
+class EpochSampler(Sampler[int], ABC):
     """A sampler whose order is a function of (seed, epoch), the same on every process.
 
     Accelerate deals its batches out to the processes. Positions are those of `hf_imgcls.data.batches.BatchedSplit`: an
@@ -44,9 +45,9 @@ class EpochSampler(Sampler[int]):
         repetition[order] = np.arange(len(rows)) - np.repeat(starts, np.diff(np.r_[starts, len(rows)]))
         yield from (rows + repetition * self.num_examples).tolist()
 
+    @abstractmethod
     def draw(self, random: np.random.Generator) -> np.ndarray:
         """The rows of an epoch in order: int64 ``(N,)``."""
-        raise NotImplementedError
 
 
 class ClassBalancedSampler(EpochSampler):

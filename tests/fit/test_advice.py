@@ -9,7 +9,7 @@ from faults.processes import RUN, Run
 
 from hf_imgcls.arguments import DataArguments, FitArguments
 from hf_imgcls.data.load import load_image_dataset
-from hf_imgcls.fit.advice import describe_data, give_hints, read_sizes
+from hf_imgcls.fit.advice import advise, give_hints, read_sizes
 from hf_imgcls.run import BATCH_PICTURE
 
 PRETRAINED = FitArguments(model_name_or_path="some/model")
@@ -31,7 +31,7 @@ def with_counts(dataset, counts, validation=1000):
 
 
 def test_the_figures_of_the_data(digits):
-    lines = describe_data(digits, (16, 16))
+    lines = advise(digits, PRETRAINED, (16, 16))
     assert lines[0] == "Images       1,257 train, 270 validation, 270 test"
     counts = digits.record.splits["train"].class_counts.values()
     assert f"{min(counts)} to {max(counts)} for training" in lines[1]
@@ -56,7 +56,7 @@ def test_the_figures_of_the_data(digits):
     ],
 )  # fmt: skip
 def test_hints_follow_from_figures(digits, counts, validation, fit, side, words):
-    hints = give_hints(with_counts(digits, counts, validation), fit, (side, side))
+    hints = give_hints(with_counts(digits, counts, validation), fit, (side, side), read_sizes(digits))
     assert len(hints) == len(words), hints
     for hint, word in zip(hints, words, strict=True):
         assert word in hint

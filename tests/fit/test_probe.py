@@ -19,9 +19,9 @@ from hf_imgcls.data.load import load_image_dataset
 from hf_imgcls.data.transforms import attach_transforms
 from hf_imgcls.errors import DataError, ModelError
 from hf_imgcls.fit.adapt import adapt_model
+from hf_imgcls.fit.build import build_trainer
 from hf_imgcls.fit.model import build_model, head_parameter_names
 from hf_imgcls.fit.probe import Features, compute_features, digest_backbone, find_linear_head, solve_head, train_probe
-from hf_imgcls.fit.trainer import build_trainer
 from hf_imgcls.measure.metrics import ClassificationAccumulator
 
 CPU = torch.device("cpu")

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from types import SimpleNamespace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import BatchSampler
 
-from hf_imgcls.arguments import FitArguments
-from hf_imgcls.data.policies import Augmentation
+from hf_imgcls.arguments import DataArguments, FitArguments
+from hf_imgcls.compat import plain_image_processor_class
+from hf_imgcls.data.load import load_image_dataset
+from hf_imgcls.data.transforms import attach_transforms
 from hf_imgcls.fit.sampling import ClassBalancedSampler, RepeatedSampler, build_sampler
 
+DATA = DataArguments(dataset_name="digits", max_train_samples=61)
 LABELS = [0] * 70 + [1] * 25 + [3] * 6  # nobody has class 2
 
 
@@ -61,11 +64,24 @@ def test_two_processes_show_what_one_does(sampler):
 
 
 def test_samplers_are_asked_for():
-    def build(imbalance="none", repeats=1):
-        train = SimpleNamespace(read_labels=lambda: LABELS, __len__=lambda: 101)
-        batches = SimpleNamespace(train=train, augmentation=Augmentation(augmentation_repeats=repeats))
-        return build_sampler(FitArguments(imbalance=imbalance), batches, 0)
+    digits = load_image_dataset(DATA)
 
-    assert build() is None
-    assert build("weights") is None
-    assert isinstance(build("balanced_sampler"), ClassBalancedSampler)
+    def build(imbalance="none", **asked):
+        data = replace(DATA, **asked)
+        plan = attach_transforms(digits, plain_image_processor_class()(size={"height": 16, "width": 16}), data, seed=0)
+        return build_sampler(FitArguments(imbalance=imbalance), plan, 7), plan
+
+    assert build()[0] is None
+    assert build("weights")[0] is None
+    balanced, plan = build("balanced_sampler")
+    labels = np.array(digits.splits["train"]["label"][:])
+    counts = Counter(labels[np.array(list(balanced)) % len(plan.train)].tolist())
+    assert len(counts) == 10
+    assert max(counts.values()) - min(counts.values()) <= 1
+    repeated, plan = build(augmentation_repeats=2)
+    assert isinstance(repeated, RepeatedSampler)
+    assert (repeated.repeats, repeated.seed, len(repeated)) == (2, 7, len(plan.train))
+    # What it asks for is there: one example twice, augmented differently.
+    pair = plan.train.__getitems__(list(repeated)[:2])
+    assert pair[0]["sample_index"] == pair[1]["sample_index"]
+    assert not np.array_equal(pair[0]["crop_box"], pair[1]["crop_box"])

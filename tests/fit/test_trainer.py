@@ -17,11 +17,11 @@ from hf_imgcls.data.load import load_image_dataset
 from hf_imgcls.data.transforms import attach_transforms
 from hf_imgcls.errors import ArgumentError, ModelError
 from hf_imgcls.fit.adapt import adapt_model
+from hf_imgcls.fit.build import build_trainer
 from hf_imgcls.fit.loss import compute_classification_loss
 from hf_imgcls.fit.model import build_model
 from hf_imgcls.fit.schedule import build_step_schedule
 from hf_imgcls.fit.soup import cook_soup
-from hf_imgcls.fit.trainer import build_trainer
 from hf_imgcls.measure.metrics import ClassificationAccumulator
 
 DATA = DataArguments(dataset_name="digits", image_size=32, max_train_samples=64, max_eval_samples=32)

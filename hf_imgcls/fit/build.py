@@ -1,0 +1,138 @@
+"""From a model, batches and arguments to the Trainer of a run: what each argument of the group ``fit`` becomes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import nn
+from transformers import EarlyStoppingCallback
+
+from hf_imgcls.argument_checks import MULTI_LABEL_SELECTION_METRICS, SELECTION_METRICS
+from hf_imgcls.data.streaming import StreamingSplit
+from hf_imgcls.errors import ArgumentError, DataError, ModelError
+from hf_imgcls.fit.distill import build_distiller
+from hf_imgcls.fit.imbalance import build_loss
+from hf_imgcls.fit.layers import GradualUnfreezing
+from hf_imgcls.fit.lr_range import grow_learning_rate
+from hf_imgcls.fit.sampling import build_sampler
+from hf_imgcls.fit.schedule import ScheduleBuilder, schedule_steps
+from hf_imgcls.fit.trainer import ImageClassificationTrainer
+from hf_imgcls.records import MULTI_LABEL, SELECTED_BY, SINGLE_LABEL, RunIdentity, SplitRecord
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+    from transformers.image_processing_utils import BaseImageProcessor
+
+    from hf_imgcls.arguments import Arguments
+    from hf_imgcls.data.transforms import BatchPlan
+    from hf_imgcls.fit.evaluation import Accumulator
+
+
+def build_trainer(
+    model: nn.Module,
+    processor: BaseImageProcessor,
+    batches: BatchPlan,
+    new_accumulator: Callable[[], Accumulator],
+    args: Arguments,
+    training_args: TrainingArguments,
+    train_split: SplitRecord | None = None,
+    identity: RunIdentity | None = None,
+    push_checkpoint: Callable[[Path], None] | None = None,
+) -> ImageClassificationTrainer:
+    """Put the parts of a run together.
+
+    Args:
+        model: From ``hf_imgcls.fit.adapt.adapt_model``.
+        processor: Saved with every checkpoint.
+        batches: The splits with their transforms attached.
+        new_accumulator: Makes an empty accumulator for the validation metrics.
+        args: What the user asked for; early stopping and the schedule "step" are read from it.
+        training_args: From ``hf_imgcls.compat.build_training_arguments``.
+        train_split: The record of the training split; what ``--imbalance`` does follows from its counts.
+        identity: What run the checkpoints belong to.
+        push_checkpoint: See `ImageClassificationTrainer`.
+
+    Raises:
+        DataError: There is nothing to train on, or nothing to evaluate on although that is asked for.
+        ModelError: The model cannot checkpoint gradients, and is asked to.
+    """
+    for split, flag, is_needed, fix in (
+        ("train", "--do_train", training_args.do_train, "name one with --train_dir or --train_split_name"),
+        ("validation", "--do_eval", training_args.do_eval, "cut one with --train_val_split 0.15, or --do_eval false"),
+    ):
+        if is_needed and split not in batches.splits:
+            raise DataError(f"the dataset has no {split} split", f"one for {flag}", fix)
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if training_args.gradient_checkpointing and not base.supports_gradient_checkpointing:
+        raise ModelError(
+            f"{type(base).__name__} has no gradient checkpointing",
+            "ViT, Swin and their like",
+            "use --auto_find_batch_size",
+        )
+    several = model.config.problem_type == MULTI_LABEL
+    choose_selection_metric(training_args, several)
+    labels = list(model.config.id2label.values())
+    callbacks = []
+    if args.fit.early_stopping_patience is not None:
+        callbacks.append(EarlyStoppingCallback(args.fit.early_stopping_patience, args.fit.early_stopping_threshold))
+    if args.fit.unfreeze_epochs:
+        callbacks.append(GradualUnfreezing(model, args.fit.unfreeze_epochs))
+    if isinstance(batches.train, StreamingSplit):
+        batches.train.seed = training_args.seed
+    build_schedule: ScheduleBuilder | None = None
+    if args.fit.find_lr:
+        build_schedule = grow_learning_rate
+    elif args.training.get("lr_scheduler_type") == "step":
+        build_schedule = functools.partial(
+            schedule_steps, training_args, args.training.get("lr_scheduler_kwargs") or {}
+        )
+    sampler = build_sampler(args.fit, batches, training_args.seed)
+
+    def set_epoch(epoch: int) -> None:
+        batches.set_epoch(epoch)
+        if sampler is not None:
+            sampler.set_epoch(epoch)
+
+    return ImageClassificationTrainer(
+        model=model,
+        args=training_args,
+        train_dataset=batches.train,
+        eval_dataset=batches.validation,
+        processing_class=processor,
+        callbacks=callbacks,
+        train_device_transform=batches.train_device_transform,
+        eval_device_transform=batches.eval_device_transform,
+        new_accumulator=new_accumulator,
+        set_epoch=set_epoch,
+        build_schedule=build_schedule,
+        identity=identity,
+        push_checkpoint=push_checkpoint,
+        loss=build_loss(args.fit, labels, train_split, multi_label=several),
+        train_sampler=sampler,
+        ema_decay=args.fit.ema_decay,
+        layer_lr_decay=args.fit.layer_lr_decay,
+        distiller=build_distiller(args.fit, args.data, labels, processor, multi_label=several),
+    )
+
+
+def choose_selection_metric(training_args: TrainingArguments, multi_label: bool) -> None:
+    """Resolve ``--metric_for_best_model auto``, in place, and refuse a metric that the labels do not have.
+
+    Raises:
+        ArgumentError: It is a metric of the other kind of labels.
+    """
+    name = training_args.metric_for_best_model
+    if name == "auto":
+        training_args.metric_for_best_model = SELECTED_BY[MULTI_LABEL if multi_label else SINGLE_LABEL]
+    elif name is not None and training_args.load_best_model_at_end:
+        known: tuple[str, ...] = MULTI_LABEL_SELECTION_METRICS if multi_label else SELECTION_METRICS
+        kind = "several labels" if multi_label else "one label"
+        if name.removeprefix("eval_") not in known:
+            raise ArgumentError(
+                f"metric_for_best_model is {name!r}, and an image has {kind}",
+                "one of " + ", ".join(known),
+                "choose one of these, or leave it out",
+            )
