@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import re
 import shutil
+import time
 from multiprocessing import resource_sharer
 from pathlib import Path
 from traceback import walk_tb
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LOST_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? [\d, ]+\).*", re.DOTALL)
+_SIGNAL_S = 1.0
 _LOST_PEER = re.compile(r"Connection closed by peer|Connection reset by peer|Broken pipe|Timed out waiting")
 
 
@@ -36,6 +38,8 @@ def translate_fault(error: BaseException, args: TrainingArguments) -> UserError 
     """
     again = f"run the same command again: it goes on from {name_newest(args.output_dir)}"
     text = str(error)
+    if _lost_a_batch(error):
+        text = _await_worker() or text
     if is_out_of_memory(error):
         size, accumulation = args.per_device_train_batch_size, args.gradient_accumulation_steps
         half = f"--per_device_train_batch_size {max(size // 2, 1)} --gradient_accumulation_steps {accumulation * 2}"
@@ -68,6 +72,18 @@ def _lost_a_batch(error: BaseException) -> bool:
     if not isinstance(error, (ConnectionError, EOFError)):
         return False
     return any(frame.f_code.co_filename == resource_sharer.__file__ for frame, _ in walk_tb(error.__traceback__))
+
+
+def _await_worker() -> str:
+    """What torch says about a worker that has just died, once the system has told it.
+
+    Its handler of SIGCHLD raises in whatever runs then: here, where it is expected, and not while the run is ended.
+    """
+    try:
+        time.sleep(_SIGNAL_S)
+    except RuntimeError as error:
+        return str(error)
+    return ""
 
 
 def describe_failed_save(path: Path, error: BaseException, needed: int) -> OutputError:
