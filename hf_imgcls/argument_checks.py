@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from hf_imgcls.argument_types import Argument, is_within
+from hf_imgcls.argument_types import Argument, CoercionError, coerce, is_within
 from hf_imgcls.data.policies import resolve_augmentation
 from hf_imgcls.errors import ArgumentError
 from hf_imgcls.publish.hub_rules import find_license_problem, find_notes_problem, is_repo_id
@@ -28,6 +28,20 @@ MULTI_LABEL_SELECTION_METRICS = (
     "micro_recall", "micro_f1", "macro_precision", "macro_recall", "macro_f1", "weighted_precision", "weighted_recall",
     "weighted_f1", "log_loss", "roc_auc", "ece",
 )  # fmt: skip
+# What ``--tune`` may vary, with an example: what a Trainer that is already built still asks its arguments for.
+TUNABLE = {
+    "learning_rate": "[0.0001, 0.01]",
+    "weight_decay": "[0.0, 0.3]",
+    "label_smoothing_factor": "[0.0, 0.2]",
+    "num_train_epochs": "[5, 10, 20]",
+    "max_grad_norm": "[0.1, 10.0]",
+    "adam_beta1": "[0.8, 0.99]",
+    "adam_beta2": "[0.95, 0.999]",
+    "per_device_train_batch_size": "[16, 32, 64]",
+    "gradient_accumulation_steps": "[1, 2, 4]",
+    "lr_scheduler_type": "[linear, cosine, constant_with_warmup]",
+    "optim": "[adamw_torch, sgd, adafactor]",
+}
 # What ``publish.export`` writes.
 EXPORT_FORMATS = (
     "onnx", "onnx_fp16", "onnx_int8", "onnx_int8_dynamic", "openvino", "openvino_fp16", "openvino_int8",
@@ -62,12 +76,14 @@ def check_value(argument: Argument, value: Any, prefix: str) -> ArgumentError | 
     return None
 
 
-def check_arguments(arguments: Arguments, known: Collection[str], *, complete: bool = True) -> list[ArgumentError]:
+def check_arguments(
+    arguments: Arguments, known: Mapping[str, Argument], *, complete: bool = True
+) -> list[ArgumentError]:
     """Find contradictions between arguments, and files and folders that are not there.
 
     Args:
         arguments: With all defaults filled in.
-        known: The names this command has; what it does not have is not missing.
+        known: The arguments this command has; what it does not have is not missing.
         complete: Whether everything the user wrote was understood; if not, nothing is said to be missing.
     """
     measure = arguments.measure
@@ -76,7 +92,7 @@ def check_arguments(arguments: Arguments, known: Collection[str], *, complete: b
     problems += _check_model(arguments.fit, arguments.explicit) + _check_card(arguments.publish)
     problems += _check_push(arguments, known, complete) + _check_export(arguments.publish)
     if {"do_train", "eval_strategy"} <= arguments.training.keys():
-        problems += _check_training(arguments, complete) + _check_probe(arguments)
+        problems += _check_training(arguments, complete) + _check_probe(arguments) + _check_tune(arguments, known)
     for name in ("deepspeed", "fsdp_config", "accelerator_config"):
         value = arguments.training.get(name)
         if isinstance(value, str) and not os.path.isfile(value):
@@ -121,7 +137,7 @@ def _check_card(publish: PublishArguments) -> list[ArgumentError]:
     return problems
 
 
-def _check_push(arguments: Arguments, known: Collection[str], complete: bool) -> list[ArgumentError]:
+def _check_push(arguments: Arguments, known: Mapping[str, Argument], complete: bool) -> list[ArgumentError]:
     publish, training = arguments.publish, arguments.training
     problems = []
     for name, value in (("hub_model_id", training.get("hub_model_id")), ("space", publish.space)):
@@ -441,8 +457,9 @@ def _check_training(arguments: Arguments, complete: bool) -> list[ArgumentError]
         problems.append(
             _error(f"model_soup with adaptation {fit.adaptation}", "checkpoints of whole weights", "use another one")
         )
-    if fit.find_lr and arguments.publish.dry_run:
-        problems.append(_error("find_lr and dry_run are both true", "one of them", "leave one out"))
+    tries = [name for name in ("find_lr", "tune") if getattr(fit, name)] + ["dry_run"] * arguments.publish.dry_run
+    if len(tries) > 1:
+        problems.append(_error(f"{' and '.join(tries)} are all given", "one of them", "leave the others out"))
     if fit.early_stopping_patience is not None and not evaluates:
         problems.append(
             _error("early_stopping_patience without evaluation", "an eval_strategy", "add --eval_strategy epoch")
@@ -464,6 +481,41 @@ def _check_training(arguments: Arguments, complete: bool) -> list[ArgumentError]
         problems.append(_error("bf16 and fp16 are both true", "one of them", "keep bf16 where the hardware has it"))
     if training.get("lr_scheduler_type") == "step":
         problems += _check_step_schedule(training.get("lr_scheduler_kwargs") or {})
+    return problems
+
+
+def _check_tune(arguments: Arguments, known: Mapping[str, Argument]) -> list[ArgumentError]:
+    fit, training = arguments.fit, arguments.training
+    if not fit.tune:
+        return [_error("tune_space without tune", "both", "add --tune 20")] if fit.tune_space is not None else []
+    problems = []
+    if not training["do_train"] or not training["do_eval"]:
+        problems.append(_error("tune without do_train and do_eval", "both", "leave out --do_train and --do_eval"))
+    if fit.adaptation in ("probe", "auto"):
+        problems.append(_error(f"tune with adaptation {fit.adaptation}", "one that takes steps", "use another one"))
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    sharded = [name for name in ("fsdp", "deepspeed") if training.get(name)]
+    if world_size > 1 or sharded:
+        found = sharded[0] if sharded else f"{world_size} processes"
+        problems.append(_error(f"tune with {found}", "one process", "launch one, with a smaller recipe if needed"))
+    for name, allowed in (fit.tune_space or {}).items():
+        found = f"tune_space has {name}: {allowed!r}"
+        if name not in TUNABLE:
+            problems.append(_error(found, "a name of " + ", ".join(TUNABLE), "leave it out"))
+            continue
+        try:
+            if not isinstance(allowed, list) or len(allowed) < 2:
+                raise CoercionError("two numbers for a range, or a list of three or more to choose from")
+            values = [coerce(value, known[name].type) for value in allowed]
+        except CoercionError as expected:
+            problems.append(_error(found, str(expected), f"for example {{{name}: {TUNABLE[name]}}}"))
+            continue
+        problems += [problem for value in values if (problem := check_value(known[name], value, "tune_space: "))]
+        numbers = len(values) == 2 and all(isinstance(value, (int, float)) for value in values)
+        if numbers and values[0] >= values[1]:
+            problems.append(_error(found, "the lower end first", "turn them around"))
+        if name == "lr_scheduler_type" and "step" in values:
+            problems.append(_error(found, "schedules of transformers", "leave out step"))
     return problems
 
 

@@ -362,6 +362,19 @@ class FitArguments:
         "where the loss falls fastest.",
         group="run",
     )
+    tune: int = _setting(
+        0,
+        "Do not train once, but N times with other training arguments, each judged on the validation split; "
+        "tuned.yaml in --output_dir then has the best ones. The same command goes on with a search.",
+        group="run",
+        within="[0, inf)",
+    )
+    tune_space: dict[str, Any] | None = _setting(
+        None,
+        "With --tune: what is tried, two numbers for a range, a longer list for a choice; by default "
+        "'{learning_rate: [a tenth of it, ten times it], weight_decay: [0, 0.3], label_smoothing_factor: [0, 0.2]}'.",
+        group="run",
+    )
     model_soup: bool = _setting(
         False,
         "At the end, average the checkpoints that are kept (--save_total_limit), each only if the validation split "

@@ -16,6 +16,7 @@ _EXTRA_MODULES: dict[str, tuple[str, ...]] = {
     "optimum": ("optimum.onnxruntime", "optimum.intel"),
     "onnx": ("onnxruntime", "onnx"),
     "openvino": ("openvino",),
+    "tune": ("optuna",),
     "tensorboard": ("tensorboard",),
     "trackio": ("trackio",),
     "mlflow": ("mlflow",),

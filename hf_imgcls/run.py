@@ -39,11 +39,16 @@ EXPORT_FILE = "export.json"
 EXPORTS_PICTURE = "exports.png"
 BATCH_PICTURE = "train_batch.png"
 LR_RANGE_PICTURE = "lr_range.png"
+TUNE_FILE = "tune.db"
+TUNE_PICTURE = "tune.png"
+TUNED_RECIPE = "tuned.yaml"
 CARD_FILE = "README.md"
 _LOCK_FILE = ".lock"
 _LOCK_PATIENCE_S = 10
 _OWN_FILES = (RUN_FILE, RECIPE_FILE, DATA_FILE, PUSH_FILE, "trainer_state.json", BAD_IMAGES_FILE)
 _OWN_RESULTS = ("all_results.json", "train_results.json", "eval_results.json", "test_results.json", "parity.json")
+# What was found out before a run, and is no part of one.
+_PRELIMINARIES = (BATCH_PICTURE, LR_RANGE_PICTURE, TUNE_FILE, TUNE_PICTURE, TUNED_RECIPE)
 _OWN_FOLDERS = ("report", "adapter", "examples", "space")
 # What a finished run may be asked for again without being another run.
 _NOT_THE_RUN = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "num_processes")
@@ -167,7 +172,7 @@ def open_output_folder(args: Arguments) -> Path:
             f"output_dir {folder} cannot be written: {error.strerror}", "a folder you may write", "choose another one"
         ) from error
     is_own = any((folder / name).exists() for name in _OWN_FILES) or any(folder.glob("checkpoint-*"))
-    harmless = (".gitignore", _LOCK_FILE, BATCH_PICTURE, LR_RANGE_PICTURE)
+    harmless = (".gitignore", _LOCK_FILE, *_PRELIMINARIES)
     others = [path.name for path in folder.iterdir() if path.name not in harmless]
     if others and not is_own and args.training["do_train"] and not args.fit.overwrite_output_dir:
         raise OutputError(

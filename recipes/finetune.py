@@ -49,6 +49,11 @@ def main() -> None:
 
         output_dir = borrow_folder(output_dir)
         args = prepare_range_test(args, output_dir)
+    elif args.fit.tune:
+        from hf_imgcls.fit.tune import prepare_search
+
+        output_dir = borrow_folder(output_dir)
+        args = prepare_search(args, output_dir)
     pushes = bool(args.training.get("push_to_hub")) and args.training["do_train"] and is_main_process()
     if pushes:  # whether it can be pushed is known before hours are spent on it
         from hf_imgcls.publish.hub import check_access
@@ -77,6 +82,7 @@ def main() -> None:
     from hf_imgcls.fit.rehearsal import StepTimes
     from hf_imgcls.fit.saving import save_run
     from hf_imgcls.fit.soup import cook_soup
+    from hf_imgcls.fit.tune import finish_search, search
     from hf_imgcls.fit.weights import find_commit
     from hf_imgcls.measure.metrics import ClassificationAccumulator
     from hf_imgcls.measure.multilabel_metrics import MultiLabelAccumulator
@@ -135,6 +141,10 @@ def main() -> None:
             if is_main_process():
                 draw_curve(found, Path(asked.training["output_dir"]) / LR_RANGE_PICTURE)
                 print(describe_curve(found))
+            return
+        if args.fit.tune:
+            folder = Path(asked.training["output_dir"])
+            print("", *finish_search(search(trainer, asked, folder), asked, folder), sep="\n")
             return
         base = args.fit.model_name_or_path
         commit = find_commit(base, args.data, args.fit.model_revision) if base else None

@@ -8,6 +8,8 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# A tiny model is slower with two threads than with one, and far slower where another process wants the second core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import time
 from pathlib import Path

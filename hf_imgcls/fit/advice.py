@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from hf_imgcls.arguments import Arguments, FitArguments
     from hf_imgcls.data.load import ImageDataset
-    from hf_imgcls.fit.trainer import ImageClassificationTrainer
+    from hf_imgcls.fit.rehearsal import count_steps
+from hf_imgcls.fit.trainer import ImageClassificationTrainer
 
 _SIZED_IMAGES = 200  # whose headers are read
 _IMBALANCED, _FEW, _VERY_FEW, _SMALL_VALIDATION = 10, 1000, 100, 200
@@ -151,10 +152,7 @@ def estimate_cost(
     lines = [f"A step       {step:.2f} s for {images} images on {_name_devices(args)}: {images / step:,.0f} images/s"]
     train, validation = dataset.record.splits["train"], dataset.record.splits.get("validation")
     asked_steps, epochs = int(asked.training.get("max_steps") or -1), float(asked.training.get("num_train_epochs") or 3)
-    steps = asked_steps if asked_steps > 0 else None
-    if steps is None and train.num_examples:
-        steps = int(np.ceil(epochs * np.ceil(train.num_examples / images)))
-    if steps:
+    if steps := count_steps(asked_steps, epochs, train.num_examples, images):
         total = steps * step
         text = f"{steps:,} steps"
         available = (validation.num_available or validation.num_examples or 0) if validation else 0

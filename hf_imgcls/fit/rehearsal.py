@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,15 +25,29 @@ def shorten_run(args: Arguments, folder: Path, max_steps: int, **training: Any) 
         max_steps: Its steps.
         **training: What else is different in ``args.training``.
     """
+    warmups = ("warmup_steps", "warmup_ratio")
     short = {
-        **args.training,
+        **{name: value for name, value in args.training.items() if name not in warmups},
         "output_dir": str(folder), "max_steps": max_steps, "eval_strategy": "no", "save_strategy": "no",
         "load_best_model_at_end": False, "resume_from_checkpoint": "false", "push_to_hub": False,
-        "report_to": ["none"], "warmup_steps": 0, **training,
+        "report_to": ["none"], **training,
     }  # fmt: skip
-    short.pop("warmup_ratio", None)
     fit = dataclasses.replace(args.fit, early_stopping_patience=None, model_soup=False)
     return dataclasses.replace(args, fit=fit, training=short)
+
+
+def count_steps(max_steps: int, num_epochs: float, num_examples: int | None, images_per_step: int) -> int:
+    """Steps of a whole run; 0 where that is not known.
+
+    Args:
+        max_steps: If positive, that is it.
+        num_epochs: Otherwise so many times the examples are seen.
+        num_examples: Of the training split; ``None`` for a stream whose length is not known.
+        images_per_step: Of all processes and micro-batches.
+    """
+    if max_steps > 0:
+        return max_steps
+    return math.ceil(num_epochs * math.ceil((num_examples or 0) / images_per_step))
 
 
 def rehearse(args: Arguments, folder: Path) -> Arguments:

@@ -34,6 +34,7 @@ from hf_imgcls.compat import correct_resumed_loss, restore_weights
 from hf_imgcls.data.collate import collate_batch
 from hf_imgcls.data.streaming import StreamingSplit
 from hf_imgcls.errors import ArgumentError, DataError, Interrupted, NumericsError, UserError
+from hf_imgcls.extras import require
 from hf_imgcls.fit.averaging import WeightAverage
 from hf_imgcls.fit.callbacks import RunCallback, SetEpochCallback, ThroughputProgress
 from hf_imgcls.fit.checkpoints import (
@@ -319,8 +320,6 @@ class ImageClassificationTrainer(Trainer):
             # Trainer skips a stream's used batches by taking them: it is told where to go on instead.
             if isinstance(self.train_dataset, StreamingSplit):
                 self._resume_stream(resume_from_checkpoint)
-        if self._ema_decay is not None:
-            self._average = WeightAverage(self.model, self._ema_decay)
         self._workers.needed = True
         with StopSignals() as self._signals:
             try:
@@ -333,6 +332,10 @@ class ImageClassificationTrainer(Trainer):
             except DataError as error:  # of an image that cannot be decoded
                 found = f"after step {self.state.global_step}: {error.found}"
                 raise DataError(found, error.expected, error.fix) from error
+            except NumericsError as error:
+                if self.hp_search_backend is not None:  # such a learning rate is an answer too
+                    raise require("tune").TrialPruned from error
+                raise
             except (UserError, Interrupted):
                 raise
             except Exception as error:
@@ -361,6 +364,7 @@ class ImageClassificationTrainer(Trainer):
 
     def on_begin(self) -> None:
         """Called by `RunCallback` when the state of a resumed run has been loaded and no step has been done."""
+        self._begin_average()
         self._first_step = self._saved_step = self.state.global_step
         if self._first_step == 0:
             self._saved_step = None
@@ -378,6 +382,10 @@ class ImageClassificationTrainer(Trainer):
             super()._maybe_log_save_evaluate(None, None, self.model_wrapped, None, epoch, None, time.time())
         if self.state.global_step >= self.state.max_steps or self.control.should_training_stop:
             raise _TrainingComplete
+
+    def _begin_average(self) -> None:
+        if self._ema_decay is not None and self._average is None:
+            self._average = WeightAverage(self.model, self._ema_decay)
 
     def on_step_begin(self) -> None:
         """Called by `RunCallback` before the first micro-batch of a step."""
@@ -592,6 +600,7 @@ class ImageClassificationTrainer(Trainer):
             restore_weights(model or self.model, resume_from_checkpoint)
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self._begin_average()
         if self._average is not None:
             self._average.load(Path(resume_from_checkpoint), model or self.model)
 
