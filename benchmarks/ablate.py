@@ -40,6 +40,7 @@ TECHNIQUES: dict[str, tuple[object, ...]] = {
     "bce": ("--loss", "bce"),
     "focal": ("--loss", "focal"),
     "ema": ("--ema_decay", 0.998),
+    "progressive": ("--progressive_resizing", 0.5),
     "sgd": ("--optim", "sgd", "--optim_args", "momentum=0.9,nesterov=True", "--learning_rate", 0.05),
     "linear schedule": ("--lr_scheduler_type", "linear"),
 }

@@ -54,7 +54,7 @@ _TEACHER_ONLY = ("distillation_temperature", "distillation_weight")
 # What has no say where the head is solved for: no image is augmented, and no optimiser step is taken.
 _STEPS_ONLY = (
     "loss", "imbalance", "teacher_model", "early_stopping_patience", "head_dropout", "ema_decay", "model_soup",
-    "find_lr",
+    "find_lr", "progressive_resizing",
 )  # fmt: skip
 _LORA_ONLY = ("lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules")
 
@@ -370,7 +370,7 @@ def _check_probe(arguments: Arguments) -> list[ArgumentError]:
     if (world_size := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
         problems.append(_error(f"{what} in {world_size} processes", "one process", "launch one"))
     asked = [name for name in _STEPS_ONLY if name in arguments.explicit]
-    given = [name for name in asked if getattr(fit, name) not in ("auto", "none", False)]
+    given = [name for name in asked if getattr(fit, name) not in ("auto", "none", False, 1.0)]
     if given and fit.adaptation == "probe":
         problems.append(
             _error(f"{', '.join(given)} with adaptation probe", "a head that is solved for", "use --adaptation head")
@@ -438,6 +438,8 @@ def _check_training(arguments: Arguments, complete: bool) -> list[ArgumentError]
         problems.append(
             _error("imbalance balanced_sampler with augmentation_repeats", "one of them", "leave one of them out")
         )
+    if fit.progressive_resizing < 1 and int(training.get("max_steps") or -1) > 0:
+        problems.append(_error("progressive_resizing with max_steps", "a run of epochs", "use --num_train_epochs"))
     metric = str(training["metric_for_best_model"]).removeprefix("eval_")
     metrics = dict.fromkeys(("auto", *SELECTION_METRICS, *MULTI_LABEL_SELECTION_METRICS))
     if metric not in metrics:

@@ -350,6 +350,12 @@ class FitArguments:
     distillation_weight: float = _setting(
         0.5, "Share of the teacher in the loss; the labels have the rest.", within="(0, 1]"
     )
+    progressive_resizing: float = _setting(
+        1.0,
+        "Begin with images of this share of the model's size, which cost less; they grow after half of the epochs, and "
+        "the last fifth has all of it.",
+        within="(0, 1]",
+    )
     ema_decay: float | None = _setting(
         None,
         "Average the weights over the steps, this share of the average staying at each; the average is what is "

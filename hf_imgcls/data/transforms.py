@@ -128,7 +128,12 @@ class TrainTransform:
         cache: Pixels of the split, decoded before. Without operations the batch then carries whole images with
             ``crop_box`` and ``flip`` for `ResampleOnDevice`.
         num_labels: As for `EvalTransform`.
+
+    Attributes:
+        sizes: Height and width in pixels of what each epoch shows; empty: `Preprocessor.target_size` always.
     """
+
+    sizes: Sequence[tuple[int, int]] = ()
 
     def __init__(
         self,
@@ -152,6 +157,11 @@ class TrainTransform:
     def epoch(self) -> int:
         """The epoch whose random numbers are drawn."""
         return self._epoch.value
+
+    @property
+    def target_size(self) -> tuple[int, int]:
+        """Height and width of this epoch's images in pixels."""
+        return self.sizes[min(self.epoch, len(self.sizes) - 1)] if self.sizes else self.preprocessor.target_size
 
     @property
     def resamples_on_device(self) -> bool:
@@ -186,7 +196,7 @@ class TrainTransform:
             pixels = torch.from_numpy(self.cache.gather(np.asarray(rows["sample_index"], dtype=np.int64)))
             if self.operations is None:
                 return {"pixel_values": pixels, "crop_box": crops, "flip": flips, **labels}
-            size, interpolation = self.preprocessor.target_size, self.preprocessor.train_filter
+            size, interpolation = self.target_size, self.preprocessor.train_filter
             pixels = crop_and_resize(pixels, crops, flips, size, interpolation).round_().to(torch.uint8)
         if self.operations is not None:
             pixels = self.operations(pixels, self.seed, self.epoch, draws)
@@ -198,7 +208,7 @@ class TrainTransform:
         images = [(self._files.open(source, index), index) for source, index in numbered]
         sizes = np.array([self._files.size(*image) for image in images], dtype=np.int64)[:, ::-1]
         boxes, flips = self._draw(draws, sizes)
-        pixel_values = allocate_batch((len(images), 3, *self.preprocessor.target_size), torch.uint8)
+        pixel_values = allocate_batch((len(images), 3, *self.target_size), torch.uint8)
         scratches = Scratch(), Scratch()
         for out, image, box, flip in zip(pixel_values, images, boxes.tolist(), flips.tolist(), strict=True):
             out.copy_(self._augment(*image, box, flip, *scratches))
@@ -219,7 +229,7 @@ class TrainTransform:
         self, image: EncodedImage, sample_index: int, box: Sequence[int], flip: bool, decoded: Scratch, scratch: Scratch
     ) -> torch.Tensor:
         top, left, height, width = box
-        target_height, target_width = self.preprocessor.target_size
+        target_height, target_width = self.target_size
         reduce = choose_reduction((width, height), (target_width, target_height)) if image.reducible else 1
         pixels = self._files.read(image, sample_index, decoded, reduce)
         if reduce > 1:
@@ -231,7 +241,7 @@ class TrainTransform:
         np.copyto(copied, crop)
         resized = F.interpolate(
             torch.from_numpy(copied).permute(2, 0, 1)[None],
-            self.preprocessor.target_size,
+            self.target_size,
             mode=self.preprocessor.train_filter.value,
             antialias=True,
         )[0, :3]
@@ -254,19 +264,20 @@ class ResampleOnDevice:
     Takes ``crop_box`` and ``flip`` out of the batch.
     """
 
-    def __init__(self, preprocessor: Preprocessor) -> None:
-        self.preprocessor = preprocessor
+    def __init__(self, transform: TrainTransform) -> None:
+        self.transform = transform
 
     def __call__(self, batch: Batch) -> Batch:
         batch = dict(batch)
+        preprocessor = self.transform.preprocessor
         levels = crop_and_resize(
             batch["pixel_values"],
             batch.pop("crop_box"),
             batch.pop("flip"),
-            self.preprocessor.target_size,
-            self.preprocessor.train_filter,
+            self.transform.target_size,
+            preprocessor.train_filter,
         )
-        return {**batch, "pixel_values": self.preprocessor.normalizer.normalize_(levels)}
+        return {**batch, "pixel_values": preprocessor.normalizer.normalize_(levels)}
 
 
 @dataclass
@@ -357,7 +368,7 @@ def attach_transforms(
         for name, split in dataset.splits.items()
     }
     normalize = NormalizeOnDevice(train.preprocessor)
-    finish: DeviceTransform = ResampleOnDevice(train.preprocessor) if train.resamples_on_device else normalize
+    finish: DeviceTransform = ResampleOnDevice(train) if train.resamples_on_device else normalize
     return BatchPlan(splits, build_mixing(finish, augmentation, len(dataset.labels)), normalize, train)
 
 

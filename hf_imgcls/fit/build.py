@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from hf_imgcls.fit.distill import build_distiller
 from hf_imgcls.fit.imbalance import build_loss
 from hf_imgcls.fit.layers import GradualUnfreezing
 from hf_imgcls.fit.lr_range import grow_learning_rate
+from hf_imgcls.fit.resizing import resize_progressively
 from hf_imgcls.fit.sampling import build_sampler
 from hf_imgcls.fit.schedule import ScheduleBuilder, schedule_steps
 from hf_imgcls.fit.trainer import ImageClassificationTrainer
@@ -57,7 +59,7 @@ def build_trainer(
 
     Raises:
         DataError: There is nothing to train on, or nothing to evaluate on although that is asked for.
-        ModelError: The model cannot checkpoint gradients, and is asked to.
+        ModelError: The model cannot checkpoint gradients, or take smaller images, and is asked to.
     """
     for split, flag, is_needed, fix in (
         ("train", "--do_train", training_args.do_train, "name one with --train_dir or --train_split_name"),
@@ -89,6 +91,10 @@ def build_trainer(
         build_schedule = functools.partial(
             schedule_steps, training_args, args.training.get("lr_scheduler_kwargs") or {}
         )
+    train_options = {}
+    if args.fit.progressive_resizing < 1:
+        epochs = math.ceil(training_args.num_train_epochs)
+        train_options = resize_progressively(model, batches.train_transform, args.fit.progressive_resizing, epochs)
     sampler = build_sampler(args.fit, batches, training_args.seed)
 
     def set_epoch(epoch: int) -> None:
@@ -114,6 +120,7 @@ def build_trainer(
         train_sampler=sampler,
         ema_decay=args.fit.ema_decay,
         layer_lr_decay=args.fit.layer_lr_decay,
+        train_options=train_options,
         distiller=build_distiller(args.fit, args.data, labels, processor, multi_label=several),
     )
 

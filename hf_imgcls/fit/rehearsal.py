@@ -33,6 +33,8 @@ def shorten_run(args: Arguments, folder: Path, max_steps: int, **training: Any) 
         "report_to": ["none"], **training,
     }  # fmt: skip
     fit = dataclasses.replace(args.fit, early_stopping_patience=None, model_soup=False)
+    if max_steps > 0:  # of the full size: the dear ones
+        fit = dataclasses.replace(fit, progressive_resizing=1.0)
     return dataclasses.replace(args, fit=fit, training=short)
 
 

@@ -90,6 +90,7 @@ class ImageClassificationTrainer(Trainer):
         ema_decay: Average the weights, see `hf_imgcls.fit.averaging`; ``None`` does not.
         distiller: A teacher that the model learns from besides the labels.
         layer_lr_decay: See `hf_imgcls.fit.layers.decay_learning_rates`.
+        train_options: What the model's forward is given besides the batch, in training steps.
         **kwargs: What ``Trainer`` takes.
     """
 
@@ -112,6 +113,7 @@ class ImageClassificationTrainer(Trainer):
         ema_decay: float | None = None,
         distiller: Distiller | None = None,
         layer_lr_decay: float = 1.0,
+        train_options: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("data_collator", collate_batch)
@@ -130,6 +132,7 @@ class ImageClassificationTrainer(Trainer):
         self._build_schedule = build_schedule
         self._distiller = distiller
         self._layer_lr_decay = layer_lr_decay
+        self._train_options = train_options or {}
         self.identity = identity or describe_run(self.model, args)
         self._push_checkpoint = push_checkpoint
         self._agreement = Agreement(args.ddp_timeout_delta)
@@ -166,7 +169,8 @@ class ImageClassificationTrainer(Trainer):
         if self._distiller is not None and self.model.training:
             with self.compute_loss_context_manager():
                 self._distiller.look(batch["pixel_values"])
-        return {"pixel_values": batch["pixel_values"], "labels": batch["labels"]}
+        options = self._train_options if self.model.training else {}
+        return {"pixel_values": batch["pixel_values"], "labels": batch["labels"], **options}
 
     def _compute_classification_loss(
         self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None

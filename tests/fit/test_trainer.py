@@ -32,7 +32,7 @@ def digits():
     return load_image_dataset(DATA)
 
 
-def make_trainer(digits, folder, family="vit", fit=None, **training):
+def make_trainer(digits, folder, family="vit", fit=None, data=DATA, **training):
     torch.manual_seed(0)
     fit = FitArguments(model_type=family, model_config=TINY_CONFIGS[family], **(fit or {}))
     model, processor = build_model(fit, DATA, digits.labels)
@@ -49,9 +49,9 @@ def make_trainer(digits, folder, family="vit", fit=None, **training):
         "remove_unused_columns": False,
         **training,
     }
-    batches = attach_transforms(digits, processor, DATA, seed=0)
+    batches = attach_transforms(digits, processor, data, seed=0)
     metric = partial(ClassificationAccumulator, len(digits.labels))
-    args = Arguments(DATA, fit, MeasureArguments(), PublishArguments(), training)
+    args = Arguments(data, fit, MeasureArguments(), PublishArguments(), training)
     return build_trainer(adapt_model(model, fit), processor, batches, metric, args, build_training_arguments(training))
 
 
