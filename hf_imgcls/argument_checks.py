@@ -400,7 +400,8 @@ def _check_training(arguments: Arguments, complete: bool) -> list[ArgumentError]
         problems.append(_error("layer_lr_decay with fsdp", "layers that are not sharded", "leave one of them out"))
     if not any(training.get(name) for name in ("do_train", "do_eval", "do_predict")):
         problems.append(_error("do_train, do_eval and do_predict are all false", "something to do", "set one of them"))
-    if training["do_train"] and complete and not (data.dataset_name or data.train_dir or data.train_file):
+    sources = (data.dataset_name, data.train_dir, data.train_file, data.unlabelled_dir)
+    if training["do_train"] and complete and not any(sources):
         problems.append(
             _error("do_train without training data", "a training source", "add --train_dir or --dataset_name")
         )

@@ -41,13 +41,16 @@ GROUPS = {
     "publish": "the model card and the Hub",
     "export": "the model for other runtimes, smaller and faster",
     "push": "what recipes/push.py pushes",
+    "pretrain": "how recipes/pretrain.py learns from images alone",
+    "repeat": "what recipes/repeat.py repeats",
     "training": "TrainingArguments of the installed transformers",
 }
 # Fields of TrainingArguments that mean something else here than in transformers.
 _OUR_MEANING = {"hub_private_repo": "False is --public; a new repository is private unless one of them is given."}
 _NOT_IN_RECIPE = {"local_rank", "resume_from_checkpoint"}
-FINETUNE_GROUPS = tuple(group for group in GROUPS if group not in ("score", "push"))
+FINETUNE_GROUPS = tuple(group for group in GROUPS if group not in ("score", "push", "pretrain", "repeat"))
 _PATHS = frozenset(f"{split}_{kind}" for split in ("train", "validation", "test") for kind in ("dir", "file")) | {
+    "unlabelled_dir",
     "output_dir",
     "cache_dir",
     "card_notes",
@@ -84,6 +87,7 @@ class DataArguments:
     )
     validation_file: str | None = _setting(None, "The same for validation.")
     test_file: str | None = _setting(None, "The same for testing.")
+    unlabelled_dir: str | None = _setting(None, "Folder of images without labels, at any depth.", group="pretrain")
     train_split_name: str | None = _setting(None, "The dataset's split to train on; found by name if not given.")
     validation_split_name: str | None = _setting(
         None, "The dataset's split to validate on; if not given: validation, valid, val or dev."
@@ -172,9 +176,10 @@ class DataArguments:
     augmentation: str = _setting(
         "light",
         "How much training images are varied; the arguments below change it part by part. light: crops and flips; "
-        "medium: with RandAugment and erasing; heavy: stronger, with MixUp and CutMix.",
+        "medium: with RandAugment and erasing; heavy: stronger, with MixUp and CutMix; "
+        "views: small crops, colours and blur, for pretraining.",
         group="augmentation",
-        choices=["none", "light", "medium", "heavy"],
+        choices=["none", "light", "medium", "heavy", "views"],
     )
     random_crop_scale: list[float] | None = _setting(
         None,
@@ -385,6 +390,28 @@ class FitArguments:
         False,
         "At the end, average the checkpoints that are kept (--save_total_limit), each only if the validation split "
         "agrees.",
+    )
+    repeats: int = _setting(5, "Runs, each with another seed.", group="repeat", within="[1, inf)")
+    launch_args: str | None = _setting(
+        None, "What `accelerate launch` gets, for example '--num_processes 2'.", group="repeat"
+    )
+    method: str = _setting(
+        "simclr",
+        "Tell two views of one image from the others (simclr), or answer as a slower self does to another view (dino).",
+        group="pretrain",
+        choices=["simclr", "dino"],
+    )
+    projection_dim: int | None = _setting(
+        None, "Width of what is compared (simclr: 128, dino: 4096).", group="pretrain", within="[2, inf)"
+    )
+    temperature: float | None = _setting(
+        None, "Divides what is compared (simclr: 0.5, dino: 0.1).", group="pretrain", within="(0, inf)"
+    )
+    teacher_momentum: float = _setting(
+        0.996,
+        "With dino: share of the slower self that stays at the first step; 1 at the last.",
+        group="pretrain",
+        within="[0, 1)",
     )
     early_stopping_patience: int | None = _setting(
         None, "Stop after this many evaluations without a better --metric_for_best_model.", within="[1, inf)"

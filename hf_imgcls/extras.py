@@ -17,6 +17,7 @@ _EXTRA_MODULES: dict[str, tuple[str, ...]] = {
     "onnx": ("onnxruntime", "onnx"),
     "openvino": ("openvino",),
     "tune": ("optuna",),
+    "pretrain": ("lightly",),
     "tensorboard": ("tensorboard",),
     "trackio": ("trackio",),
     "mlflow": ("mlflow",),

@@ -42,6 +42,7 @@ LR_RANGE_PICTURE = "lr_range.png"
 TUNE_FILE = "tune.db"
 TUNE_PICTURE = "tune.png"
 TUNED_RECIPE = "tuned.yaml"
+REPEATS_FILE = "repeats.json"
 CARD_FILE = "README.md"
 _LOCK_FILE = ".lock"
 _LOCK_PATIENCE_S = 10

@@ -43,7 +43,14 @@ class TrainingDefault:
 
 def _output_dir(arguments: Arguments) -> str:
     data, fit = arguments.data, arguments.fit
-    source = data.dataset_name or data.train_dir or data.train_file or data.validation_dir or data.validation_file
+    source = (
+        data.dataset_name
+        or data.train_dir
+        or data.train_file
+        or data.unlabelled_dir
+        or data.validation_dir
+        or data.validation_file
+    )
     names = (
         source or data.test_dir or data.test_file or "dataset",
         fit.model_name_or_path or fit.model_type or "model",
@@ -54,7 +61,9 @@ def _output_dir(arguments: Arguments) -> str:
 
 def _do_train(arguments: Arguments) -> bool:
     data = arguments.data
-    return not arguments.training.get("do_eval") and bool(data.dataset_name or data.train_dir or data.train_file)
+    return not arguments.training.get("do_eval") and bool(
+        data.dataset_name or data.train_dir or data.train_file or data.unlabelled_dir
+    )
 
 
 def _do_eval(arguments: Arguments) -> bool:

@@ -132,15 +132,41 @@ def read_class_folder(root: Path, notes: list[str]) -> Dataset:
     if empty:
         notes.append(f"Folders without images in {shown} are no classes: {', '.join(empty)}.")
     notes += beside.describe(shown)
+    return _list_files(paths, ids, classes, digest.hexdigest()[:16], shown)
+
+
+def read_loose_folder(root: Path, notes: list[str]) -> Dataset:
+    """List the images of a folder, at any depth, all of them of one class called "unlabelled"; nothing is opened.
+
+    Args:
+        root: The folder.
+        notes: What was passed over is appended here.
+
+    Raises:
+        DataError: There are no images, or a file's name is no text.
+    """
+    shown, root = root, Path(os.path.abspath(root))
+    beside = _Beside(str(root))
+    images = sorted(_walk_images(str(root), beside), key=lambda item: natural_key(item[0]))
+    if not images:
+        raise DataError(f"{shown} has no images", "image files, at any depth", "point to the folder that has them")
+    notes += beside.describe(shown)
+    digest = hashlib.sha256(os.fsencode(root.name))
+    for path, size in images:
+        digest.update(f"{os.path.relpath(path, root)}\0{size}\n".encode("utf-8", "surrogateescape"))
+    return _list_files([path for path, _ in images], [0] * len(images), ["unlabelled"], digest.hexdigest()[:16], shown)
+
+
+def _list_files(paths: list[str], ids: list[int], names: list[str], fingerprint: str, shown: Path) -> Dataset:
+    # Names and sizes, not times and absolute paths: a copy of the folder on another machine is the same dataset.
     try:
         path_array = pa.array(paths, pa.string())
     except UnicodeEncodeError as error:
         raise DataError(
             f"{shown} holds a file whose name is not UTF-8: {error.object!r}", "names in UTF-8", "rename the file"
         ) from error
-    images_array = pa.StructArray.from_arrays([pa.nulls(len(paths), pa.binary()), path_array], names=["bytes", "path"])
-    # Names and sizes, not times and absolute paths: a copy of the folder on another machine is the same dataset.
-    return build_dataset(images_array, pa.array(ids, pa.int64()), classes, digest.hexdigest()[:16])
+    images = pa.StructArray.from_arrays([pa.nulls(len(paths), pa.binary()), path_array], names=["bytes", "path"])
+    return build_dataset(images, pa.array(ids, pa.int64()), names, fingerprint)
 
 
 def describe_hidden(folder: Path) -> list[str]:

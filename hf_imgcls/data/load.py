@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from datasets import Dataset, Image
 
 from hf_imgcls.arguments import DataArguments
+from hf_imgcls.data.folders import read_loose_folder
 from hf_imgcls.data.iterative_stratification import cut_iteratively
 from hf_imgcls.data.label_columns import RawLabels, find_image_column, find_label_column, read_raw_labels
 from hf_imgcls.data.label_sets import (
@@ -90,6 +92,40 @@ def load_image_dataset(args: DataArguments) -> ImageDataset:
     for note in record.notes:
         logger.info("      %s", note)
     return dataset
+
+
+def load_unlabelled(args: DataArguments) -> ImageDataset:
+    """Load a folder of images without labels.
+
+    Args:
+        args: ``unlabelled_dir``, ``max_train_samples``.
+
+    Returns:
+        A training split whose only class is "unlabelled".
+
+    Raises:
+        DataError: There is no such folder, or no image in it; or labelled data is named besides.
+    """
+    folder = Path(str(args.unlabelled_dir)).expanduser()
+    if args.dataset_name or args.train_dir or args.train_file:
+        raise DataError("--unlabelled_dir and another data source are given", "one of them", "leave one out")
+    if not folder.is_dir():
+        raise DataError(f"--unlabelled_dir {folder} is no folder", "a folder of images", "correct the path")
+    notes: list[str] = []
+    split = read_loose_folder(folder, notes)
+    names = split.features["label"].names
+    ids = np.zeros(len(split), dtype=np.int64)
+    split = _unify_columns(split, "image", "label", ids, names)
+    rows = choose_subset(len(split), args.max_train_samples, args.split_seed, "train")
+    if rows is not None:
+        split, ids = split.select(rows), ids[rows]
+    record = DataRecord(str(folder), names, "image", "label", SINGLE_LABEL, notes=notes)
+    record.splits["train"] = SplitRecord("train", folder.name, len(split), source_split=folder.name)
+    record_labels(record.splits["train"], ids, names)
+    logger.info("Data: %s, %s images without labels", folder, f"{len(split):,}")
+    for note in notes:
+        logger.info("      %s", note)
+    return ImageDataset({"train": split}, names, record)
 
 
 def _load(args: DataArguments) -> ImageDataset:

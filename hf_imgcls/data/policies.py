@@ -39,7 +39,8 @@ class Augmentation:
 
 AUGMENTATION_PARTS = tuple(field.name for field in dataclasses.fields(Augmentation))
 # none: the largest square in the middle. heavy: what ViTs are trained from scratch with, after Touvron et al. (2021),
-# "Training data-efficient image transformers", table 9, with milder MixUp, for runs shorter than 300 epochs.
+# "Training data-efficient image transformers", table 9, with milder MixUp, for runs shorter than 300 epochs. views:
+# after Chen et al. (2020), "SimCLR", appendix A, with half of its colour jitter and without gray images.
 POLICIES = {
     "none": Augmentation(random_crop_scale=(1.0, 1.0), random_crop_ratio=(1.0, 1.0), horizontal_flip_probability=0.0),
     "light": Augmentation(),
@@ -50,6 +51,9 @@ POLICIES = {
         random_erasing_probability=0.25,
         mixup_alpha=0.2,
         cutmix_alpha=1.0,
+    ),
+    "views": Augmentation(
+        random_crop_scale=(0.2, 1.0), color_jitter=(0.4, 0.4, 0.4, 0.1), gaussian_blur_probability=0.5
     ),
 }
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 
 from hf_imgcls.arguments import DataArguments
 from hf_imgcls.data.cache import write_atomically
@@ -148,7 +148,10 @@ def _find_hopeless(splits: dict[str, Dataset]) -> str:
     for role, split in splits.items():
         if not len(split):
             return f"{role} is empty"
-        if role == "train" and np.count_nonzero(count_classes(read_label_ids(split), 0)) < 2:
+        is_labelled = (
+            len(split.features["label"].names) > 1 if isinstance(split.features["label"], ClassLabel) else True
+        )
+        if role == "train" and is_labelled and np.count_nonzero(count_classes(read_label_ids(split), 0)) < 2:
             return "train has a single class"
     return ""
 

@@ -8,7 +8,7 @@ there; what ``--imbalance`` does to it comes from `hf_imgcls.fit.imbalance`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -19,6 +19,17 @@ from hf_imgcls.errors import ArgumentError
 LOSSES = ("cross_entropy", "bce", "focal", "asymmetric")
 # Ridnik et al. (2021), section 4.2: what they use throughout.
 _GAMMA_NEGATIVE, _GAMMA_POSITIVE, _MARGIN = 4.0, 1.0, 0.05
+
+
+class LossFunction(Protocol):
+    """What the Trainer asks of a loss: ``(B,)`` of a batch's logits and labels."""
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several labels."""
+
+    def __call__(self, logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
+        """The loss of each sample."""
 
 
 @dataclass

@@ -265,8 +265,9 @@ def _load_pretrained(fit: FitArguments, data: DataArguments, labels: list[str]) 
         logger.warning("The head's %d rows were reordered by class name.", len(labels))
     else:
         rows = None
-        found = f"{len(old_labels)} other classes ({', '.join(old_labels[:3])} ...)" if has_head else "none"
-        logger.warning("New head: %s was trained for %s, the data has %d.", name, found, len(labels))
+        others = f"was trained for {len(old_labels)} other classes ({', '.join(old_labels[:3])} ...)"
+        found = others if has_head else "has none"
+        logger.warning("New head: %s %s, the data has %d classes.", name, found, len(labels))
     model = _auto_model().from_config(config)
     model.load_state_dict(_fit_tensors(model.state_dict(), pretrained.state_dict(), head, rows, name))
     return model

@@ -52,7 +52,7 @@ from hf_imgcls.fit.evaluation import Accumulator, BatchTransform, build_eval_dat
 from hf_imgcls.fit.faults import describe_failed_save, name_newest, translate_fault
 from hf_imgcls.fit.finite import FiniteWatch
 from hf_imgcls.fit.layers import decay_learning_rates
-from hf_imgcls.fit.loss import SampleLoss, choose_loss, divide_losses
+from hf_imgcls.fit.loss import LossFunction, choose_loss, divide_losses
 from hf_imgcls.fit.schedule import ScheduleBuilder
 from hf_imgcls.fit.stopping import Agreement, StopSignals, WorkerGuard, decide_on_main
 from hf_imgcls.records import MULTI_LABEL, CheckpointRecord, RunIdentity
@@ -108,7 +108,7 @@ class ImageClassificationTrainer(Trainer):
         build_schedule: ScheduleBuilder | None = None,
         identity: RunIdentity | None = None,
         push_checkpoint: Callable[[Path], None] | None = None,
-        loss: SampleLoss | None = None,
+        loss: LossFunction | None = None,
         train_sampler: Sampler[int] | None = None,
         ema_decay: float | None = None,
         distiller: Distiller | None = None,
@@ -117,7 +117,7 @@ class ImageClassificationTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("data_collator", collate_batch)
-        self._loss = loss or choose_loss("auto", multi_label=kwargs["model"].config.problem_type == MULTI_LABEL)
+        self._loss: LossFunction = loss or choose_loss("auto", multi_label=kwargs["model"].config.problem_type == MULTI_LABEL)
         self._train_sampler = train_sampler
         args = kwargs["args"]
         with warnings.catch_warnings():

@@ -41,12 +41,15 @@ class Run:
         folder: ``--output_dir``; what it prints goes to a file beside it.
         limits: Resource limits to set in the process, as ``resource.setrlimit`` takes them; an address space is
             what it may take beyond what it has when it starts.
+        recipe: What runs.
     """
 
-    def __init__(self, *flags: object, folder: Path, limits: tuple[tuple[int, int], ...] = ()) -> None:
+    def __init__(
+        self, *flags: object, folder: Path, limits: tuple[tuple[int, int], ...] = (), recipe: Path = FINETUNE
+    ) -> None:
         self.folder = folder
         self.log = folder.with_name(f"{folder.name}.{time.monotonic_ns()}.log")
-        argv = [str(FINETUNE), *map(str, flags), "--output_dir", str(folder)]
+        argv = [str(recipe), *map(str, flags), "--output_dir", str(folder)]
         # TrainingArguments leave traces of earlier tests in the environment, and a recipe takes these for a launcher.
         environment = {key: value for key, value in os.environ.items() if not key.startswith("ACCELERATE_")}
         self.process = _context.Process(target=_run, args=(argv, str(self.log), limits, environment))

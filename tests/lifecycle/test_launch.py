@@ -29,6 +29,25 @@ def test_two_processes_on_a_cpu_train_together(repository, tmp_path):
     assert json.loads((tmp_path / "run" / "parity.json").read_text())["top1_agreement"] == 1.0
 
 
+@pytest.mark.slow
+def test_a_recipe_is_repeated_with_other_seeds(repository, tmp_path):
+    command = [
+        sys.executable, str(repository / "recipes" / "repeat.py"), "--repeats", "2", *SMALL_DIGITS, *TINY_VIT,
+        "--shots_per_class", "5", "--num_train_epochs", "1", "--output_dir", str(tmp_path / "few"),
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "2 runs; mean" in result.stdout
+    summary = json.loads((tmp_path / "few" / "repeats.json").read_text())
+    runs = [tmp_path / "few" / f"seed_{seed}" for seed in range(2)]
+    scores = [json.loads((run / "test_results.json").read_text())["test_accuracy"] for run in runs]
+    assert summary["metrics"]["accuracy"]["values"] == scores
+    data = [json.loads((run / "data.json").read_text())["splits"] for run in runs]
+    assert data[0]["train"]["fingerprint"] != data[1]["train"]["fingerprint"]
+    assert data[0]["test"]["fingerprint"] == data[1]["test"]["fingerprint"]
+
+
 def test_processes_that_do_not_find_each_other_are_refused(monkeypatch):
     from transformers import TrainingArguments
 

@@ -1,0 +1,125 @@
+#!/usr/bin/env python
+"""Pretrain a backbone on images without labels, and leave a folder that recipes/finetune.py takes.
+
+    accelerate launch recipes/pretrain.py --method simclr --unlabelled_dir my_images --model_type convnext
+    accelerate launch recipes/pretrain.py --method dino --dataset_name cifar10 --model_type vit --num_train_epochs 100
+    accelerate launch recipes/finetune.py --model_name_or_path outputs/my_images_convnext_pretrained --train_dir photos
+
+Of a dataset with labels its training split is used, the labels only to say what the features are worth; with the same
+--split_seed, fine-tuning has the same validation and test images, which pretraining has not seen.
+"""
+
+import sys
+
+from hf_imgcls.arguments import Arguments, parse_arguments
+from hf_imgcls.errors import Interrupted
+from hf_imgcls.run import (
+    BAD_IMAGES_FILE,
+    BATCH_PICTURE,
+    begin_run,
+    check_disk_space,
+    check_launch,
+    is_main_process,
+    mark_run,
+    open_output_folder,
+    run_recipe,
+    set_up_logging,
+)
+
+FLAGS = (
+    "output_dir", "overwrite_output_dir", "num_processes", "use_cpu", "seed", "run_name", "disable_tqdm", "log_level",
+    "resume_from_checkpoint", "model_name_or_path", "model_type", "model_config", "config_name",
+    "model_revision", "image_processor_name", "ignore_mismatched_sizes",
+)  # fmt: skip
+
+
+def main() -> None:
+    args = read_arguments()
+    check_launch(args.fit.num_processes)
+    output_dir = open_output_folder(args)
+    set_up_logging(args.notes)
+
+    from transformers import set_seed
+    from transformers.utils.logging import disable_progress_bar
+
+    from hf_imgcls.compat import build_training_arguments, use_all_cores
+    from hf_imgcls.data.contact_sheet import draw_batch
+    from hf_imgcls.data.load import load_image_dataset, load_unlabelled
+    from hf_imgcls.data.policies import resolve_augmentation
+    from hf_imgcls.data.scan import check_images
+    from hf_imgcls.data.transforms import attach_transforms
+    from hf_imgcls.fit.batch_size import settle_batch_size
+    from hf_imgcls.fit.checkpoints import find_checkpoint
+    from hf_imgcls.fit.model import build_model
+    from hf_imgcls.fit.pretrain import build_pretrainer, describe_neighbours, judge_backbone, save_backbone
+    from hf_imgcls.fit.weights import find_commit
+    from hf_imgcls.publish.base_model import describe_model
+
+    use_all_cores()
+    training_args = build_training_arguments(args.training, args.hub_token)
+    set_seed(training_args.seed)
+    disable_progress_bar()
+
+    # Data, every image of it looked at
+    with training_args.main_process_first(desc="loading the dataset"):
+        load = load_unlabelled if args.data.unlabelled_dir else load_image_dataset
+        dataset = check_images(load(args.data), args.data, report=output_dir / BAD_IMAGES_FILE)
+
+    # Model and views
+    model, processor = build_model(args.fit, args.data, dataset.labels, multi_label=dataset.is_multi_label)
+    batches = attach_transforms(dataset, processor, args.data, training_args.seed, resolve_augmentation(args.data))
+    if args.data.show_batch and is_main_process():
+        draw_batch(batches, dataset.labels, output_dir / BATCH_PICTURE)
+    base = args.fit.model_name_or_path
+    commit = find_commit(base, args.data, args.fit.model_revision) if base else None
+    about = describe_model(model, args.fit, args.data, commit)
+    untrained = {name: value.clone() for name, value in model.state_dict().items()}
+    trainer = build_pretrainer(model, processor, batches, dataset, args, training_args)
+    checkpoint = find_checkpoint(output_dir, training_args.resume_from_checkpoint, trainer.identity)
+    check_disk_space(output_dir, sum(p.numel() for p in trainer.model.parameters()) * 4, training_args)
+    image_size = batches.train_transform.preprocessor.target_size
+    settle_batch_size(training_args, trainer.model, image_size, checkpoint, streaming=False)
+    begin_run(output_dir, args, training_args, dataset.record, checkpoint, commit, about)
+
+    # Training
+    try:
+        result = trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint.path))
+    except Interrupted:
+        mark_run(output_dir, "interrupted")
+        raise
+    if result.metrics:
+        trainer.save_metrics("train", result.metrics)
+
+    # The backbone, and what it is worth
+    if training_args.should_save:
+        backbone = trainer.accelerator.unwrap_model(trainer.model).release()
+        save_backbone(backbone, processor, output_dir)
+        args.save_recipe(output_dir / "recipe.yaml")
+        dataset.record.save(output_dir / "data.json")
+        if training_args.world_size == 1:
+            trainer.model = backbone
+            after = judge_backbone(trainer, dataset, batches, args)
+            backbone.load_state_dict(untrained)
+            print(describe_neighbours(judge_backbone(trainer, dataset, batches, args), after))
+        print(f"The backbone is in {output_dir}: recipes/finetune.py --model_name_or_path {output_dir}")
+    mark_run(output_dir, "finished")
+
+
+def read_arguments() -> Arguments:
+    """Parse the command line; nothing is evaluated while training, and the images are varied more than for classes."""
+    groups = ("data", "pixels", "augmentation", "pretrain", "training")
+    args = parse_arguments(description=__doc__, groups=groups, also=FLAGS)
+    if "output_dir" not in args.explicit:
+        args.training["output_dir"] += "_pretrained"
+    if "augmentation" not in args.explicit:
+        args.data.augmentation = "views"
+    settled = {"do_train": True, "do_eval": False, "eval_strategy": "no", "load_best_model_at_end": False}
+    idle = sorted({"eval_strategy", "eval_steps", "metric_for_best_model", *settled} & args.explicit)
+    if idle:
+        args.notes.append(f"Nothing is evaluated while pretraining: {', '.join(idle)} are not used.")
+    args.training |= settled
+    return args
+
+
+if __name__ == "__main__":
+    sys.exit(run_recipe(main))
