@@ -6,16 +6,16 @@ All of it follows from the number of training examples of each class and is the 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hf_imgcls.arguments import FitArguments
 from hf_imgcls.errors import ArgumentError
 from hf_imgcls.fit.loss import SampleLoss, choose_loss
 
 if TYPE_CHECKING:
-    from hf_imgcls.arguments import FitArguments
     from hf_imgcls.records import SplitRecord
 
 _EXCLUSIVE_ONLY = ("balanced_sampler", "logit_adjust")
@@ -55,6 +55,41 @@ def build_loss(fit: FitArguments, labels: Sequence[str], train: SplitRecord | No
         return dataclasses.replace(loss, log_prior=compute_log_prior(per_class))
     beta = fit.effective_number_beta if fit.imbalance == "effective_number" else None
     return dataclasses.replace(loss, class_weights=compute_class_weights(per_class, num_examples, beta, multi_label))
+
+
+def describe_effect(
+    recipe: Mapping[str, Any], counts: Mapping[str, int], num_examples: int, *, multi_label: bool
+) -> tuple[str, dict[str, float]] | None:
+    """What ``--imbalance`` did for each class, for people to read.
+
+    Args:
+        recipe: Of the run: ``imbalance`` and ``effective_number_beta``, where they are not the defaults.
+        counts: Class name -> training examples.
+        num_examples: Of the training split.
+        multi_label: Whether an image may have several labels.
+
+    Returns:
+        What it is in words, and class name -> how much of it; ``None`` where nothing was done, or nothing that
+        belongs to a class (focal).
+    """
+    method = recipe.get("imbalance", "none")
+    per_class = torch.tensor(list(counts.values()), dtype=torch.float64)
+    if method in ("weights", "effective_number"):
+        beta = (
+            recipe.get("effective_number_beta", FitArguments.effective_number_beta)
+            if method == "effective_number"
+            else None
+        )
+        what = "weight of a yes in the loss" if multi_label else "weight of an image in the loss"
+        values = compute_class_weights(per_class, num_examples, beta, multi_label)
+    elif method == "balanced_sampler":
+        what = "times an image is shown in an epoch"
+        values = num_examples / ((per_class > 0).sum() * per_class.clamp(min=1))
+    elif method == "logit_adjust":
+        what, values = "added to the logit in training", compute_log_prior(per_class)
+    else:
+        return None
+    return what, dict(zip(counts, values.tolist(), strict=True))
 
 
 def compute_class_weights(

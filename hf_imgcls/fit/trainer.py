@@ -117,7 +117,9 @@ class ImageClassificationTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("data_collator", collate_batch)
-        self._loss: LossFunction = loss or choose_loss("auto", multi_label=kwargs["model"].config.problem_type == MULTI_LABEL)
+        self._loss: LossFunction = loss or choose_loss(
+            "auto", multi_label=kwargs["model"].config.problem_type == MULTI_LABEL
+        )
         self._train_sampler = train_sampler
         args = kwargs["args"]
         with warnings.catch_warnings():

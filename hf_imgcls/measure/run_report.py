@@ -14,6 +14,7 @@ from torch.utils.data import IterableDataset
 
 from hf_imgcls.data.decode import decode_image
 from hf_imgcls.errors import ArgumentError, DataError
+from hf_imgcls.fit.imbalance import describe_effect
 from hf_imgcls.measure.calibration import (
     fit_sigmoid_temperature,
     fit_temperature,
@@ -21,6 +22,7 @@ from hf_imgcls.measure.calibration import (
     read_log_scores,
     read_logits,
 )
+from hf_imgcls.measure.earlier_run import find_run
 from hf_imgcls.measure.exported_model import ExportedClassifier
 from hf_imgcls.measure.gallery import find_rows
 from hf_imgcls.measure.goals import check_goals, describe_judgement, judge, parse_goals
@@ -33,7 +35,8 @@ from hf_imgcls.measure.report import REPORT_FOLDER, write_report
 from hf_imgcls.measure.score import load_classifier, score_folder
 from hf_imgcls.measure.slices import build_slices, check_columns, relate_support_to_recall
 from hf_imgcls.measure.summary import summarise
-from hf_imgcls.records import THRESHOLDS_KEY
+from hf_imgcls.records import MULTI_LABEL, THRESHOLDS_KEY, RunRecord
+from hf_imgcls.run import RUN_FILE
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -41,7 +44,7 @@ if TYPE_CHECKING:
     from hf_imgcls.arguments import Arguments, DataArguments, MeasureArguments
     from hf_imgcls.data.load import ImageDataset
     from hf_imgcls.measure.score import Score
-    from hf_imgcls.records import ReportRecord
+    from hf_imgcls.records import DataRecord, ReportRecord
 
 logger = logging.getLogger(__name__)
 
@@ -127,9 +130,10 @@ def report_table(
     statistics = None if split is None else measure_images(split, args.data, table.sample_index)
     check_columns(table, measure.slice_columns or [])
     record.slices = build_slices(table, measure.slice_columns or [], statistics)
-    counts = dataset.record.splits["train"].class_counts if dataset and "train" in dataset.record.splits else None
-    if counts:
-        record.imbalance = relate_support_to_recall(table, counts)
+    trained = dataset.record.splits.get("train") if dataset is not None else None
+    if dataset is not None and trained is not None and trained.class_counts:
+        effect = _find_effect(table, dataset.record)
+        record.imbalance = relate_support_to_recall(table, trained.class_counts, effect=effect)
     if split is not None and (
         measure.measure_latency or any("latency" in g.metric or g.metric == "size_mb" for g in goals)
     ):
@@ -149,6 +153,16 @@ def report_table(
     )  # fmt: skip
     _print_report(record, folder)
     return record.goals
+
+
+def _find_effect(table: Table, data: DataRecord) -> tuple[str, dict[str, float]] | None:
+    """What the run did about rare classes, as its record says; nothing of a model that is no run's."""
+    path = find_run(str(table.source.get("model", ""))) / RUN_FILE
+    train = data.splits["train"]
+    if not path.is_file() or not train.class_counts or not train.num_examples:
+        return None
+    recipe, several = RunRecord.load(path).recipe, data.problem_type == MULTI_LABEL
+    return describe_effect(recipe, train.class_counts, train.num_examples, multi_label=several)
 
 
 def _summarise(table: Table, validation: Table | None, seed: int) -> ReportRecord:

@@ -157,18 +157,26 @@ def check_columns(table: Table, columns: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(columns))
 
 
-def relate_support_to_recall(table: Table, train_counts: Mapping[str, int], *, seed: int = 0) -> dict[str, Any]:
+def relate_support_to_recall(
+    table: Table,
+    train_counts: Mapping[str, int],
+    *,
+    effect: tuple[str, Mapping[str, float]] | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
     """Ask whether classes with more training examples are recognised better: Spearman's rank correlation.
 
     Args:
         table: The predictions.
         train_counts: Class name -> training examples, as in ``data.json``.
+        effect: What was done about rare classes, see `hf_imgcls.fit.imbalance.describe_effect`.
         seed: Of the permutations.
 
     Returns:
         ``classes``: for each class that has both numbers its name, ``train`` (examples), ``n``, ``recall``, ``low``
         and ``high`` (Wilson), by ascending ``train``; ``rho`` and ``p`` (two-sided) or None with a ``remark``;
-        ``method``: how p was made.
+        ``method``: how p was made; ``effect``: what was done in words, or None, and then how much of it for each class
+        under the same key.
     """
     n, _, right = table.count_classes()
     known = [k for k, name in enumerate(table.labels) if n[k] > 0 and name in train_counts]
@@ -185,9 +193,11 @@ def relate_support_to_recall(table: Table, train_counts: Mapping[str, int], *, s
                 "recall": float(recall[i]),
                 "low": float(low[i]),
                 "high": float(high[i]),
+                **({} if effect is None else {"effect": effect[1][table.labels[k]]}),
             }
             for i, k in enumerate(known)
         ],
+        "effect": effect and effect[0],
         "rho": None,
         "p": None,
         "method": "none",

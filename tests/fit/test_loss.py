@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from hf_imgcls.arguments import FitArguments
 from hf_imgcls.errors import ArgumentError
-from hf_imgcls.fit.imbalance import build_loss, compute_class_weights
+from hf_imgcls.fit.imbalance import build_loss, compute_class_weights, describe_effect
 from hf_imgcls.fit.loss import LOSSES, SampleLoss, choose_loss, compute_classification_loss
 from hf_imgcls.records import SplitRecord
 
@@ -141,6 +141,27 @@ def test_weights_of_classes_are_scikit_learns_and_those_of_the_paper():
     assert compute_class_weights(counts, 1000, beta=0.0).tolist() == [1.0] * 4
     several = compute_class_weights(counts, 1000, multi_label=True)
     np.testing.assert_allclose(several, [100 / 900, 910 / 90, 99.0, 1.0], rtol=1e-6)
+
+
+def test_what_is_done_for_a_class_is_told():
+    counts = {"rare": 10, "frequent": 90}
+
+    def tell(**recipe):
+        return describe_effect(recipe, counts, 100, multi_label=False)
+
+    what, weights = tell(imbalance="weights")
+    assert "weight" in what
+    assert weights == pytest.approx({"rare": 5.0, "frequent": 100 / 180})
+    assert tell(imbalance="effective_number")[1] == pytest.approx(
+        tell(imbalance="effective_number", effective_number_beta=0.999)[1]
+    )
+    assert tell(imbalance="balanced_sampler") == (
+        "times an image is shown in an epoch", pytest.approx({"rare": 5.0, "frequent": 100 / 180}),
+    )  # fmt: skip
+    assert tell(imbalance="logit_adjust")[1] == pytest.approx({"rare": math.log(0.1), "frequent": math.log(0.9)})
+    assert tell() is None
+    assert tell(imbalance="focal") is None
+    assert describe_effect({"imbalance": "weights"}, counts, 100, multi_label=True)[1]["rare"] == pytest.approx(9.0)
 
 
 def build(imbalance, *, multi_label=False, counts=(60, 30, 10), **options):

@@ -288,6 +288,12 @@ def test_support_against_recall():
     assert result["p"] == pytest.approx(1e-4)
     assert "permutations" in result["method"]
 
+    assert result["effect"] is None
+    assert "effect" not in result["classes"][0]
+    done = relate_support_to_recall(table, counts, effect=("weight", {name: 1 / n for name, n in counts.items()}))
+    assert done["effect"] == "weight"
+    assert [item["effect"] for item in done["classes"]] == [1 / n for n in sorted(counts.values())]
+
     # Supports in any other order say nothing: p is then as uniform as it should be.
     shuffled = [
         relate_support_to_recall(table, dict(zip(table.labels, generator.permutation(num_labels), strict=True)))["p"]
