@@ -419,13 +419,13 @@ def test_any_value_is_accepted_or_refused_but_nothing_breaks(folders: Path) -> N
             file = Path(f"{number}.json")
             file.write_text(json.dumps({"dataset_name": "digits"} | dict.fromkeys(names, value)))
             lines.append(["--config", str(file)])
-        for line in lines if len(names) > 1 else random.Random(names[0]).sample(lines, 8):
+        for line in lines if len(names) > 1 else random.Random(names[0]).sample(lines, 4):
             try:
                 parse_arguments(line).to_recipe()
                 outcomes["accepted"] += 1
             except ArgumentError:
                 outcomes["refused"] += 1
-    assert min(outcomes.values()) >= len(looked_at)
+    assert min(outcomes.values()) >= len(looked_at) / 2
 
 
 def test_a_lone_json_file_is_the_configuration(folders: Path) -> None:

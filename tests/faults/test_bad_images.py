@@ -60,6 +60,7 @@ def test_bad_images_stop_a_run_with_a_table(photos, tmp_path):
     assert tree_hash(folder) == before
 
 
+@pytest.mark.slow
 def test_bad_images_are_left_out_when_that_is_asked_for(photos, tmp_path):
     folder, bad = photos
     before = tree_hash(folder)

@@ -183,6 +183,7 @@ def test_a_kill_between_two_renames_loses_nothing(whole_run, tmp_path):
     assert not list(folder.glob(".checkpoint-*"))
 
 
+@pytest.mark.slow
 def test_checkpoints_rarer_than_evaluations_keep_the_best_one_saved(tmp_path):
     """The best evaluation may fall on a step without a checkpoint."""
     flags = (*RUN, "--eval_steps", "3", "--save_steps", "6", "--save_total_limit", "2", "--num_train_epochs", "3",

@@ -17,7 +17,7 @@ def assert_all_whole(folder):
         assert inspection.is_whole, f"{path}: {inspection.reasons}"
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_killed_in_mid_epoch_and_resumed_is_never_interrupted(workers, whole_run, tmp_path):
     # Not from decoded pixels: the crops are then drawn and cut in the workers.
     flags = (*RUN, "--dataloader_num_workers", workers, "--cache_decoded_images", "false")
@@ -35,6 +35,7 @@ def test_killed_in_mid_epoch_and_resumed_is_never_interrupted(workers, whole_run
     assert weights_hash(tmp_path / "cut" / "checkpoint-48") == weights_hash(tmp_path / "whole" / "checkpoint-48")
 
 
+@pytest.mark.slow
 def test_killed_while_saving_leaves_nothing_half_written(whole_run, tmp_path):
     folder = tmp_path / "run"
     killed = 0

@@ -161,6 +161,7 @@ def test_the_search_for_a_batch_size_leaves_the_model_as_it_was(model, tmp_path)
     assert model.training is False
 
 
+@pytest.mark.slow
 def test_too_little_memory_means_more_and_smaller_micro_batches(tmp_path):
     """A real limit: the address space, which torch's allocator runs into."""
     wide = "{hidden_size: 64, num_hidden_layers: 2, num_attention_heads: 2, intermediate_size: 2048, patch_size: 2}"

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from hf_imgcls.fit.checkpoints import list_checkpoints
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_changes_nothing(tmp_path):
     hashes = set()
     for workers in (0, 1, 2, 4):

@@ -45,6 +45,7 @@ def test_a_signal_ends_the_step_and_the_run_goes_on(number, workers, whole_run, 
     assert weights_hash(tmp_path / "run") == weights_hash(whole_run)
 
 
+@pytest.mark.slow
 def test_a_signal_during_an_evaluation_does_not_wait_for_its_end(tmp_path):
     # An evaluation takes seconds, a step milliseconds: the signal cannot but fall into an evaluation.
     flags = (
@@ -75,7 +76,7 @@ def test_a_signal_during_an_evaluation_does_not_wait_for_its_end(tmp_path):
     assert len(history) == 2
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_signal_to_every_process_of_the_job_leaves_the_workers_to_their_trainer(workers, whole_run, tmp_path):
     """What schedulers do; in the first epoch of a start, and in one that goes on in mid-epoch."""
     flags = (*RUN, "--dataloader_num_workers", workers, "--eval_strategy", "no", "--load_best_model_at_end", "false")
@@ -161,6 +162,7 @@ def test_a_finished_run_is_not_trained_again(whole_run, tmp_path):
     assert "learning_rate: 0.003 then, 0.0001 now" in other.output
 
 
+@pytest.mark.slow
 def test_two_runs_do_not_share_a_folder(tmp_path):
     first = Run(*RUN, "--num_train_epochs", "200", folder=tmp_path / "run")
     first.wait_for("checkpoint-5")

@@ -85,6 +85,7 @@ def test_a_probe_of_several_labels(run_recipe, flags, tmp_path):
     assert results["train_penalty"] > 0
 
 
+@pytest.mark.slow
 def test_auto_keeps_the_probe_where_it_does_not(run_recipe, flags, tmp_path, caplog):
     pytest.importorskip("peft")
     probe = run_recipe("finetune", *flags, "--adaptation", "probe", "--output_dir", tmp_path / "probe")

@@ -162,7 +162,7 @@ def test_a_folded_temperature_reaches_a_plain_pipeline(name, images, processor, 
     assert getattr(config, TEMPERATURE_KEY) == pytest.approx(temperature)
 
 
-@pytest.mark.parametrize("name", ["vit", "convnext"])
+@pytest.mark.parametrize("name", ["vit", pytest.param("convnext", marks=pytest.mark.slow)])
 def test_folding_what_validation_says_leaves_accuracy_and_improves_scores(name, tmp_path):
     folder, data = find_trained_model(name), digits_arguments()
     model = AutoModelForImageClassification.from_pretrained(folder)
