@@ -45,7 +45,7 @@ TUNABLE = {
 # What ``publish.export`` writes.
 EXPORT_FORMATS = (
     "onnx", "onnx_fp16", "onnx_int8", "onnx_int8_dynamic", "openvino", "openvino_fp16", "openvino_int8",
-    "openvino_int8_weights", "torch_export", "aot_inductor", "torchscript",
+    "openvino_int8_weights", "torch_export", "aot_inductor", "torchscript", "executorch", "tflite",
 )  # fmt: skip
 _FOLDERS = ("train_dir", "validation_dir", "test_dir")
 _FILES = ("train_file", "validation_file", "test_file")

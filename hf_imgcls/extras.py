@@ -16,6 +16,8 @@ _EXTRA_MODULES: dict[str, tuple[str, ...]] = {
     "optimum": ("optimum.onnxruntime", "optimum.intel"),
     "onnx": ("onnxruntime", "onnx"),
     "openvino": ("openvino",),
+    "executorch": ("executorch.runtime",),
+    "tflite": ("litert_torch", "ai_edge_litert"),
     "tune": ("optuna",),
     "pretrain": ("lightly",),
     "tensorboard": ("tensorboard",),

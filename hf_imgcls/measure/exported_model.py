@@ -152,7 +152,49 @@ class TorchScript(TorchProgram):
         return torch.jit.load(str(path), map_location="cpu")
 
 
-RUNTIMES: tuple[type[Runtime], ...] = (OnnxRuntime, OpenVino, TorchExport, AotInductor, TorchScript)
+class ExecuTorch(Runtime):
+    """An ExecuTorch program, which takes one image at a time and chooses its threads by itself."""
+
+    file_pattern = "*.pte"
+
+    def __init__(self, path: Path, num_threads: int) -> None:
+        executorch = require("executorch")
+        self._method = executorch.Runtime.get().load_program(str(path)).load_method("forward")
+        self.name = f"executorch {version('executorch')}"
+        self.hints = {"delegate": "XNNPACK"}
+
+    def run(self, batch: Array) -> Array:
+        """See `Runtime.run`."""
+        answers = [self._method.execute([torch.from_numpy(batch[i : i + 1])])[0] for i in range(len(batch))]
+        return np.concatenate([answer.numpy().copy() for answer in answers])
+
+
+class LiteRt(Runtime):
+    """A LiteRT model, which takes one image at a time with the channels last."""
+
+    file_pattern = "*.tflite"
+
+    def __init__(self, path: Path, num_threads: int) -> None:
+        interpreter = require("tflite", "ai_edge_litert.interpreter")
+        self._model = interpreter.Interpreter(model_path=str(path), num_threads=num_threads)
+        self._model.allocate_tensors()
+        self._input, self._output = self._model.get_input_details()[0], self._model.get_output_details()[0]
+        self.name = f"ai-edge-litert {version('ai-edge-litert')}"
+        self.hints = {"delegate": "XNNPACK"}
+
+    def run(self, batch: Array) -> Array:
+        """See `Runtime.run`."""
+        answers = []
+        for image in np.ascontiguousarray(batch.transpose(0, 2, 3, 1)):
+            self._model.set_tensor(self._input["index"], image[None])
+            self._model.invoke()
+            answers.append(self._model.get_tensor(self._output["index"]))
+        return np.concatenate(answers)
+
+
+RUNTIMES: tuple[type[Runtime], ...] = (
+    OnnxRuntime, OpenVino, TorchExport, AotInductor, TorchScript, ExecuTorch, LiteRt,
+)  # fmt: skip
 
 
 def find_exported_file(folder: str | Path) -> tuple[Path, type[Runtime]] | None:

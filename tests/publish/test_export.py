@@ -240,6 +240,24 @@ def test_a_compiled_program_of_torch(run_folder):
     check_torch_programs(run_folder, "aot_inductor")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", ["vit", "convnext"])
+@pytest.mark.parametrize(("name", "module"), [("executorch", "executorch.runtime"), ("tflite", "litert_torch")])
+def test_programs_for_phones(tmp_path, model_type, name, module):
+    pytest.importorskip(module)
+    folder = copy_run(model_type, tmp_path / "run")
+    args = arguments(folder, "--export_formats", name)
+    assert export_model(folder, load_digits(), args, folder) == []
+    record = ExportRecord.load(folder / name / "export.json")
+    assert (record.top1_agreement, record.num_examples) == (1.0, NUM_TEST)
+    model, processor = load_classifier(folder, digits_arguments())
+    pixels = digit_pixels(folder, 5)
+    with torch.inference_mode():
+        expected = model(pixel_values=pixels).logits
+    answer = load_exported(folder / name, processor)(pixel_values=pixels).logits
+    torch.testing.assert_close(answer, expected, atol=1e-4, rtol=1e-4)
+
+
 # --- the gate ---
 
 

@@ -35,6 +35,8 @@ _MODULE_OF = {
     "torch_export": "torch_programs",
     "aot_inductor": "torch_programs",
     "torchscript": "torch_programs",
+    "executorch": "mobile_programs",
+    "tflite": "mobile_programs",
 }
 FORMATS = tuple(_MODULE_OF)
 
@@ -139,6 +141,9 @@ def check_formats(names: Sequence[str]) -> None:
             require_exporter(family)
     if any(name.startswith("openvino_int8") for name in names):
         require("openvino", "nncf")
+    for name in ("executorch", "tflite"):
+        if name in names:
+            require(name)
 
 
 def find_exporter(name: str) -> Exporter:

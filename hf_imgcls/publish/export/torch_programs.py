@@ -17,7 +17,7 @@ from hf_imgcls.errors import ModelError
 from hf_imgcls.publish.export.exporter import Exporter, ExportSource, Written
 
 
-class _Logits(torch.nn.Module):
+class Logits(torch.nn.Module):
     """Pixels to logits: what is exported must not return transformers' own classes.
 
     Args:
@@ -61,14 +61,14 @@ class TorchScriptExporter(Exporter):
         """See `Exporter.write`."""
         path = folder / "model_torchscript.pt"
         with torch.no_grad(), explain_export(source.model, "TorchScript"):
-            torch.jit.save(torch.jit.trace(_Logits(source.model), _make_pixels(source), check_trace=False), str(path))
+            torch.jit.save(torch.jit.trace(Logits(source.model), _make_pixels(source), check_trace=False), str(path))
         return Written(path.name, "float32", notes=["PyTorch develops it no further: prefer torch_export."])
 
 
 def _trace(source: ExportSource) -> Any:
     with torch.no_grad(), explain_export(source.model, "torch.export"):
         shapes = ({0: torch.export.Dim("batch_size", min=1)},)
-        return torch.export.export(_Logits(source.model), (_make_pixels(source),), dynamic_shapes=shapes)
+        return torch.export.export(Logits(source.model), (_make_pixels(source),), dynamic_shapes=shapes)
 
 
 def _make_pixels(source: ExportSource) -> torch.Tensor:
