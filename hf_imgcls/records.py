@@ -393,6 +393,7 @@ class ReportRecord(Record):
             ``risk_coverage`` and there are no ``confused_pairs``.
         multi_label: Where an image may have several labels: thresholds, labels per image, missed and invented labels,
             and pairs of classes that go together, see `hf_imgcls.measure.multilabel_summary`.
+        exports: A row for each exported model of the run, see `hf_imgcls.publish.export.table`.
     """
 
     split: str
@@ -415,6 +416,7 @@ class ReportRecord(Record):
     notes: list[str] = field(default_factory=list)
     problem_type: str = SINGLE_LABEL
     multi_label: dict[str, Any] | None = None
+    exports: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass

@@ -74,6 +74,7 @@ _SECTIONS = (
     ("gallery", "Examples"),
     ("explanations", "Explanations"),
     ("latency", "Latency and size"),
+    ("exports", "The same model elsewhere"),
 )
 # A PNG of a photograph is five times as large as a JPEG that looks the same at this size.
 _MAX_PNG_BYTES = 12_000
@@ -112,6 +113,7 @@ def render_page(content: Mapping[str, Any], charts: Mapping[str, Chart], images:
     several = content["multi_label"] is not None
     left_out = {"notes"} if not content["notes"] else set()
     left_out |= {"abstention"} if several else set()
+    left_out |= {"exports"} if not content["exports"] else set()
     titles = {"confusion": "Missed and invented labels"} if several else {}
     sections = [(name, titles.get(name, title)) for name, title in _SECTIONS if name not in left_out]
     return environment.from_string(_read_part("report_template.html")).render(

@@ -19,8 +19,8 @@ from hf_imgcls.extras import require
 from hf_imgcls.measure.formulas import count_confusions
 from hf_imgcls.measure.gallery import IMAGE_FOLDER, IMAGE_PREFIX, Gallery, build_gallery
 from hf_imgcls.measure.multilabel_gallery import build_label_gallery
-from hf_imgcls.measure.multilabel_table import MultiLabelTable, Table
-from hf_imgcls.measure.predictions import PredictionTable, unique_names
+from hf_imgcls.measure.multilabel_table import MultiLabelTable, Table, load_table
+from hf_imgcls.measure.predictions import PREDICTIONS_FILE, PredictionTable, unique_names
 from hf_imgcls.records import Estimate, ReportRecord
 
 if TYPE_CHECKING:
@@ -108,6 +108,24 @@ def read_report(folder: str | os.PathLike[str]) -> ReportRecord:
         for label, estimates in record.per_class.items()
     }
     return record
+
+
+def add_exports(folder: str | os.PathLike[str], rows: list[dict[str, Any]]) -> None:
+    """Show a run's exported models in its report, if it has one that was measured on the same split.
+
+    Args:
+        folder: The run's folder.
+        rows: From `hf_imgcls.publish.export.table`; they take the place of earlier ones.
+    """
+    folder = Path(folder)
+    if not rows or not (folder / REPORT_FOLDER / REPORT_FILE).is_file():
+        return
+    record = read_report(folder)
+    if record.split != rows[0]["split"]:
+        return
+    path = folder / PREDICTIONS_FILE.format(split=record.split)
+    table = load_table(path) if path.is_file() else None
+    write_report(dataclasses.replace(record, exports=rows), folder, table=table)
 
 
 def draw_charts(content: dict[str, Any], table: Table | None, theme: Theme) -> dict[str, Chart]:

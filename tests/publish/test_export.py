@@ -27,7 +27,9 @@ from hf_imgcls.data.transforms import attach_transforms
 from hf_imgcls.errors import ArgumentError, ModelError, OutputError, ParityError
 from hf_imgcls.measure.earlier_run import find_run, recall_arguments
 from hf_imgcls.measure.exported_model import find_exported_file, load_exported
+from hf_imgcls.measure.report import read_report, write_report
 from hf_imgcls.measure.score import load_classifier, score_folder
+from hf_imgcls.measure.summary import summarise
 from hf_imgcls.publish.export import build, exporter
 from hf_imgcls.publish.export.build import WORK_FOLDER, export_model
 from hf_imgcls.publish.export.exclusion import exceeds_budget, judge_budget
@@ -192,6 +194,25 @@ def test_the_table_and_the_picture_show_all_exports(exported_run, capsys):
         assert f"{record.latency['p50_ms']:.2f}" in out
     with Image.open(exported_run / "exports.png") as picture:
         assert picture.width > 300
+
+
+def test_the_report_has_a_row_for_each_export(exported_run):
+    pytest.importorskip("jinja2")
+    pytest.importorskip("matplotlib")
+    score = score_folder(exported_run, load_digits(), digits_arguments())
+    score.table.save(exported_run / "predictions_test.parquet")
+    write_report(summarise(score.table, seed=0), exported_run, table=score.table, dataset=load_digits().splits["test"])
+    show_exports(exported_run)
+    report = read_report(exported_run)
+    assert [row["format"] for row in report.exports] == ["onnx", "onnx_int8", "openvino"]
+    record = ExportRecord.load(exported_run / "onnx" / "export.json")
+    assert report.exports[0]["p50_ms"] == record.latency["p50_ms"]
+    page = (exported_run / "report" / "report.html").read_text()
+    assert "The same model elsewhere" in page
+    assert page.count('<th scope="row">onnx<small>') == 1
+    assert report.gallery  # what the page showed before, it shows still
+    show_exports(exported_run)
+    assert (exported_run / "report" / "report.html").read_text() == page
 
 
 def test_opset_and_calibration_are_as_asked(exported_run, run_folder):

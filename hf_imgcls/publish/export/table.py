@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from hf_imgcls.measure.report import add_exports
 from hf_imgcls.records import ExportRecord
 from hf_imgcls.run import EXPORT_FILE, EXPORTS_PICTURE
 
@@ -24,7 +26,9 @@ def read_exports(folder: Path) -> list[ExportRecord]:
 
 
 def show_exports(folder: Path) -> list[ExportRecord]:
-    """Print the table of all exported models in a run's folder, and write the picture where matplotlib is installed.
+    """Print the table of all exported models in a run's folder, and show them in its report.
+
+    Where what draws is installed: there is a picture too.
 
     Returns:
         Their records, by name.
@@ -37,7 +41,28 @@ def show_exports(folder: Path) -> list[ExportRecord]:
 
             (folder / EXPORTS_PICTURE).write_bytes(encode_png(draw_exports(records, PRINT)))
             print(f"  picture: {folder / EXPORTS_PICTURE}")
+        if all(find_spec(name) for name in ("matplotlib", "jinja2")):
+            add_exports(folder, [list_figures(record) for record in records])
     return records
+
+
+def list_figures(record: ExportRecord) -> dict[str, Any]:
+    """An export as a row of the report."""
+    return {
+        "format": record.format,
+        "precision": record.precision,
+        "split": record.split,
+        "device": record.device,
+        "threads": record.threads,
+        "accuracy": dataclasses.asdict(record.accuracy),
+        "difference": dataclasses.asdict(record.accuracy_difference),
+        "agreement": record.top1_agreement,
+        "size_mb": record.size_mb,
+        "p50_ms": record.latency["p50_ms"],
+        "p95_ms": record.latency["p95_ms"],
+        "speedup": record.latency["speedup"],
+        "images_per_s": record.throughput["images_per_s"],
+    }
 
 
 def print_exports(records: Sequence[ExportRecord]) -> None:
