@@ -314,6 +314,10 @@ def _check_model(fit: FitArguments, explicit: set[str]) -> list[ArgumentError]:
         )
     if "shots_seed" in explicit and "shots_per_class" not in explicit:
         problems.append(_error("shots_seed without shots_per_class", "both", "add --shots_per_class"))
+    if fit.prune_ratio and fit.model_type is not None:
+        problems.append(
+            _error(f"prune_ratio with model_type {fit.model_type}", "a trained model", "name it: --model_name_or_path")
+        )
     if fit.teacher_model is None and (given := [name for name in _TEACHER_ONLY if name in explicit]):
         problems.append(_error(f"{', '.join(given)} without teacher_model", "both", "add --teacher_model"))
     problems += _check_loss(fit, explicit)

@@ -327,6 +327,12 @@ class FitArguments:
     lora_target_modules: list[str] | None = _setting(
         None, "Name endings of the layers that get adapters; if not given, chosen for the architecture."
     )
+    prune_ratio: float = _setting(
+        0.0,
+        "Before training, take out this share of a trained model's channels; what is left is a smaller model of its "
+        "kind, and training mends it (ViT, DeiT, BEiT, ConvNeXt).",
+        within="[0, 1)",
+    )
     loss: str = _setting(
         "auto",
         "What is minimised; auto: cross_entropy, or bce where images have several labels.",

@@ -20,6 +20,7 @@ _EXTRA_MODULES: dict[str, tuple[str, ...]] = {
     "tflite": ("litert_torch", "ai_edge_litert"),
     "tune": ("optuna",),
     "pretrain": ("lightly",),
+    "prune": ("torch_pruning",),
     "tensorboard": ("tensorboard",),
     "trackio": ("trackio",),
     "mlflow": ("mlflow",),

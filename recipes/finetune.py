@@ -67,6 +67,7 @@ def main() -> None:
     from hf_imgcls.data.contact_sheet import draw_batch
     from hf_imgcls.data.load import load_image_dataset
     from hf_imgcls.data.policies import resolve_augmentation
+    from hf_imgcls.data.preprocess import Preprocessor
     from hf_imgcls.data.safety import check_augmentation
     from hf_imgcls.data.scan import check_images
     from hf_imgcls.data.transforms import attach_transforms
@@ -79,6 +80,7 @@ def main() -> None:
     from hf_imgcls.fit.lr_range import describe_curve, draw_curve, find_learning_rate
     from hf_imgcls.fit.model import build_model
     from hf_imgcls.fit.probe import train_probe
+    from hf_imgcls.fit.pruning import prune_model
     from hf_imgcls.fit.rehearsal import StepTimes
     from hf_imgcls.fit.saving import save_run
     from hf_imgcls.fit.soup import cook_soup
@@ -118,6 +120,8 @@ def main() -> None:
     if training_args.do_train:
         # Model and transforms
         model, processor = build_model(args.fit, args.data, dataset.labels, multi_label=dataset.is_multi_label)
+        if args.fit.prune_ratio:
+            model = prune_model(model, args.fit.prune_ratio, Preprocessor(processor).target_size)
         augmentation = check_augmentation(dataset, processor, args.data, resolve_augmentation(args.data))
         batches = attach_transforms(dataset, processor, args.data, training_args.seed, augmentation)
         if args.data.show_batch and is_main_process():
