@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 if TYPE_CHECKING:
-    from hf_imgcls.fit.trainer import ImageClassificationTrainer
+    from hf_imgcls.fit.resumable import ResumableTrainer
 
 
 class SetEpochCallback(TrainerCallback):
@@ -38,7 +38,7 @@ class RunCallback(TrainerCallback):
         trainer: Has ``on_begin``, ``on_step_begin``, ``on_gradients``, ``on_weights`` and ``at_epoch_end``.
     """
 
-    def __init__(self, trainer: ImageClassificationTrainer) -> None:
+    def __init__(self, trainer: ResumableTrainer) -> None:
         self._trainer = trainer
 
     def on_train_begin(
