@@ -255,6 +255,7 @@ def draw_search(found: Search, path: Path) -> None:
     """
     require("report")
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     names = list(found.trials[0].values)
     ended = sorted((trial for trial in found.trials if trial.value is not None), key=lambda trial: trial.number)
@@ -273,9 +274,14 @@ def draw_search(found: Search, path: Path) -> None:
         floats = [number for number in numbers if isinstance(number, float)]
         if name != "trial" and floats and min(floats) > 0 and max(floats) / min(floats) >= _LOG_FROM:
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        elif floats:
+            axes.xaxis.set_major_locator(MaxNLocator(3))
         axes.set_xlabel(name)
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].legend(frameon=False, fontsize=8)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=2, frameon=False, fontsize=8)
     figure.savefig(path, dpi=200)
 
 
