@@ -56,6 +56,7 @@ _STEPS_ONLY = (
     "loss", "imbalance", "teacher_model", "early_stopping_patience", "head_dropout", "ema_decay", "model_soup",
     "find_lr", "progressive_resizing",
 )  # fmt: skip
+_NOT_FOR_PRETRAINING = ("gradient_checkpointing", "fsdp", "deepspeed", "auto_find_batch_size")
 _LORA_ONLY = ("lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules")
 
 
@@ -93,6 +94,10 @@ def check_arguments(
     problems += _check_push(arguments, known, complete) + _check_export(arguments.publish)
     if {"do_train", "eval_strategy"} <= arguments.training.keys():
         problems += _check_training(arguments, complete) + _check_probe(arguments) + _check_tune(arguments, known)
+    if "method" in known:
+        problems += _check_pretraining(arguments)
+    if "repeats" in known:
+        problems += _check_repeats(arguments)
     for name in ("deepspeed", "fsdp_config", "accelerator_config"):
         value = arguments.training.get(name)
         if isinstance(value, str) and not os.path.isfile(value):
@@ -188,7 +193,11 @@ def _given(part: Any, names: tuple[str, ...]) -> list[str]:
 
 def _check_sources(data: DataArguments, complete: bool) -> list[ArgumentError]:
     problems = []
-    kinds = [names for names in (_given(data, kind) for kind in (("dataset_name",), _FOLDERS, _FILES)) if names]
+    kinds = [
+        names
+        for names in (_given(data, kind) for kind in (("dataset_name",), _FOLDERS, _FILES, ("unlabelled_dir",)))
+        if names
+    ]
     if len(kinds) > 1:
         problems.append(
             _error(
@@ -207,7 +216,8 @@ def _check_sources(data: DataArguments, complete: bool) -> list[ArgumentError]:
         )
     if data.dataset_name is None and (extra := _given(data, _HUB_ONLY)) and complete:
         problems.append(_error(f"{', '.join(extra)} without dataset_name", "both", "add --dataset_name"))
-    for names, exists, word in ((_FOLDERS, os.path.isdir, "folder"), (_FILES, os.path.isfile, "file")):
+    folders = (*_FOLDERS, "unlabelled_dir")
+    for names, exists, word in ((folders, os.path.isdir, "folder"), (_FILES, os.path.isfile, "file")):
         for name in _given(data, names):
             path = getattr(data, name)
             if not exists(os.path.expanduser(path)):
@@ -314,6 +324,9 @@ def _check_model(fit: FitArguments, explicit: set[str]) -> list[ArgumentError]:
         )
     if "shots_seed" in explicit and "shots_per_class" not in explicit:
         problems.append(_error("shots_seed without shots_per_class", "both", "add --shots_per_class"))
+    if fit.prune_ratio and fit.adaptation not in ("full", "partial"):
+        found = f"prune_ratio with adaptation {fit.adaptation}"
+        problems.append(_error(found, "adaptation full or partial, which mends what is left", "use one of these"))
     if fit.prune_ratio and fit.model_type is not None:
         problems.append(
             _error(f"prune_ratio with model_type {fit.model_type}", "a trained model", "name it: --model_name_or_path")
@@ -404,8 +417,7 @@ def _check_training(arguments: Arguments, complete: bool) -> list[ArgumentError]
         problems.append(_error("layer_lr_decay with fsdp", "layers that are not sharded", "leave one of them out"))
     if not any(training.get(name) for name in ("do_train", "do_eval", "do_predict")):
         problems.append(_error("do_train, do_eval and do_predict are all false", "something to do", "set one of them"))
-    sources = (data.dataset_name, data.train_dir, data.train_file, data.unlabelled_dir)
-    if training["do_train"] and complete and not any(sources):
+    if training["do_train"] and complete and not (data.dataset_name or data.train_dir or data.train_file):
         problems.append(
             _error("do_train without training data", "a training source", "add --train_dir or --dataset_name")
         )
@@ -505,6 +517,8 @@ def _check_tune(arguments: Arguments, known: Mapping[str, Argument]) -> list[Arg
     if world_size > 1 or sharded:
         found = sharded[0] if sharded else f"{world_size} processes"
         problems.append(_error(f"tune with {found}", "one process", "launch one, with a smaller recipe if needed"))
+    if fit.unfreeze_epochs:
+        problems.append(_error("tune with unfreeze_epochs", "layers that all learn", "leave unfreeze_epochs out"))
     for name, allowed in (fit.tune_space or {}).items():
         found = f"tune_space has {name}: {allowed!r}"
         if name not in TUNABLE:
@@ -521,9 +535,49 @@ def _check_tune(arguments: Arguments, known: Mapping[str, Argument]) -> list[Arg
         numbers = len(values) == 2 and all(isinstance(value, (int, float)) for value in values)
         if numbers and values[0] >= values[1]:
             problems.append(_error(found, "the lower end first", "turn them around"))
-        if name == "lr_scheduler_type" and "step" in values:
-            problems.append(_error(found, "schedules of transformers", "leave out step"))
+        if name == "lr_scheduler_type" and "step" in (*values, training.get("lr_scheduler_type")):
+            problems.append(_error(found, "schedules of transformers, the recipe's own too", "leave out step"))
+        if name == "num_train_epochs" and fit.progressive_resizing < 1:
+            problems.append(_error(f"{found} with progressive_resizing", "one of them", "leave one out"))
     return problems
+
+
+def _check_pretraining(arguments: Arguments) -> list[ArgumentError]:
+    """What has no say, or no place, where images are compared and not classified."""
+    data, training = arguments.data, arguments.training
+    augmentation = resolve_augmentation(data)
+    found = [
+        ("streaming", data.streaming),
+        ("augmentation_repeats", augmentation.augmentation_repeats > 1),
+        ("mixup_alpha", augmentation.mixup_alpha > 0),
+        ("cutmix_alpha", augmentation.cutmix_alpha > 0),
+        ("label_smoothing_factor", bool(training.get("label_smoothing_factor"))),
+        ("lr_scheduler_type step", training.get("lr_scheduler_type") == "step"),
+        ("save_strategy best", training.get("save_strategy") == "best"),
+        *((name, bool(training.get(name))) for name in _NOT_FOR_PRETRAINING),
+    ]
+    return [
+        _error(f"{name} while pretraining", "views of images that are there, in plain steps", f"leave {name} out")
+        for name, is_given in found
+        if is_given
+    ]
+
+
+def _check_repeats(arguments: Arguments) -> list[ArgumentError]:
+    fit, training = arguments.fit, arguments.training
+    found = [
+        ("tune", bool(fit.tune)),
+        ("find_lr", fit.find_lr),
+        ("dry_run", arguments.publish.dry_run),
+        ("push_to_hub", bool(training.get("push_to_hub"))),
+        ("do_train false", not training.get("do_train")),
+        ("do_predict false", not training.get("do_predict")),
+    ]
+    return [
+        _error(f"{name} with several runs", "whole runs with a score each", f"leave {name} out")
+        for name, is_given in found
+        if is_given
+    ]
 
 
 def _check_step_schedule(settings: dict[str, Any]) -> list[ArgumentError]:

@@ -45,6 +45,8 @@ TUNED_RECIPE = "tuned.yaml"
 REPEATS_FILE = "repeats.json"
 CARD_FILE = "README.md"
 _LOCK_FILE = ".lock"
+_BORROWED = ".borrowed"
+_JOURNALS = ("-journal", "-wal", "-shm")  # of SQLite
 _LOCK_PATIENCE_S = 10
 _OWN_FILES = (RUN_FILE, RECIPE_FILE, DATA_FILE, PUSH_FILE, "trainer_state.json", BAD_IMAGES_FILE)
 _OWN_RESULTS = ("all_results.json", "train_results.json", "eval_results.json", "test_results.json", "parity.json")
@@ -160,7 +162,9 @@ def open_output_folder(args: Arguments) -> Path:
     folder = Path(args.training["output_dir"])
     if folder.is_file():
         raise OutputError(f"output_dir {folder} is a file", "a folder", "choose another --output_dir")
-    goes_on = args.training["do_train"] and _check_earlier_run(folder, args)
+    # What is found out before a run leaves the one that may be there as it is.
+    trains = args.training["do_train"] and not (args.fit.tune or args.fit.find_lr or args.publish.dry_run)
+    goes_on = trains and _check_earlier_run(folder, args)
     if not is_main_process():
         return folder
     try:
@@ -173,7 +177,8 @@ def open_output_folder(args: Arguments) -> Path:
             f"output_dir {folder} cannot be written: {error.strerror}", "a folder you may write", "choose another one"
         ) from error
     is_own = any((folder / name).exists() for name in _OWN_FILES) or any(folder.glob("checkpoint-*"))
-    harmless = (".gitignore", _LOCK_FILE, *_PRELIMINARIES)
+    # A preliminary that was killed leaves its borrowed folder, or a journal.
+    harmless = (".gitignore", _LOCK_FILE, _BORROWED, *_PRELIMINARIES, *(f"{TUNE_FILE}{end}" for end in _JOURNALS))
     others = [path.name for path in folder.iterdir() if path.name not in harmless]
     if others and not is_own and args.training["do_train"] and not args.fit.overwrite_output_dir:
         raise OutputError(
@@ -182,7 +187,7 @@ def open_output_folder(args: Arguments) -> Path:
             "choose another --output_dir, or pass --overwrite_output_dir to write into it all the same",
         )
     _lock(folder)
-    if is_own and args.training["do_train"] and args.fit.overwrite_output_dir and not goes_on:
+    if is_own and trains and args.fit.overwrite_output_dir and not goes_on:
         _clear_run(folder)
     return folder
 
@@ -245,7 +250,7 @@ def borrow_folder(folder: Path) -> Path:
     Args:
         folder: From `open_output_folder`; gone as well if nothing else is in it.
     """
-    borrowed = folder / ".borrowed"
+    borrowed = folder / _BORROWED
     if is_main_process():
         shutil.rmtree(borrowed, ignore_errors=True)
         borrowed.mkdir()

@@ -101,6 +101,8 @@ def main() -> None:
             after = judge_backbone(trainer, dataset, batches, args)
             backbone.load_state_dict(untrained)
             print(describe_neighbours(judge_backbone(trainer, dataset, batches, args), after))
+        else:
+            print("What the features are worth is not measured by several processes: probe the backbone to know.")
         print(f"The backbone is in {output_dir}: recipes/finetune.py --model_name_or_path {output_dir}")
     mark_run(output_dir, "finished")
 

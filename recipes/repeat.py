@@ -10,13 +10,14 @@ what they are. The same command goes on where it was stopped.
 """  # noqa: E501
 
 import json
+import os
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 from hf_imgcls.arguments import FINETUNE_GROUPS, parse_arguments
-from hf_imgcls.errors import OutputError
+from hf_imgcls.errors import Interrupted, OutputError
 from hf_imgcls.measure.repeats import describe_repeats, summarise_repeats
 from hf_imgcls.run import REPEATS_FILE, run_recipe, set_up_logging
 
@@ -30,6 +31,9 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     recipe = folder / "repeated.yaml"
     args.save_recipe(recipe)
+    # Secrets are not in the recipe.
+    token = args.hub_token or args.data.token
+    environment = {**os.environ, **({"HF_TOKEN": token} if isinstance(token, str) else {})}
     launch = [sys.executable, "-m", "accelerate.commands.launch", *shlex.split(args.fit.launch_args or "")]
     results = []
     for seed in range(args.fit.repeats):
@@ -37,7 +41,9 @@ def main() -> None:
         flags = ["--config", recipe, "--output_dir", run, "--seed", seed]
         flags += ["--shots_seed", seed] * (args.data.shots_per_class is not None)
         print(f"\n=== {run}", file=sys.stderr, flush=True)
-        code = subprocess.call([*launch, FINETUNE, *map(str, flags)])
+        code = subprocess.call([*launch, FINETUNE, *map(str, flags)], env=environment)
+        if code == Interrupted.exit_code:
+            sys.exit(code)
         if not (run / "test_results.json").exists() or code not in (0, 3):  # 3: a goal was missed, which is a result
             raise OutputError(f"{run} ended with exit code {code}", "a run that comes to its end", "see above")
         results.append(json.loads((run / "test_results.json").read_text()))

@@ -104,11 +104,9 @@ def load_unlabelled(args: DataArguments) -> ImageDataset:
         A training split whose only class is "unlabelled".
 
     Raises:
-        DataError: There is no such folder, or no image in it; or labelled data is named besides.
+        DataError: There is no such folder, or no image in it.
     """
     folder = Path(str(args.unlabelled_dir)).expanduser()
-    if args.dataset_name or args.train_dir or args.train_file:
-        raise DataError("--unlabelled_dir and another data source are given", "one of them", "leave one out")
     if not folder.is_dir():
         raise DataError(f"--unlabelled_dir {folder} is no folder", "a folder of images", "correct the path")
     notes: list[str] = []

@@ -12,14 +12,14 @@ from datasets import Dataset
 
 from hf_imgcls.data.decode import EncodedImage
 from hf_imgcls.errors import DataError
+from hf_imgcls.fit.rehearsal import count_steps
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
     from hf_imgcls.arguments import Arguments, FitArguments
     from hf_imgcls.data.load import ImageDataset
-    from hf_imgcls.fit.rehearsal import count_steps
-from hf_imgcls.fit.trainer import ImageClassificationTrainer
+    from hf_imgcls.fit.trainer import ImageClassificationTrainer
 
 _SIZED_IMAGES = 200  # whose headers are read
 _IMBALANCED, _FEW, _VERY_FEW, _SMALL_VALIDATION = 10, 1000, 100, 200

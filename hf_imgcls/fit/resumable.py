@@ -32,6 +32,7 @@ from hf_imgcls.data.streaming import StreamingSplit
 from hf_imgcls.errors import ArgumentError, DataError, Interrupted, NumericsError, UserError
 from hf_imgcls.extras import require
 from hf_imgcls.fit.averaging import WeightAverage
+from hf_imgcls.fit.batch_size import is_out_of_memory
 from hf_imgcls.fit.callbacks import RunCallback, ThroughputProgress
 from hf_imgcls.fit.checkpoints import (
     Inspection,
@@ -93,8 +94,7 @@ class ResumableTrainer(Trainer):
             raise ArgumentError("ema_decay with a sharded model", "one of them", "leave out --ema_decay")
         self._ema_decay = ema_decay
         self._average: WeightAverage | None = None  # while training
-        whole_gradients = not (self.is_fsdp_enabled or self.is_deepspeed_enabled) and not args.fp16
-        self._watch = FiniteWatch(args.device, gradients=whole_gradients)
+        self._watch = self._new_watch()
         self._resumed: CheckpointRecord | None = None
         self._resumed_from: str | None = None
         self._first_step = 0
@@ -133,6 +133,9 @@ class ResumableTrainer(Trainer):
             # Trainer skips a stream's used batches by taking them: it is told where to go on instead.
             if isinstance(self.train_dataset, StreamingSplit):
                 self._resume_stream(resume_from_checkpoint)
+        # A trial of a search must not go on with what another one has left.
+        self._average = None
+        self._watch = self._new_watch()
         self._workers.needed = True
         with StopSignals() as self._signals:
             try:
@@ -155,6 +158,8 @@ class ResumableTrainer(Trainer):
                 fault = translate_fault(error, self.args)
                 if fault is None:
                     raise
+                if self.hp_search_backend is not None and is_out_of_memory(error):
+                    raise require("tune").TrialPruned from error
                 if self._signals.received is not None:  # the same signal has taken a worker or another process
                     self._raise_interrupted()
                 raise fault from error
@@ -195,6 +200,10 @@ class ResumableTrainer(Trainer):
             super()._maybe_log_save_evaluate(None, None, self.model_wrapped, None, epoch, None, time.time())
         if self.state.global_step >= self.state.max_steps or self.control.should_training_stop:
             raise _TrainingComplete
+
+    def _new_watch(self) -> FiniteWatch:
+        whole_gradients = not (self.is_fsdp_enabled or self.is_deepspeed_enabled) and not self.args.fp16
+        return FiniteWatch(self.args.device, gradients=whole_gradients)
 
     def _begin_average(self) -> None:
         if self._ema_decay is not None and self._average is None:

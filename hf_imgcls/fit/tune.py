@@ -85,10 +85,11 @@ def search(trainer: ImageClassificationTrainer, asked: Arguments, folder: Path) 
         folder: Where the search is kept.
 
     Raises:
-        MissingExtraError: Optuna is not installed (extra ``tune``).
+        MissingExtraError: Optuna is not installed (extra ``tune``), or what draws (``report``).
         OutputError: The folder has a search that asks for something else.
     """
     optuna = require("tune")
+    require("report")  # which draws what comes out, and is missed before and not after it
     args = trainer.args
     known = known_arguments()
     given = asked.fit.tune_space or default_space(args.learning_rate)
@@ -110,19 +111,26 @@ def search(trainer: ImageClassificationTrainer, asked: Arguments, folder: Path) 
         steps = count_steps(args.max_steps, args.num_train_epochs, len(trainer.train_dataset), images)
         untrained = copy.deepcopy(trainer.model)
         trainer.model_init = lambda: copy.deepcopy(untrained)
-        trainer.hyperparameter_search(
-            lambda trial: {name: _suggest(trial, name, space[name], own) for name in space},
-            lambda metrics: metrics[f"eval_{metric}"],
-            missing,
-            direction,
-            "optuna",
-            storage=storage,
-            study_name="tune",
-            load_if_exists=True,
-            # Another seed for each part of a search that was stopped: the same one would ask the same again.
-            sampler=optuna.samplers.TPESampler(seed=args.seed + len(finished), n_startup_trials=_STARTUP_TRIALS),
-            pruner=optuna.pruners.MedianPruner(_STARTUP_TRIALS, n_warmup_steps=steps // 3),
-        )
+        try:
+            trainer.hyperparameter_search(
+                lambda trial: {name: _suggest(trial, name, space[name], own) for name in space},
+                lambda metrics: metrics[f"eval_{metric}"],
+                missing,
+                direction,
+                "optuna",
+                storage=storage,
+                study_name="tune",
+                load_if_exists=True,
+                # Another seed for each part of a search that was stopped: the same one would ask the same again.
+                sampler=optuna.samplers.TPESampler(
+                    seed=args.seed + len(study.trials), n_startup_trials=_STARTUP_TRIALS
+                ),
+                pruner=optuna.pruners.MedianPruner(_STARTUP_TRIALS, n_warmup_steps=steps // 3),
+            )
+        except ValueError:
+            # transformers asks for the best trial, and Optuna refuses where none came to its end; that is told below.
+            if study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)):
+                raise
     return _read(study, metric, len(trainer.eval_dataset), own)
 
 

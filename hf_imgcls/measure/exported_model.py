@@ -153,12 +153,13 @@ class TorchScript(TorchProgram):
 
 
 class ExecuTorch(Runtime):
-    """An ExecuTorch program, which takes one image at a time and chooses its threads by itself."""
+    """An ExecuTorch program, which takes one image at a time; its threads are those of the process."""
 
     file_pattern = "*.pte"
 
     def __init__(self, path: Path, num_threads: int) -> None:
         executorch = require("executorch")
+        require("executorch", "executorch.extension.pybindings.portable_lib")._unsafe_reset_threadpool(num_threads)
         self._method = executorch.Runtime.get().load_program(str(path)).load_method("forward")
         self.name = f"executorch {version('executorch')}"
         self.hints = {"delegate": "XNNPACK"}

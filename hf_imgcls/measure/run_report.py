@@ -31,12 +31,12 @@ from hf_imgcls.measure.multilabel_summary import summarise_label_sets
 from hf_imgcls.measure.multilabel_table import MultiLabelTable, Table, load_table
 from hf_imgcls.measure.multilabel_thresholds import MIN_POSITIVES, tune_thresholds
 from hf_imgcls.measure.predictions import PREDICTIONS_FILE, PredictionTable
-from hf_imgcls.measure.report import REPORT_FOLDER, write_report
+from hf_imgcls.measure.report import REPORT_FILE, REPORT_FOLDER, read_report, write_report
 from hf_imgcls.measure.score import load_classifier, score_folder
 from hf_imgcls.measure.slices import build_slices, check_columns, relate_support_to_recall
 from hf_imgcls.measure.summary import summarise
-from hf_imgcls.records import MULTI_LABEL, THRESHOLDS_KEY, RunRecord
-from hf_imgcls.run import RUN_FILE
+from hf_imgcls.records import MULTI_LABEL, THRESHOLDS_KEY, DataRecord, RunRecord
+from hf_imgcls.run import DATA_FILE, RUN_FILE
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from hf_imgcls.arguments import Arguments, DataArguments, MeasureArguments
     from hf_imgcls.data.load import ImageDataset
     from hf_imgcls.measure.score import Score
-    from hf_imgcls.records import DataRecord, ReportRecord
+    from hf_imgcls.records import ReportRecord
 
 logger = logging.getLogger(__name__)
 
@@ -147,6 +147,7 @@ def report_table(
     if split is not None and measure.explain_samples and isinstance(table, PredictionTable):
         record.explanations = _explain_mistakes(table, split, args.data, measure.explain_samples, folder)
     record.goals = [judge(goal, record) for goal in goals]
+    record.exports = _keep_exports(record, folder)
     write_report(
         record, folder, table=table, dataset=split, train=train,
         background=args.data.alpha_background, max_pixels=args.data.max_image_pixels,
@@ -156,13 +157,25 @@ def report_table(
 
 
 def _find_effect(table: Table, data: DataRecord) -> tuple[str, dict[str, float]] | None:
-    """What the run did about rare classes, as its record says; nothing of a model that is no run's."""
-    path = find_run(str(table.source.get("model", ""))) / RUN_FILE
-    train = data.splits["train"]
-    if not path.is_file() or not train.class_counts or not train.num_examples:
+    """What the run did about rare classes, as its records say; None for a model that is no run's or knows others."""
+    run = find_run(str(table.source.get("model", "")))
+    if not (run / RUN_FILE).is_file() or not (run / DATA_FILE).is_file():
         return None
-    recipe, several = RunRecord.load(path).recipe, data.problem_type == MULTI_LABEL
+    trained = DataRecord.load(run / DATA_FILE)
+    train = trained.splits.get("train")
+    if train is None or not train.class_counts or not train.num_examples or trained.labels != data.labels:
+        return None
+    several = trained.problem_type == MULTI_LABEL
+    recipe = RunRecord.load(run / RUN_FILE).recipe
     return describe_effect(recipe, train.class_counts, train.num_examples, multi_label=several)
+
+
+def _keep_exports(record: ReportRecord, folder: Path) -> list[dict[str, Any]]:
+    """The rows of an earlier report on the same model and split."""
+    if not (folder / REPORT_FOLDER / REPORT_FILE).is_file():
+        return []
+    earlier = read_report(folder)
+    return earlier.exports if (earlier.model, earlier.split) == (record.model, record.split) else []
 
 
 def _summarise(table: Table, validation: Table | None, seed: int) -> ReportRecord:

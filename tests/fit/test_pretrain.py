@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from tiny_models import TINY_CONFIGS
 from transformers import AutoModelForImageClassification, TrainerControl, TrainerState
 
-from hf_imgcls.arguments import DataArguments, FitArguments
+from hf_imgcls.arguments import DataArguments, FitArguments, parse_arguments
 from hf_imgcls.data.load import load_image_dataset, load_unlabelled
 from hf_imgcls.data.transforms import attach_transforms
-from hf_imgcls.errors import DataError
+from hf_imgcls.errors import ArgumentError, DataError
 from hf_imgcls.fit.model import build_model
 from hf_imgcls.fit.pretrain import (
     MomentumTeacher,
@@ -145,11 +145,38 @@ def test_a_folder_of_images_is_enough(tmp_path):
     assert dataset.labels == ["unlabelled"]
     with pytest.raises(DataError, match="no folder"):
         load_unlabelled(DataArguments(unlabelled_dir=str(tmp_path / "nowhere")))
-    with pytest.raises(DataError, match="one of them"):
-        load_unlabelled(DataArguments(unlabelled_dir=str(tmp_path / "photos"), dataset_name="digits"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no images"):
         load_unlabelled(DataArguments(unlabelled_dir=str(tmp_path / "empty")))
+
+
+PRETRAINING_GROUPS = ("data", "pixels", "augmentation", "pretrain", "training")
+
+
+def read(*flags):
+    return parse_arguments(list(flags), groups=PRETRAINING_GROUPS, also=("output_dir", "model_type"))
+
+
+def test_a_folder_is_a_source(tmp_path):
+    assert read("--unlabelled_dir", str(tmp_path)).data.unlabelled_dir == str(tmp_path)
+    with pytest.raises(ArgumentError, match="no such folder"):
+        read("--unlabelled_dir", str(tmp_path / "nowhere"))
+    with pytest.raises(ArgumentError, match="one source"):
+        read("--unlabelled_dir", str(tmp_path), "--dataset_name", "digits")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--streaming", "true"], ["--augmentation", "heavy"], ["--mixup_alpha", "0.2"], ["--augmentation_repeats", "2"],
+        ["--label_smoothing_factor", "0.1"], ["--lr_scheduler_type", "step"], ["--gradient_checkpointing", "true"],
+        ["--auto_find_batch_size", "true"], ["--save_strategy", "best"],
+    ],
+    ids=lambda flags: flags[0],
+)  # fmt: skip
+def test_what_has_no_say_in_pretraining_is_an_error(flags):
+    with pytest.raises(ArgumentError, match="while pretraining"):
+        read("--dataset_name", "digits", *flags)
 
 
 def test_neighbours_are_told_with_their_interval():
@@ -178,7 +205,13 @@ def test_a_run_that_was_stopped_is_the_run_that_was_not(method, tmp_path):
 
 @pytest.mark.slow
 def test_fine_tuning_takes_it(tmp_path):
-    pretrained = Run(*RUN, folder=tmp_path / "pretrained", recipe=PRETRAIN)
+    """What a folder of images gave."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for row in load_image_dataset(DATA).splits["train"]:
+        (photos / f"{row['sample_index']}.png").write_bytes(row["image"]["bytes"])
+    flags = ("--unlabelled_dir", photos, *RUN[2:])
+    pretrained = Run(*flags, folder=tmp_path / "pretrained", recipe=PRETRAIN)
     assert pretrained.wait() == 0, pretrained.output
     run = Run(
         "--model_name_or_path", pretrained.folder, "--dataset_name", "digits", "--adaptation", "probe", "--use_cpu",

@@ -13,13 +13,9 @@ from hf_imgcls.run import RUN_FILE, TUNE_FILE, TUNE_PICTURE, TUNED_RECIPE
 
 pytest.importorskip("optuna")
 
-FLAGS = [
-    *RUN,
-    "--max_steps",
-    "10",
-    "--tune_space",
-    "{learning_rate: [0.001, 0.003, 1.0e+30], weight_decay: [0.0, 0.1]}",
-]
+EPOCHS, SCHEDULES = "{num_train_epochs: [1, 2, 3]}", "{lr_scheduler_type: [linear, cosine, constant]}"
+SPACE = "{learning_rate: [0.001, 0.003, 1.0e+30], weight_decay: [0.0, 0.1]}"
+FLAGS = (*RUN, "--max_steps", "10", "--tune_space", SPACE)
 
 
 @pytest.mark.slow
@@ -32,15 +28,18 @@ def test_a_search_goes_on_and_leaves_the_best_recipe(tmp_path):
         TUNE_FILE, TUNE_PICTURE, TUNED_RECIPE,
     ]  # fmt: skip
 
-    second = Run(*FLAGS, "--tune", "6", "--ema_decay", "0.9", folder=tmp_path / "run")
+    second = Run(*FLAGS, "--tune", "9", "--ema_decay", "0.9", folder=tmp_path / "run")
     assert second.wait() == 0, second.output
     study = optuna.load_study(study_name="tune", storage=f"sqlite:///{second.folder / TUNE_FILE}")
-    assert [trial.number for trial in study.trials] == list(range(6))
+    assert [trial.number for trial in study.trials] == list(range(9))
     assert study.trials[0].params == {"learning_rate": 0.003, "weight_decay": 0.0}
     # What explodes is given up, and the search goes on.
     exploded = [trial for trial in study.trials if trial.params["learning_rate"] == 1e30]
     assert exploded
     assert all(trial.state == optuna.trial.TrialState.PRUNED for trial in exploded)
+    others = [trial for trial in study.trials if trial not in exploded]
+    assert [trial.state for trial in others] == [optuna.trial.TrialState.COMPLETE] * len(others)
+    assert exploded[0].number < others[-1].number  # nothing of an explosion is left to the next trial
     tuned = parse_arguments(["--config", str(second.folder / TUNED_RECIPE)])
     assert {name: tuned.training[name] for name in study.best_params} == study.best_params
     assert tuned.fit.tune == 0
@@ -48,7 +47,7 @@ def test_a_search_goes_on_and_leaves_the_best_recipe(tmp_path):
     assert tuned.training["max_steps"] == 10
     assert tuned.training["output_dir"] == str(second.folder)
 
-    other = Run(*FLAGS, "--tune", "6", "--ema_decay", "0.8", folder=tmp_path / "run")
+    other = Run(*FLAGS, "--tune", "9", "--ema_decay", "0.8", folder=tmp_path / "run")
     assert other.wait() == 2
     assert "ema_decay: 0.9 then, 0.8 now" in other.output
 
@@ -69,6 +68,18 @@ def test_trials_start_from_the_same_weights(tmp_path):
     assert len(values) == 2
     assert values[0] == values[1]
     assert study.trials[0].intermediate_values == study.trials[1].intermediate_values
+
+
+@pytest.mark.slow
+def test_a_search_in_which_all_explodes_says_so_and_a_killed_one_goes_on(tmp_path):
+    space = "{learning_rate: [1.0e+29, 1.0e+30]}"
+    run = Run(*RUN, "--tune", "2", "--max_steps", "10", "--tune_space", space, folder=tmp_path / "run")
+    run.wait_for(TUNE_FILE)
+    run.kill()
+    again = Run(*RUN, "--tune", "2", "--max_steps", "10", "--tune_space", space, folder=tmp_path / "run")
+    assert again.wait() == 2, again.output
+    assert "none of 2 trials came to its end" in again.output
+    assert "Traceback" not in again.output
 
 
 def test_what_was_found_is_told(tmp_path):
@@ -109,6 +120,9 @@ def test_the_space_has_the_recipe_in_its_middle():
         (["--tune", "3", "--tune_space", "{learning_rate: [low, high]}"], "a number"),
         (["--tune", "3", "--adaptation", "probe"], "one that takes steps"),
         (["--tune", "3", "--find_lr"], "find_lr and tune"),
+        (["--tune", "3", "--unfreeze_epochs", "1"], "tune with unfreeze_epochs"),
+        (["--tune", "3", "--tune_space", EPOCHS, "--progressive_resizing", "0.5"], "one of them"),
+        (["--tune", "3", "--tune_space", SCHEDULES, "--lr_scheduler_type", "step"], "leave out step"),
         (["--tune", "3", "--do_eval", "false", "--eval_strategy", "no"], "tune without"),
     ],
 )  # fmt: skip
