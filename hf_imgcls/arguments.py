@@ -361,6 +361,15 @@ class FitArguments:
     distillation_weight: float = _setting(
         0.5, "Share of the teacher in the loss; the labels have the rest.", within="(0, 1]"
     )
+    drop_path_rate: float | None = _setting(
+        None,
+        "Stochastic depth: probability that the last block is skipped for an image in training, less for those before "
+        "it; by default the model's own.",
+        within="[0, 1)",
+    )
+    channels_last: bool = _setting(
+        False, "Keep images and convolutions with the channels last in memory, which GPUs with tensor cores prefer."
+    )
     progressive_resizing: float = _setting(
         1.0,
         "Begin with images of this share of the model's size, which cost less; they grow after half of the epochs, and "

@@ -121,6 +121,7 @@ def build_trainer(
         ema_decay=args.fit.ema_decay,
         layer_lr_decay=args.fit.layer_lr_decay,
         train_options=train_options,
+        channels_last=args.fit.channels_last,
         distiller=build_distiller(args.fit, args.data, labels, processor, multi_label=several),
     )
 

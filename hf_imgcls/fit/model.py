@@ -49,10 +49,12 @@ def build_model(
         The model (float32, on the CPU, in training mode) and the processor that feeds it.
 
     Raises:
-        ModelError: The model is unknown, does not fit the weights, or cannot take images of that size.
+        ModelError: The model is unknown, does not fit the weights, cannot take images of that size, or has no
+            stochastic depth that could be set.
     """
     if fit.model_type is not None:
         config = _scratch_config(fit, data, labels)
+        _set_drop_path(config, fit.drop_path_rate)
         processor = _scratch_processor(config, data)
         try:
             model = _auto_model().from_config(config)
@@ -106,6 +108,18 @@ def _set_labels(config: PretrainedConfig, labels: list[str]) -> None:
     # from id2label.
     if hasattr(config, "label_names"):
         config.label_names = list(labels)
+
+
+def _set_drop_path(config: PretrainedConfig, rate: float | None) -> None:
+    if rate is None:
+        return
+    if not hasattr(config, "drop_path_rate"):
+        raise ModelError(
+            f"drop_path_rate {rate}, and {config.model_type} has no stochastic depth",
+            "an architecture with drop_path_rate in its config, such as ConvNeXt, Swin, BEiT or DINOv2",
+            "leave out --drop_path_rate",
+        )
+    config.drop_path_rate = rate
 
 
 def _set_problem_type(config: PretrainedConfig, multi_label: bool) -> None:
@@ -249,6 +263,7 @@ def _load_pretrained(fit: FitArguments, data: DataArguments, labels: list[str]) 
     old_labels = [str(old_config.id2label[index]) for index in range(old_config.num_labels)]
     _set_labels(config, labels)
     _set_config_pixels(config, data)
+    _set_drop_path(config, fit.drop_path_rate)
     head = head_parameter_names(old_config)
     missing = {str(key) for key in info["missing_keys"]} - head
     if missing and not fit.ignore_mismatched_sizes:

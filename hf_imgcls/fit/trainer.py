@@ -42,6 +42,7 @@ class ImageClassificationTrainer(ResumableTrainer):
         distiller: A teacher that the model learns from besides the labels.
         layer_lr_decay: See `hf_imgcls.fit.layers.decay_learning_rates`.
         train_options: What the model's forward is given besides the batch, in training steps.
+        channels_last: Whether images and convolutions have the channels last in memory.
         **kwargs: What `ResumableTrainer` and ``Trainer`` take.
     """
 
@@ -58,9 +59,13 @@ class ImageClassificationTrainer(ResumableTrainer):
         distiller: Distiller | None = None,
         layer_lr_decay: float = 1.0,
         train_options: dict[str, Any] | None = None,
+        channels_last: bool = False,
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("data_collator", collate_batch)
+        self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        if channels_last:
+            kwargs["model"].to(memory_format=torch.channels_last)
         several = kwargs["model"].config.problem_type == MULTI_LABEL
         self._loss: LossFunction = loss or choose_loss("auto", multi_label=several)
         self._train_sampler = train_sampler
@@ -87,6 +92,7 @@ class ImageClassificationTrainer(ResumableTrainer):
         inputs = super()._prepare_inputs(inputs)
         with torch.no_grad():
             batch = (self.train_device_transform if self.model.training else self.eval_device_transform)(inputs)
+        batch["pixel_values"] = batch["pixel_values"].contiguous(memory_format=self._memory_format)
         self._sample_index = batch["sample_index"]
         if self._distiller is not None and self.model.training:
             with self.compute_loss_context_manager():

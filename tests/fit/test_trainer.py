@@ -290,3 +290,41 @@ def test_schedules_warm_up_on_this_transformers_line(digits, tmp_path, kind, war
     trainer.create_optimizer_and_scheduler(num_training_steps=4)
     rates = learning_rates(trainer.lr_scheduler, trainer.optimizer, 3)
     assert rates == pytest.approx([0.0, 0.005, 0.01 if kind != "step" else rates[2]])
+
+
+def test_channels_last_changes_the_layout_and_not_the_answers(digits, tmp_path):
+    weights = []
+    for channels_last in (False, True):
+        trainer = make_trainer(digits, tmp_path, "convnext", fit={"channels_last": channels_last}, max_steps=3)
+        seen = []
+        trainer.model.register_forward_pre_hook(
+            lambda _, args, kwargs, seen=seen: seen.append(kwargs["pixel_values"]), with_kwargs=True
+        )
+        trainer.train()
+        assert len(seen) == 3
+        assert all(x.is_contiguous(memory_format=torch.channels_last) == channels_last for x in seen)
+        stem = trainer.model.convnext.embeddings.patch_embeddings.weight
+        assert stem.is_contiguous(memory_format=torch.channels_last) == channels_last
+        weights.append({name: value.clone() for name, value in trainer.model.state_dict().items()})
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, atol=1e-4, rtol=1e-3)
+    trainer.save_model(str(tmp_path / "saved"))
+    saved = load_file(tmp_path / "saved" / "model.safetensors")
+    assert saved["convnext.embeddings.patch_embeddings.weight"].is_contiguous()
+
+
+@pytest.mark.parametrize("family", ["convnext", "swin", "beit", "dinov2"])
+def test_stochastic_depth_is_set_where_there_is_one(family, digits, tmp_path):
+    fit = FitArguments(model_type=family, model_config=TINY_CONFIGS[family], drop_path_rate=0.5)
+    model, processor = build_model(fit, DATA, digits.labels)
+    processor.save_pretrained(tmp_path)
+    rates = [module.drop_prob for module in model.modules() if type(module).__name__.endswith("DropPath")]
+    assert max(rates) == 0.5
+    model.save_pretrained(tmp_path)
+    other = FitArguments(model_name_or_path=str(tmp_path), drop_path_rate=0.25)
+    loaded, _ = build_model(other, DATA, digits.labels)
+    assert loaded.config.drop_path_rate == 0.25
+    with pytest.raises(ModelError, match="vit has no stochastic depth"):
+        build_model(
+            FitArguments(model_type="vit", model_config=TINY_CONFIGS["vit"], drop_path_rate=0.1), DATA, ["a", "b"]
+        )
