@@ -56,7 +56,13 @@ _STEPS_ONLY = (
     "loss", "imbalance", "teacher_model", "early_stopping_patience", "head_dropout", "ema_decay", "model_soup",
     "find_lr", "progressive_resizing",
 )  # fmt: skip
-_NOT_FOR_PRETRAINING = ("gradient_checkpointing", "fsdp", "deepspeed", "auto_find_batch_size")
+_NOT_FOR_PRETRAINING = (
+    "gradient_checkpointing",
+    "activation_checkpointing",
+    "fsdp",
+    "deepspeed",
+    "auto_find_batch_size",
+)
 _LORA_ONLY = ("lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules")
 
 

@@ -75,7 +75,9 @@ def test_stages_lose_the_channels_that_do_least():
     model = make_model("convnext").eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter[parameter.shape[0] // 2 :] *= 1e-3  # the second half of each layer's outputs
+            parameter[parameter.shape[0] // 2 :] *= 1e-3  # the second half of each layer's outputs, and of its inputs
+            if parameter.dim() > 1:
+                parameter[:, parameter.shape[1] // 2 :] *= 1e-3
     smaller = prune_model(model, 0.5, (32, 32))
     large, small = (part.convnext.embeddings.patch_embeddings.weight for part in (model, smaller))
     assert torch.equal(small, large[:16])

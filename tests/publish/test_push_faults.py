@@ -94,7 +94,7 @@ ENDS = {
 }
 
 
-@pytest.mark.parametrize("is_new", [False, True])
+@pytest.mark.parametrize("is_new", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("case", ENDS)
 def test_what_does_not_pass_ends_at_once(pushing, run, case, is_new):
     (method, path), status, message, fix = ENDS[case]
