@@ -12,7 +12,7 @@ the training itself with what it asks of validation: the probe's features, compu
 checkpoint after each epoch of the others, as the recipe does by itself. Loading, scoring and the card are the same in
 all rows and are left out.
 
-Its last result is ``benchmarks/transfer.txt`` and ``.png``: 48 px, three seeds, 10 and 100 images per class, one core of
+Its last result is ``benchmarks/transfer.txt``, ``.png``: 48 px, three seeds, 10 and 100 images per class, one core of
 a busy machine. There the probe took a sixth of the head's seconds; on a less busy one a tenth (10 images per class,
 5.7 s against 59.4 s). Not measured: 1,000 images per class.
 """
