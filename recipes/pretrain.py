@@ -16,6 +16,8 @@ from hf_imgcls.errors import Interrupted
 from hf_imgcls.run import (
     BAD_IMAGES_FILE,
     BATCH_PICTURE,
+    DATA_FILE,
+    RECIPE_FILE,
     begin_run,
     check_disk_space,
     check_launch,
@@ -94,8 +96,8 @@ def main() -> None:
     if training_args.should_save:
         backbone = trainer.accelerator.unwrap_model(trainer.model).release()
         save_backbone(backbone, processor, output_dir)
-        args.save_recipe(output_dir / "recipe.yaml")
-        dataset.record.save(output_dir / "data.json")
+        args.save_recipe(output_dir / RECIPE_FILE)
+        dataset.record.save(output_dir / DATA_FILE)
         if training_args.world_size == 1:
             trainer.model = backbone
             after = judge_backbone(trainer, dataset, batches, args)

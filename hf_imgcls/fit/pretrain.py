@@ -102,7 +102,6 @@ class SelfSupervisedModel(nn.Module):
 
         head = find_linear_head(classifier)
         self.config: Any = classifier.config
-        self.method = method
         self._head_path = next(path for path, module in classifier.named_modules() if module is head)
         classifier.set_submodule(self._head_path, nn.Identity())
         self.encoder = classifier
@@ -261,7 +260,7 @@ def judge_backbone(
 
 
 def describe_neighbours(before: tuple[float, int] | None, after: tuple[float, int] | None) -> str:
-    """One line for the user; nothing where there are no labels."""
+    """One line for the user: both shares with their intervals, or what to do where there are no labels."""
     if before is None or after is None:
         return "No labels to judge the backbone by: fine-tune it, and compare with training from scratch."
     texts = []

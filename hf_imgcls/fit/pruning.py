@@ -91,7 +91,14 @@ def prune_model(model: PreTrainedModel, ratio: float, image_size: tuple[int, int
     for module, width in targets:
         _narrow_layer(pruning, graph, module, width)
     smaller: Any = type(model)(config)
-    smaller.load_state_dict(pruned.state_dict())  # which fails where the widths do not fit the config
+    try:
+        smaller.load_state_dict(pruned.state_dict())
+    except RuntimeError as error:
+        raise ModelError(
+            f"what is left of {type(model).__name__} is not what its config describes: {str(error)[:300]}",
+            "MLPs of another width than the rest, and nothing else that depends on them",
+            "leave out --prune_ratio",
+        ) from error
     after = smaller.num_parameters()
     logger.info("Pruned: %.2f M parameters to %.2f M, %s", before / 1e6, after / 1e6, told)
     return smaller.train(model.training)

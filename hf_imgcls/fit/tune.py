@@ -299,7 +299,7 @@ def finish_search(found: Search, asked: Arguments, folder: Path) -> list[str]:
     Raises:
         OutputError: Every trial was given up.
     """
-    if found.trials and found.trials[0].value is None:
+    if not found.trials or found.trials[0].value is None:
         raise OutputError(
             f"none of {len(found.trials)} trials came to its end: their losses were not finite",
             "at least one",
