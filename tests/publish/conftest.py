@@ -17,7 +17,8 @@ from hub_writes import User, WritableHub, serve_writable_hub
 from lifecycle.command_lines import SMALL_DIGITS, TINY_VIT
 from places import REPOSITORY
 
-TOKEN = "hf_CanaryCanaryCanary0123456789ab"  # has the form of a real one
+# Has the form of a real one; each process has its own, because command lines of the whole machine are looked at.
+TOKEN = f"hf_CanaryCanaryCanary{os.getpid():012d}"
 # The stand-in speaks the classic protocol for large files.
 CLIENT = {"HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1", "PYTHONPATH": str(REPOSITORY)}
 
