@@ -172,6 +172,7 @@ def time_ours(case: Case, compiled: bool, fed: bool, setting: Setting) -> float:
             "weight_decay": 0.05,
             "learning_rate": 1e-3,
             "logging_steps": 50,
+            "logging_nan_inf_filter": False,  # as in our recipes: it would wait for the GPU at each step
             "save_strategy": "no",
             "report_to": "none",
             "remove_unused_columns": False,

@@ -42,8 +42,9 @@ def build_training_arguments(training: dict[str, Any], hub_token: str | None = N
       behind frozen embeddings only the head would learn, silently (seen on 4.57.6 with ViT and Swin; 5.x has the other
       default). Remove when 4.x is dropped.
 
-    And four decisions that hold on both lines: bfloat16 where the GPU has it and the user chose no precision; no
-    pinned memory where there is nothing to pin it for; a token goes to the environment, where the Hub client looks
+    And five decisions that hold on both lines: bfloat16 where the GPU has it and the user chose no precision; batches
+    are copied to the GPU while it computes, for a copy that is waited for would leave it idle at each step's beginning;
+    no pinned memory where there is nothing to pin it for; a token goes to the environment, where the Hub client looks
     for it, and not into ``training_args.bin``; ``Trainer`` is not told of ``push_to_hub``, for it would push whatever
     lies in the run's folder, to a public repository: `hf_imgcls.publish` pushes instead.
 
@@ -88,6 +89,8 @@ def build_training_arguments(training: dict[str, Any], hub_token: str | None = N
     cuda = torch.cuda.is_available() and not values.get("use_cpu")
     if cuda and "bf16" not in values and not values.get("fp16") and torch.cuda.is_bf16_supported(False):
         values["bf16"] = True
+    if cuda and values.get("dataloader_pin_memory", True):
+        values.setdefault("accelerator_config", {"non_blocking": True})
     if not cuda:
         values.setdefault("dataloader_pin_memory", False)
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import TINY_CONFIGS
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 
 from hf_imgcls.arguments import Arguments, DataArguments, FitArguments, MeasureArguments, PublishArguments
@@ -245,6 +246,31 @@ def test_no_soup_without_ingredients(digits, tmp_path, caplog):
     assert cook_soup(trainer, tmp_path) == []
     assert "no checkpoint was saved" in caplog.text
     assert torch.equal(trainer.model.classifier.weight, before)
+
+
+class ReadsOffTheDevice(TorchDispatchMode):
+    """Counts what makes a CPU wait for its GPU: the value of a tensor that Python asks for."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_step_waits_for_nothing(digits, tmp_path):
+    counts = []
+    for steps in (1, 3):  # of the same epoch
+        training = {"max_steps": steps, "logging_strategy": "no", "logging_nan_inf_filter": False}
+        trainer = make_trainer(digits, tmp_path / str(steps), **training)
+        with ReadsOffTheDevice() as reads:
+            trainer.train()
+        counts.append(reads.count)
+    # For each step the loader reads the epoch, and the watch over NaN its answer; on a GPU, one that is there already.
+    assert counts[0] > 0
+    assert counts[1] - counts[0] == 2 * 2
 
 
 def test_early_stopping_ends_the_run(digits, tmp_path):
