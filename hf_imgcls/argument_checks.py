@@ -337,6 +337,18 @@ def _check_model(fit: FitArguments, explicit: set[str]) -> list[ArgumentError]:
         problems.append(
             _error(f"prune_ratio with model_type {fit.model_type}", "a trained model", "name it: --model_name_or_path")
         )
+    if fit.quantization_aware_training:
+        if fit.adaptation not in ("full", "partial"):
+            found = f"quantization_aware_training with adaptation {fit.adaptation}"
+            problems.append(_error(found, "adaptation full or partial, whose weights learn", "use one of these"))
+        if fit.model_type is not None:
+            found = f"quantization_aware_training with model_type {fit.model_type}"
+            problems.append(_error(found, "a trained model", "name it: --model_name_or_path"))
+        others = ("prune_ratio", "ema_decay", "model_soup", "unfreeze_epochs")
+        given = [name for name in others if getattr(fit, name)]
+        given += [name for name in ("progressive_resizing", "layer_lr_decay") if getattr(fit, name) < 1]
+        for name in given:
+            problems.append(_error(f"quantization_aware_training with {name}", "one after the other", "leave one out"))
     if fit.teacher_model is None and (given := [name for name in _TEACHER_ONLY if name in explicit]):
         problems.append(_error(f"{', '.join(given)} without teacher_model", "both", "add --teacher_model"))
     problems += _check_loss(fit, explicit)
@@ -478,6 +490,13 @@ def _check_training(arguments: Arguments, complete: bool) -> list[ArgumentError]
             problems.append(
                 _error(f"{', '.join(given)} with {name}", "weights that are not sharded", f"leave out {given[0]}")
             )
+    if fit.quantization_aware_training:
+        given = [
+            name for name in ("fsdp", "deepspeed", "torch_compile", "gradient_checkpointing") if training.get(name)
+        ]
+        given += ["streaming true"] if data.streaming else []
+        for name in given:
+            problems.append(_error(f"quantization_aware_training with {name}", "one of them", "leave one out"))
     if fit.model_soup and fit.adaptation in ("lora", "auto"):
         problems.append(
             _error(f"model_soup with adaptation {fit.adaptation}", "checkpoints of whole weights", "use another one")

@@ -333,6 +333,11 @@ class FitArguments:
         "kind, and training mends it (ViT, DeiT, BEiT, ConvNeXt).",
         within="[0, 1)",
     )
+    quantization_aware_training: bool = _setting(
+        False,
+        "Train a trained model further with the rounding of INT8 in its forward pass; the export to openvino_int8 then "
+        "uses the ranges that were learned.",
+    )
     loss: str = _setting(
         "auto",
         "What is minimised; auto: cross_entropy, or bce where images have several labels.",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -208,7 +208,7 @@ def lora_target_modules(model: PreTrainedModel) -> list[str]:
     )
 
 
-def restore_weights(model: PreTrainedModel, checkpoint: str) -> None:
+def restore_weights(model: PreTrainedModel, checkpoint: str, beside: Mapping[str, torch.Tensor] | None = None) -> None:
     """Copy every tensor of a checkpoint into ``model``, and fail when one is missing.
 
     5.x saves the ViT family under its old parameter names, and ``Trainer`` then loads the file without renaming:
@@ -219,6 +219,7 @@ def restore_weights(model: PreTrainedModel, checkpoint: str) -> None:
     Args:
         model: The live model; changed in place.
         checkpoint: A folder with ``config.json`` and safetensors.
+        beside: Tensors that the live model has beside those of its class.
 
     Raises:
         ModelError: A tensor of the model is not in the checkpoint.
@@ -232,7 +233,7 @@ def restore_weights(model: PreTrainedModel, checkpoint: str) -> None:
             "a checkpoint with every tensor of this model",
             "resume from another checkpoint",
         )
-    model.load_state_dict(saved.state_dict())
+    model.load_state_dict({**saved.state_dict(), **(beside or {})})
 
 
 def correct_resumed_loss(train_loss: float, step: int, first_step: int) -> float:

@@ -64,6 +64,7 @@ def main() -> None:
     from transformers.utils.logging import disable_progress_bar
 
     from hf_imgcls.compat import build_training_arguments, use_all_cores
+    from hf_imgcls.data.calibration import read_calibration
     from hf_imgcls.data.contact_sheet import draw_batch
     from hf_imgcls.data.load import load_image_dataset
     from hf_imgcls.data.policies import resolve_augmentation
@@ -81,6 +82,7 @@ def main() -> None:
     from hf_imgcls.fit.model import build_model
     from hf_imgcls.fit.probe import train_probe
     from hf_imgcls.fit.pruning import prune_model
+    from hf_imgcls.fit.quantization import add_quantizers
     from hf_imgcls.fit.rehearsal import StepTimes
     from hf_imgcls.fit.saving import save_run
     from hf_imgcls.fit.soup import cook_soup
@@ -127,6 +129,10 @@ def main() -> None:
         if args.data.show_batch and is_main_process():
             draw_batch(batches, dataset.labels, Path(asked.training["output_dir"]) / BATCH_PICTURE)
         model = adapt_model(model, args.fit)
+        if args.fit.quantization_aware_training:
+            model = add_quantizers(
+                model, read_calibration(dataset, processor, args.data, args.publish.calibration_samples)
+            )
 
         # Where an earlier start of this run stopped, if there was one
         identity = describe_run(model, training_args, dataset.record, args)

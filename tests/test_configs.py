@@ -24,7 +24,8 @@ PRETRAINED = {"google/vit-base-patch16-224-in21k": "vit", "facebook/convnext-tin
 MILLIONS = {
     "cifar100_convnext_tiny": 27.9, "cifar10_convnext_tiny": 27.8, "cifar10_vit_base": 85.8,
     "cifar10_vit_base_lora": 85.8, "digits_vit_tiny": 0.31, "fashion_mnist_convnext": 0.91,
-    "fashion_mnist_convnext_wide": 2.85, "fashion_mnist_vit": 0.81, "imagenet1k_convnext_tiny": 28.6, "imagenet1k_vit_base": 86.6,
+    "fashion_mnist_convnext_wide": 2.85, "fashion_mnist_vit": 0.81, "imagenet1k_convnext_tiny": 28.6,
+    "imagenet1k_vit_base": 86.6,
 }  # fmt: skip
 
 

@@ -44,9 +44,9 @@ logger = logging.getLogger(__name__)
 
 _LAYOUT = "1"  # part of the key: raise it when the features or their file change
 _CHUNK = 8192  # rows that are float64 at a time
-# From heavy to hardly any, each solution the start of the next one.
+_KEPT_BYTES = 2**29  # of features that stay float64 as long as they are solved for
+# From heavy to hardly any, each solution the start of the next one; the path ends where validation gets worse.
 _PENALTIES = tuple(10.0**power for power in range(2, -7, -1))
-_PATIENCE = 2
 _LBFGS = {"maxiter": 200, "gtol": 1e-4, "maxcor": 20}
 _BAR_AFTER_S = 5
 
@@ -279,46 +279,60 @@ def solve_head(train: Features, validation: Features, num_classes: int, device: 
         Radford et al. 2021, "CLIP" (arXiv:2103.00020), appendix A.3: L-BFGS and a sweep of penalties.
     """
     mean, deviation = _measure_moments(train, device)
-    width = len(mean)
-    best: Solution | None = None
-    start, misses = np.zeros(num_classes * (width + 1)), 0
+    examples = [_Standardised(split, mean, deviation) for split in (train, validation)]
+    best: tuple[NDArray[np.float64], float, list[float]] | None = None
+    start = np.zeros(num_classes * (len(mean) + 1))
     for penalty in _PENALTIES:
 
         def evaluate(flat: NDArray[np.float64], penalty: float = penalty) -> tuple[float, NDArray[np.float64]]:
-            weight, bias = _unpack(flat, width, device)
-            folded = weight / deviation
-            loss, slopes, offsets = _measure_loss(train, folded, bias - folded @ mean)
-            gradient = (slopes - torch.outer(offsets, mean)) / deviation + penalty * weight
+            weight, bias = _unpack(flat, mean)
+            loss, slopes, offsets = _measure_loss(examples[0], weight, bias)
             total = loss + penalty / 2 * float((weight**2).sum())
-            return total, torch.cat([gradient.reshape(-1), offsets]).cpu().numpy()
+            return total, torch.cat([(slopes + penalty * weight).reshape(-1), offsets]).cpu().numpy()
 
         start = minimize(evaluate, start, jac=True, method="L-BFGS-B", options=_LBFGS).x
-        weight, bias = _unpack(start, width, device)
-        folded = weight / deviation
-        head = folded, bias - folded @ mean
-        losses = [_measure_loss(split, *head)[0] for split in (train, validation)]
-        if best is None or losses[1] < best.validation_loss:
-            best, misses = Solution(*head, penalty, *losses), 0
-        else:
-            misses += 1
-            if misses == _PATIENCE:
-                break
+        losses = [_measure_loss(split, *_unpack(start, mean))[0] for split in examples]
+        if best is not None and losses[1] >= best[2][1]:
+            break
+        best = start, penalty, losses
     assert best is not None
-    return best
+    solved, penalty, losses = best
+    weight, bias = _unpack(solved, mean)
+    folded = weight / deviation
+    return Solution(folded, bias - folded @ mean, penalty, *losses)
 
 
-def _unpack(flat: NDArray[np.float64], width: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    values = torch.from_numpy(flat).to(device)
+class _Standardised:
+    """A split's features of mean 0 and deviation 1, float64, and its labels; read anew each time if they are many."""
+
+    def __init__(self, features: Features, mean: torch.Tensor, deviation: torch.Tensor) -> None:
+        self._features, self._mean, self._deviation = features, mean, deviation
+        self._kept = list(self._read()) if 2 * features.values.nbytes <= _KEPT_BYTES else None
+
+    def __len__(self) -> int:
+        return len(self._features)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return self._read() if self._kept is None else iter(self._kept)
+
+    def _read(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for values, labels in self._features.chunks(self._mean.device):
+            yield (values - self._mean) / self._deviation, labels
+
+
+def _unpack(flat: NDArray[np.float64], mean: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight ``(K, D)`` and bias ``(K,)``, where the features' mean is."""
+    values, width = torch.from_numpy(flat).to(mean.device), len(mean)
     num_classes = len(values) // (width + 1)
     return values[: num_classes * width].reshape(num_classes, width), values[num_classes * width :]
 
 
 def _measure_loss(
-    features: Features, weight: torch.Tensor, bias: torch.Tensor
+    examples: _Standardised, weight: torch.Tensor, bias: torch.Tensor
 ) -> tuple[float, torch.Tensor, torch.Tensor]:
     """Mean loss, and its gradients by ``weight`` ``(K, D)`` and ``bias`` ``(K,)``, all float64."""
     loss, slopes, offsets = 0.0, torch.zeros_like(weight), torch.zeros_like(bias)
-    for values, labels in features.chunks(weight.device):
+    for values, labels in examples:
         logits = values @ weight.T + bias
         if labels.dim() == 1:
             loss += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
@@ -329,7 +343,7 @@ def _measure_loss(
             errors = logits.sigmoid() - labels
         slopes += errors.T @ values
         offsets += errors.sum(0)
-    return loss / len(features), slopes / len(features), offsets / len(features)
+    return loss / len(examples), slopes / len(examples), offsets / len(examples)
 
 
 def _measure_moments(features: Features, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -46,6 +46,7 @@ from hf_imgcls.fit.checkpoints import (
 )
 from hf_imgcls.fit.faults import describe_failed_save, name_newest, translate_fault
 from hf_imgcls.fit.finite import FiniteWatch
+from hf_imgcls.fit.quantization import is_quantized, plain_state, read_quantizers, save_quantizers
 from hf_imgcls.fit.stopping import Agreement, StopSignals, WorkerGuard, decide_on_main
 from hf_imgcls.records import CheckpointRecord, RunIdentity
 
@@ -360,6 +361,15 @@ class ResumableTrainer(Trainer):
         if self._push_checkpoint is not None and self.is_world_process_zero():
             self._push_checkpoint(checkpoint_path(folder, step))
 
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """See ``Trainer``; what is saved is an ordinary model, with quantisers, if there are any, beside it."""
+        if is_quantized(self.model):
+            folder = Path(output_dir or self.args.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            save_quantizers(self.model, folder)
+            state_dict = plain_state(self.model)
+        super()._save(output_dir, state_dict)
+
     def _write_files(self, partial: Path, with_state: bool) -> None:
         with self._averaged_weights():
             self.save_model(str(partial), _internal_call=True)
@@ -431,7 +441,7 @@ class ResumableTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.restores_itself():
-            restore_weights(model or self.model, resume_from_checkpoint)
+            self._restore(resume_from_checkpoint, model or self.model)
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         self._begin_average()
@@ -461,9 +471,12 @@ class ResumableTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         if self.restores_itself():
-            restore_weights(self.model, self.state.best_model_checkpoint)
+            self._restore(self.state.best_model_checkpoint, self.model)
         else:
             super()._load_best_model()
+
+    def _restore(self, checkpoint: str, model: Any) -> None:
+        restore_weights(model, checkpoint, read_quantizers(Path(checkpoint)) if is_quantized(model) else None)
 
     def restores_itself(self) -> bool:
         """Whether weights are restored here, tensor by tensor.

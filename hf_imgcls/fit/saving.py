@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_imgcls.fit.adapt import merge_adapter
+from hf_imgcls.fit.quantization import QUANTIZERS_FILE, is_quantized, remove_quantizers
 from hf_imgcls.run import DATA_FILE, RECIPE_FILE
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ def save_run(
 ) -> None:
     """Write the trained model, its processor and the run's records.
 
-    With LoRA the adapter goes to ``adapter/`` and the top level holds the merged model. Called on every process: a
-    sharded model is gathered by all of them.
+    With LoRA the adapter goes to ``adapter/`` and the top level holds the merged model; quantisers go into a file of
+    their own, and out of the Trainer's model. Called on every process: a sharded model is gathered by all of them.
 
     Args:
         trainer: After training.
@@ -39,6 +40,8 @@ def save_run(
         output_dir: The run's folder.
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
+    if trainer.args.should_save:  # of an earlier run, whose weights were others
+        (output_dir / QUANTIZERS_FILE).unlink(missing_ok=True)
     if hasattr(model, "merge_and_unload"):
         merged = merge_adapter(model, output_dir, trainer.args.should_save)
         if trainer.args.should_save:
@@ -46,6 +49,12 @@ def save_run(
         trainer.model = trainer.model_wrapped = merged
     else:
         trainer.save_model(str(output_dir))
+        if is_quantized(model):  # what is measured from here on is what is served
+            remove_quantizers(model)
+            logger.info(
+                "The quantisers are in %s: --export_formats openvino_int8 takes them, here and in recipes/export.py",
+                output_dir / QUANTIZERS_FILE,
+            )
     if trainer.args.should_save:
         processor.save_pretrained(output_dir)
         # A pickle: nothing in the folder that is published needs it.

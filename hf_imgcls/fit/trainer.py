@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from torch import nn
 from torch.utils.data import DataLoader, Sampler
 from transformers.trainer_utils import speed_metrics
 
@@ -21,6 +22,7 @@ from hf_imgcls.fit.distill import Distiller
 from hf_imgcls.fit.evaluation import Accumulator, BatchTransform, build_eval_dataloader, evaluate_batches
 from hf_imgcls.fit.layers import decay_learning_rates
 from hf_imgcls.fit.loss import LossFunction, choose_loss, divide_losses
+from hf_imgcls.fit.quantization import is_quantizer
 from hf_imgcls.fit.resumable import ResumableTrainer
 from hf_imgcls.fit.schedule import ScheduleBuilder
 from hf_imgcls.records import MULTI_LABEL
@@ -203,6 +205,10 @@ class ImageClassificationTrainer(ResumableTrainer):
         if is_new and self._layer_lr_decay < 1:
             decay_learning_rates(optimizer, self.model, self._layer_lr_decay)
         return optimizer
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Transformers' own; a quantiser's range is no weight that is to be small."""
+        return [name for name in super().get_decay_parameter_names(model) if not is_quantizer(name)]
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """Transformers' schedules, and others."""

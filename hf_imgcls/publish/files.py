@@ -26,7 +26,7 @@ _SHARDS = "model-*-of-*.safetensors"
 _MODEL = (CONFIG_FILE, "generation_config.json", "preprocessor_config.json", _WEIGHTS_FILE, _WEIGHTS_INDEX, _SHARDS)
 _RECORDS = (
     CARD_FILE, "recipe.yaml", "data.json", "run.json", "parity.json", "confusion_matrix.json", "*_results.json",
-    "report/report.json", "report/*.png", EXPORTS_PICTURE, f"adapter/{CARD_FILE}",
+    "report/report.json", "report/*.png", EXPORTS_PICTURE, f"adapter/{CARD_FILE}", "quantizers.safetensors",
 )  # fmt: skip
 # These show images of the dataset.
 _IMAGES = (

@@ -6,7 +6,6 @@ leaves half a model under a name that somebody loads.
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import functools
 import logging
@@ -19,13 +18,13 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from datasets import Dataset
+from transformers.utils.hub import cached_file
 
+from hf_imgcls.data.calibration import read_batches, read_calibration, take_rows
 from hf_imgcls.data.preprocess import Normalizer
-from hf_imgcls.data.transforms import attach_transforms
 from hf_imgcls.errors import DataError, MissingExtraError, ModelError, OutputError, ParityError, UserError
+from hf_imgcls.fit.quantization import QUANTIZERS_FILE
 from hf_imgcls.measure.exported_model import ExportedClassifier
 from hf_imgcls.measure.predictions import PredictionTable
 from hf_imgcls.measure.score import load_classifier, score_folder
@@ -35,14 +34,13 @@ from hf_imgcls.records import Estimate
 from hf_imgcls.run import EXPORT_FILE
 
 if TYPE_CHECKING:
-    from hf_imgcls.arguments import Arguments, DataArguments
+    from hf_imgcls.arguments import Arguments
     from hf_imgcls.data.load import ImageDataset
 
 logger = logging.getLogger(__name__)
 
 WORK_FOLDER = ".export.partial"
 _LITTLE_SPACE_BYTES = 2**20
-_CALIBRATION_BATCH_SIZE = 8
 # This process alone, whatever others run: exported models run on a CPU.
 _ALONE = SimpleNamespace(process_index=0, num_processes=1, is_main_process=True, device=torch.device("cpu"))
 
@@ -79,8 +77,8 @@ def export_model(
         score_folder, data=args.data, batch_size=batch_size, state=cast(Any, _ALONE), trusts_programs=True
     )
     tables = _Tables(functools.partial(score, model_name_or_path, model_revision=args.fit.model_revision), dataset)
-    rows = _take_rows(dataset, split, THROUGHPUT_BATCH_SIZE, seed=0)
-    pixels = torch.from_numpy(np.concatenate(list(_read_batches(rows, dataset, processor, args.data, 1))))
+    rows = take_rows(dataset, split, THROUGHPUT_BATCH_SIZE, seed=0)
+    pixels = torch.from_numpy(np.concatenate(list(read_batches(rows, dataset, processor, args.data, 1))))
     failures: list[UserError] = []
     with _open_work_folder(output_dir) as work:
         source = ExportSource(
@@ -90,7 +88,10 @@ def export_model(
             normalizer=Normalizer.from_processor(processor),
             options=args.publish,
             work=work / "intermediate",
-            read_calibration=functools.partial(_read_calibration, dataset, processor, args),
+            read_calibration=functools.partial(
+                read_calibration, dataset, processor, args.data, args.publish.calibration_samples
+            ),
+            quantizers=_find_quantizers(model_name_or_path, args.fit.model_revision),
         )
         if "validation" in dataset.splits:
             source.measure_drop = functools.partial(_measure_drop, source, tables, score)
@@ -160,6 +161,19 @@ def _complete(folder: Path, source: ExportSource) -> None:
     source.processor.save_pretrained(folder)
 
 
+def _find_quantizers(model_name_or_path: str | Path, revision: str | None) -> Path | None:
+    """What quantisation-aware training has left beside a model, in a folder or on the Hub."""
+    found = cached_file(
+        str(model_name_or_path),
+        QUANTIZERS_FILE,
+        revision=revision or "main",
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return Path(found) if found else None
+
+
 def _choose_split(dataset: ImageDataset) -> str:
     for split in ("test", "validation"):
         if split in dataset.splits:
@@ -169,35 +183,6 @@ def _choose_split(dataset: ImageDataset) -> str:
         "images that exported models are measured on",
         "name some with --test_dir, --test_file or --test_split",
     )
-
-
-def _take_rows(dataset: ImageDataset, split: str, count: int, seed: int) -> Dataset:
-    rows = dataset.splits.get(split)
-    if rows is None:
-        raise DataError(
-            f"the dataset has no {split} split", "real images that activation ranges are taken from", "add --train_dir"
-        )
-    if not isinstance(rows, Dataset):
-        raise DataError(f"the {split} split is a stream", "images that can be drawn at random", "add --streaming false")
-    if count >= len(rows):
-        return rows
-    return rows.select(np.sort(np.random.default_rng(seed).choice(len(rows), size=count, replace=False)))
-
-
-def _read_calibration(dataset: ImageDataset, processor: Any, args: Arguments) -> Iterator[npt.NDArray[Any]]:
-    rows = _take_rows(dataset, "train", args.publish.calibration_samples, args.data.split_seed)
-    return _read_batches(rows, dataset, processor, args.data, min(_CALIBRATION_BATCH_SIZE, len(rows)))
-
-
-def _read_batches(
-    rows: Dataset, dataset: ImageDataset, processor: Any, data: DataArguments, batch_size: int
-) -> Iterator[npt.NDArray[Any]]:
-    """Images as the model gets them when it is evaluated, in batches of the same size; a smaller last one is left."""
-    # As the test split, because a training split gets the training augmentation.
-    plan = attach_transforms(dataclasses.replace(dataset, splits={"test": rows}), processor, data, seed=0)
-    for start in range(0, len(rows) - batch_size + 1, batch_size):
-        batch = plan.eval_device_transform(plan.test[start : start + batch_size])
-        yield batch["pixel_values"].numpy().copy()
 
 
 @contextmanager

@@ -56,6 +56,7 @@ class ExportSource:
             the same B.
         measure_drop: Takes a folder with an exported model and gives the difference of its accuracy to the PyTorch
             model's on the validation split, on the same images; None where there is no such split.
+        quantizers: File with the quantisers that quantisation-aware training has left beside the model.
     """
 
     model: PreTrainedModel
@@ -66,6 +67,7 @@ class ExportSource:
     work: Path
     read_calibration: Callable[[], Iterator[npt.NDArray[Any]]]
     measure_drop: Callable[[Path], Estimate] | None = None
+    quantizers: Path | None = None
     _files: dict[str, Path] = field(default_factory=dict)
 
     def write_onnx_once(self) -> Path:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import logging
+import copy
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 
 from hf_imgcls.extras import require
+from hf_imgcls.fit.quantization import load_nncf, load_quantizers
 from hf_imgcls.publish.export.exclusion import find_float_layers
 from hf_imgcls.publish.export.exporter import Exporter, ExportSource, Written
 
@@ -44,20 +47,23 @@ class OpenVinoWeightsExporter(Exporter):
 
     def write(self, source: ExportSource, folder: Path) -> Written:
         """See `Exporter.write`."""
-        nncf = _load_nncf()
+        nncf = load_nncf()
         model = nncf.compress_weights(_read(source), mode=nncf.CompressWeightsMode.INT8_ASYM)
         _save(model, source, folder)
         return Written(_FILE, "int8 weights (asymmetric, per channel), float32 activations")
 
 
 class OpenVinoInt8Exporter(Exporter):
-    """INT8 weights and activations, with ranges from real training images."""
+    """INT8 weights and activations, with ranges from real training images, or from quantisation-aware training."""
 
     is_quantized: ClassVar[bool] = True
 
     def write(self, source: ExportSource, folder: Path) -> Written:
         """See `Exporter.write`."""
-        nncf = _load_nncf()
+        nncf = load_nncf()
+        if source.quantizers is not None:
+            _save(_convert_quantized(source), source, folder)
+            return Written(_FILE, "int8 weights and activations (NNCF, quantisation-aware training)")
         images = [batch[index : index + 1] for batch in source.read_calibration() for index in range(len(batch))]
         dataset = nncf.Dataset(images)
 
@@ -85,14 +91,22 @@ class OpenVinoInt8Exporter(Exporter):
         return Written(_FILE, precision, float_layers=kept)
 
 
-def _load_nncf() -> Any:
-    nncf = require("openvino", "nncf")
-    nncf.set_log_level(logging.ERROR)  # it tells of every layer
-    return nncf
-
-
 def _read(source: ExportSource) -> Any:
     return require("openvino").Core().read_model(str(source.write_openvino_once()))
+
+
+def _convert_quantized(source: ExportSource) -> Any:
+    """The model with the quantisers it was trained with; their places are OpenVINO's to fuse."""
+    assert source.quantizers is not None
+    quantized = load_quantizers(copy.deepcopy(source.model), source.quantizers).eval()
+    pixels = {"pixel_values": torch.zeros(2, 3, *source.image_size)}
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # of conditions that hold for all images
+        model = require("openvino").convert_model(quantized, example_input=pixels)
+    model.inputs[0].get_tensor().set_names({"pixel_values"})
+    model.outputs[0].get_tensor().set_names({"logits"})
+    model.reshape([-1, 3, *source.image_size])
+    return model
 
 
 def _save(model: Any, source: ExportSource, folder: Path, half: bool = False) -> None:
