@@ -75,7 +75,7 @@ def main() -> None:
             interval = binomtest(right, count * args.seeds).proportion_ci(method="wilson")
             accuracy = right / (count * args.seeds)
             print(
-                f"{name:<17} {accuracy:8.4f}   {interval.low:.4f} - {interval.high:.4f}  {np.mean(minutes):7.1f}",
+                f"{name:<17} {accuracy:8.4f}   {interval.low:.4f} - {interval.high:.4f}  {np.mean(minutes):7.2f}",
                 flush=True,
             )
     print(f"\n{args.train} training and {args.test} test images, {args.epochs:g} epochs, {args.seeds} seeds")

@@ -48,7 +48,7 @@ def test_a_cell_is_a_run_of_the_recipe(transfer, tmp_path):
     ViTForImageClassification(ViTConfig(**TINY_CONFIGS["vit"], image_size=32)).save_pretrained(tmp_path / "backbone")
     plain_image_processor_class()(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "backbone")
     options = argparse.Namespace(
-        backbone=tmp_path / "backbone", dataset_name="digits", image_size=32, num_test=50, epochs=1
+        backbone=tmp_path / "backbone", dataset_name="digits", image_size=32, num_test=50, epochs=1, gpu=False
     )
     cell = transfer.run_cell("probe", 5, 0, tmp_path, options)
     assert 0.1 < cell["accuracy"] < 1

@@ -74,6 +74,10 @@ def build_model(
     return model.train(), processor
 
 
+# A run asks several times, and building a large architecture takes a while.
+_HEAD_NAMES: dict[tuple[type, str], frozenset[str]] = {}
+
+
 def head_parameter_names(config: PretrainedConfig) -> set[str]:
     """Names of the parameters whose shape depends on the number of classes: the head, whatever it is called.
 
@@ -85,13 +89,15 @@ def head_parameter_names(config: PretrainedConfig) -> set[str]:
     Returns:
         For example ``{"classifier.weight", "classifier.bias"}``.
     """
-    shapes = []
-    for num_labels in (config.num_labels, config.num_labels + 1):
-        variant = copy.deepcopy(config)
-        _set_labels(variant, [str(index) for index in range(num_labels)])
-        with torch.device("meta"):
-            shapes.append({name: p.shape for name, p in _auto_model().from_config(variant).named_parameters()})
-    return {name for name, shape in shapes[0].items() if shape != shapes[1][name]}
+    shapes, key = [], (type(config), config.to_json_string(use_diff=False))
+    if key not in _HEAD_NAMES:
+        for num_labels in (config.num_labels, config.num_labels + 1):
+            variant = copy.deepcopy(config)
+            _set_labels(variant, [str(index) for index in range(num_labels)])
+            with torch.device("meta"):
+                shapes.append({name: p.shape for name, p in _auto_model().from_config(variant).named_parameters()})
+        _HEAD_NAMES[key] = frozenset(name for name, shape in shapes[0].items() if shape != shapes[1][name])
+    return set(_HEAD_NAMES[key])
 
 
 def _auto_model() -> Any:
