@@ -63,6 +63,7 @@ def run_recipe(main: Callable[[], None]) -> None:
     A signal ends it with the code of `hf_imgcls.errors.Interrupted`: the same command goes on, from the last
     checkpoint if there is one.
     """
+    _share_cores()
     _follow_launcher()
     previous = signal.signal(signal.SIGTERM, _leave)
     try:
@@ -81,6 +82,17 @@ def run_recipe(main: Callable[[], None]) -> None:
         signal.signal(signal.SIGTERM, previous)
         _return_borrowed()
         _unlock()
+
+
+def _share_cores() -> None:
+    """Let the threads of a computation sleep while they wait for each other, before torch is imported.
+
+    GNU OpenMP lets them spin instead, 300,000 rounds (https://gcc.gnu.org/onlinedocs/libgomp/GOMP_005fSPINCOUNT.html).
+    Where another process wants one of the cores, a dataloader worker for example, the thread that works then stands
+    behind those that spin: a small ViT trained at 5 images/s so, with 10,000 rounds at 26, and on quiet cores at the
+    same speed as before (two cores, torch 2.14).
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 def _leave(number: int, frame: object) -> None:

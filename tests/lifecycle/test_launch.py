@@ -63,3 +63,15 @@ def test_processes_that_do_not_find_each_other_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(LaunchError, match="2 processes were launched"):
         build_training_arguments(arguments)
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, "10000"), ({"GOMP_SPINCOUNT": "5"}, "5")])
+def test_threads_leave_their_core_to_others_while_they_wait(given, expected):
+    """Said to the OpenMP library before it is loaded; the user's own word counts."""
+    program = (
+        "import os, sys; from hf_imgcls.run import run_recipe; "
+        "run_recipe(lambda: print('torch' in sys.modules, os.environ['GOMP_SPINCOUNT']))"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"} | given
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.split() == ["False", expected]
