@@ -109,8 +109,8 @@ def estimate_mean(values: list[float]) -> tuple[float, float]:
     return float(np.mean(values)), float(half)
 
 
-def build_table(cells: dict[tuple[str, int], list[dict[str, float]]]) -> list[str]:
-    """One line for each method and number of shots, and how much faster the probe is than the head."""
+def build_table(cells: dict[tuple[str, int], list[dict[str, float]]], alone: bool = True) -> list[str]:
+    """One line for each method and number of shots, and, of runs alone, how much faster the probe is than the head."""
     lines = [f"{'':10s} {'images/class':>12s} {'seeds':>5s} {'test accuracy':>20s} {'seconds':>8s}"]
     for (method, shots), runs in cells.items():
         mean, half = estimate_mean([run["accuracy"] for run in runs])
@@ -118,7 +118,7 @@ def build_table(cells: dict[tuple[str, int], list[dict[str, float]]]) -> list[st
         seconds = np.median([run["seconds"] for run in runs])
         lines.append(f"{method:10s} {shots:12,d} {len(runs):5d} {f'{mean:.4f} {spread}':>20s} {seconds:8.1f}")
     for shots in sorted({shots for _, shots in cells}):
-        if {("probe", shots), ("head", shots)} <= cells.keys():
+        if alone and {("probe", shots), ("head", shots)} <= cells.keys():
             pairs = zip(cells["head", shots], cells["probe", shots], strict=True)
             ratio = np.median([head["seconds"] / probe["seconds"] for head, probe in pairs])
             lines.append(f"head / probe at {shots:,} images per class: {ratio:.1f} x the seconds")
@@ -157,6 +157,8 @@ def main() -> None:
     parser.add_argument("--output", help="also write the table to this file")
     parser.add_argument("--plot", help="draw the table to this file")
     options = parser.parse_args()
+    if options.gpu and not torch.cuda.is_available():
+        parser.error("--gpu, and torch finds none")
     cells: dict[tuple[str, int], list[dict[str, float]]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -178,7 +180,7 @@ def main() -> None:
         f"{os.cpu_count()} cores, {device}, {options.jobs} runs at a time; torch {torch.__version__}, transformers "
         f"{transformers.__version__}; {ARCHITECTURE} at {options.image_size} px, {options.epochs} epochs, "
         f"{options.num_test} test images",
-        *build_table(cells),
+        *build_table(cells, alone=options.jobs == 1),
     ]
     print("\n".join(lines))
     if options.output:

@@ -495,6 +495,7 @@ def _check_training(arguments: Arguments, complete: bool) -> list[ArgumentError]
             name for name in ("fsdp", "deepspeed", "torch_compile", "gradient_checkpointing") if training.get(name)
         ]
         given += ["streaming true"] if data.streaming else []
+        given += ["calibrate true"] if arguments.measure.calibrate else []
         for name in given:
             problems.append(_error(f"quantization_aware_training with {name}", "one of them", "leave one out"))
     if fit.model_soup and fit.adaptation in ("lora", "auto"):

@@ -92,7 +92,8 @@ def _share_cores() -> None:
     behind those that spin: a small ViT trained at 5 images/s so, with 10,000 rounds at 26, and on quiet cores at the
     same speed as before (two cores, torch 2.14).
     """
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 def _leave(number: int, frame: object) -> None:

@@ -48,7 +48,7 @@ _KEPT_BYTES = 2**29  # of features that stay float64 as long as they are solved 
 # From heavy to hardly any, each solution the start of the next one; the path ends where validation gets worse.
 _PENALTIES = tuple(10.0**power for power in range(2, -7, -1))
 _LBFGS = {"maxiter": 200, "maxcor": 20}
-_TOLERANCES = 1e-3, 1e-4  # of the largest slope: to choose the penalty, and for the solution
+_TOLERANCES = 5e-3, 5e-4  # shares of the largest slope of a head of zeros: to choose the penalty, for the solution
 _BAR_AFTER_S = 5
 
 
@@ -252,7 +252,7 @@ def _extract(trainer: ImageClassificationTrainer, head: nn.Linear, split: Any, r
     finally:
         bar.close()
         hook.remove()
-        model.to(memory_format=torch.contiguous_format)
+        model.to(memory_format=trainer.memory_format)
 
 
 def _write(path: Path, shape: tuple[int, int], batches: Iterator[torch.Tensor]) -> None:
@@ -293,13 +293,16 @@ def solve_head(train: Features, validation: Features, num_classes: int, device: 
             total = loss + penalty / 2 * float((weight**2).sum())
             return total, torch.cat([(slopes + penalty * weight).reshape(-1), offsets]).cpu().numpy()
 
-        flat = minimize(evaluate, start, jac=True, method="L-BFGS-B", options={**_LBFGS, "gtol": tolerance}).x
+        options = {**_LBFGS, "gtol": tolerance * steepest}
+        flat = minimize(evaluate, start, jac=True, method="L-BFGS-B", options=options).x
         return flat, [_measure_loss(split, *_unpack(flat, mean))[0] for split in examples]
 
     flat = np.zeros(num_classes * (len(mean) + 1))
+    # It shrinks with the number of classes.
+    steepest = max(float(slopes.abs().max()) for slopes in _measure_loss(examples[0], *_unpack(flat, mean))[1:])
     for penalty in _PENALTIES:
         flat, losses = solve(flat, penalty, _TOLERANCES[0])
-        if best is not None and losses[1] >= best[2]:
+        if best is not None and losses[1] > best[2]:
             break
         best = flat, penalty, losses[1]
     assert best is not None

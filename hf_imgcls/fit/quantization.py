@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 import torch
-from safetensors import safe_open
+import transformers
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
-from hf_imgcls.errors import ArgumentError
+from hf_imgcls.errors import ArgumentError, ModelError
 from hf_imgcls.extras import require
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 QUANTIZERS_FILE = "quantizers.safetensors"
 _HOOKS = "__nncf_hooks"  # the module that NNCF adds to a model
-_CONFIG = "nncf_config"
+_CONFIG, _MADE_WITH = "nncf_config", "made_with"
 
 
 def load_nncf() -> Any:
@@ -65,7 +67,7 @@ def _load_quantizers() -> Any:
 def add_quantizers(model: PreTrainedModel, batches: Iterable[npt.NDArray[Any]]) -> PreTrainedModel:
     """A copy of a trained model that computes as INT8 would, in float32 numbers that are rounded.
 
-    Weights get symmetric ranges per channel, activations asymmetric ones.
+    Weights get symmetric ranges per channel, activations mostly asymmetric ones. In bfloat16 its rounding comes on top.
 
     Args:
         model: Trained; on the CPU.
@@ -83,25 +85,59 @@ def add_quantizers(model: PreTrainedModel, batches: Iterable[npt.NDArray[Any]]) 
     nncf = _load_quantizers()
     images = [{"pixel_values": torch.from_numpy(batch)} for batch in batches]
     training, count = model.training, sum(len(image["pixel_values"]) for image in images)
-    is_transformer = getattr(model.config, "num_attention_heads", None) is not None
     quantized = nncf.quantize(
         model.eval(),
         nncf.Dataset(images),
         subset_size=len(images),
         preset=nncf.QuantizationPreset.MIXED,
-        model_type=nncf.ModelType.TRANSFORMER if is_transformer else None,
+        model_type=nncf.ModelType.TRANSFORMER if _has_attention(model, images[0]) else None,
         advanced_parameters=nncf.AdvancedQuantizationParameters(
             # Both would change weights for the quantisers' sake, and the ordinary model has none.
             disable_bias_correction=True,
             smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1),
-            # Weights of 7 bits: sums of products of 8 do not fit into the 16 bits that CPUs without VNNI have for them.
-            overflow_fix=nncf.OverflowFix.ENABLE,
+            overflow_fix=nncf.OverflowFix.ENABLE,  # see _leave_headroom
         ),
     )
-    number = sum("Quantizer" in type(module).__name__ for module in getattr(quantized, _HOOKS).modules())
-    logger.info("%d quantisers, their ranges from %d training images", number, count)
+    quantizers = _list_quantizers(quantized)
+    for quantizer in quantizers:
+        quantizer.register_forward_pre_hook(_leave_headroom)
+    logger.info("%d quantisers, their ranges from %d training images", len(quantizers), count)
     model.train(training)
     return quantized.train(training)  # type: ignore[no-any-return]
+
+
+def _has_attention(model: nn.Module, inputs: dict[str, torch.Tensor]) -> bool:
+    """By what is computed: configs name the heads of attention in many ways."""
+
+    class Watch(TorchFunctionMode):
+        seen = False
+
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.seen |= getattr(function, "__name__", "") in ("softmax", "scaled_dot_product_attention")
+            return function(*args, **(kwargs or {}))
+
+    with torch.no_grad(), Watch() as watch:
+        model(**inputs)
+    return watch.seen
+
+
+def _list_quantizers(model: nn.Module) -> list[nn.Module]:
+    return [module for module in getattr(model, _HOOKS).modules() if "Quantizer" in type(module).__name__]
+
+
+def _leave_headroom(quantizer: Any, inputs: tuple[Any, ...]) -> None:
+    """Keep the range of a weight at twice its largest value, so that 7 bits are used of 8.
+
+    Sums of products of 8-bit numbers do not fit into the 16 bits that CPUs without VNNI have for them.
+    """
+    weight = inputs[0]
+    if isinstance(weight, nn.Parameter):
+        scale = quantizer._scale_param_storage
+        kept = [axis for axis in range(weight.dim()) if scale.dim() == weight.dim() and scale.shape[axis] > 1]
+        others = [axis for axis in range(weight.dim()) if axis not in kept]
+        with torch.no_grad():
+            largest = weight.abs().amax(dim=others, keepdim=True).reshape(scale.shape)
+            scale.copy_(torch.maximum(scale, 2 * largest))
 
 
 def is_quantized(model: nn.Module) -> bool:
@@ -126,8 +162,10 @@ def save_quantizers(model: nn.Module, folder: Path) -> None:
         OSError, SafetensorError: It cannot be written.
     """
     config = load_nncf().torch.get_config(model)
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if is_quantizer(name)}
-    save_file(tensors, folder / QUANTIZERS_FILE, metadata={_CONFIG: json.dumps(config)})
+    # Copies, because a quantiser may sit in several places, and a file takes no tensor twice.
+    tensors = {name: tensor.clone() for name, tensor in model.state_dict().items() if is_quantizer(name)}
+    metadata = {_CONFIG: json.dumps(config), _MADE_WITH: f"transformers {transformers.__version__}"}
+    save_file(tensors, folder / QUANTIZERS_FILE, metadata=metadata)
 
 
 def read_quantizers(folder: Path) -> dict[str, torch.Tensor]:
@@ -146,18 +184,41 @@ def read_quantizers(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(path)  # type: ignore[no-any-return]
 
 
-def load_quantizers(model: PreTrainedModel, path: Path) -> PreTrainedModel:
+def load_quantizers(model: PreTrainedModel, path: Path, image_size: tuple[int, int]) -> PreTrainedModel:
     """Give a model the quantisers of a file, in place.
 
     Args:
-        model: An ordinary model with the weights that were trained.
+        model: An ordinary model with the weights that were trained, on the CPU in evaluation mode.
         path: As `save_quantizers` has written it.
+        image_size: Height and width of its input in pixels.
+
+    Raises:
+        ModelError: The file is damaged, or some quantisers have no place in this model.
     """
     nncf = _load_quantizers()
-    with safe_open(path, "pt") as file:
-        config = json.loads(file.metadata()[_CONFIG])
-    quantized = nncf.torch.load_from_config(model, config)
-    quantized.load_state_dict({**plain_state(quantized), **read_quantizers(path.parent)})
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+        quantized = nncf.torch.load_from_config(model, json.loads(metadata[_CONFIG]))
+        quantized.load_state_dict({**plain_state(quantized), **load_file(path)})
+    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError, nncf.InternalError) as error:
+        raise ModelError(
+            f"{path} does not fit {type(model).__name__}: {error}", "the file that was trained with it", "delete it"
+        ) from error
+    idle = set(_list_quantizers(quantized))
+    handles = [quantizer.register_forward_pre_hook(_leave_headroom) for quantizer in idle]
+    handles += [quantizer.register_forward_hook(lambda module, *_: idle.discard(module)) for quantizer in list(idle)]
+    with torch.no_grad():
+        quantized(pixel_values=torch.zeros(1, 3, *image_size))
+    for handle in handles:
+        handle.remove()
+    if idle:
+        raise ModelError(
+            f"{len(idle)} quantisers of {path} have no place in {type(model).__name__} as transformers "
+            f"{transformers.__version__} computes it",
+            f"what they were trained with: {metadata.get(_MADE_WITH)}",
+            "export with that version, or delete the file for ranges that are chosen after training",
+        )
     return quantized  # type: ignore[no-any-return]
 
 

@@ -93,6 +93,9 @@ class ResumableTrainer(Trainer):
         self.at_epoch_end = False
         if ema_decay is not None and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise ArgumentError("ema_decay with a sharded model", "one of them", "leave out --ema_decay")
+        if is_quantized(self.model) and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            found = "quantization_aware_training with a sharded model"
+            raise ArgumentError(found, "one of them", "leave out --quantization_aware_training")
         self._ema_decay = ema_decay
         self._average: WeightAverage | None = None  # while training
         self._watch = self._new_watch()
@@ -367,7 +370,7 @@ class ResumableTrainer(Trainer):
             folder = Path(output_dir or self.args.output_dir)
             folder.mkdir(parents=True, exist_ok=True)
             save_quantizers(self.model, folder)
-            state_dict = plain_state(self.model)
+            state_dict = plain_state(self.model)  # it is not sharded, see __init__
         super()._save(output_dir, state_dict)
 
     def _write_files(self, partial: Path, with_state: bool) -> None:

@@ -65,7 +65,7 @@ class ImageClassificationTrainer(ResumableTrainer):
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("data_collator", collate_batch)
-        self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         if channels_last:
             kwargs["model"].to(memory_format=torch.channels_last)
         several = kwargs["model"].config.problem_type == MULTI_LABEL
@@ -94,7 +94,7 @@ class ImageClassificationTrainer(ResumableTrainer):
         inputs = super()._prepare_inputs(inputs)
         with torch.no_grad():
             batch = (self.train_device_transform if self.model.training else self.eval_device_transform)(inputs)
-        batch["pixel_values"] = batch["pixel_values"].contiguous(memory_format=self._memory_format)
+        batch["pixel_values"] = batch["pixel_values"].contiguous(memory_format=self.memory_format)
         self._sample_index = batch["sample_index"]
         if self._distiller is not None and self.model.training:
             with self.compute_loss_context_manager():

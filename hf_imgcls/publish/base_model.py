@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from huggingface_hub import ModelCard, hf_hub_download
 
+from hf_imgcls.fit.quantization import is_quantizer
 from hf_imgcls.records import ModelRecord
 from hf_imgcls.run import CARD_FILE, is_main_process
 
@@ -29,8 +30,7 @@ def describe_model(
         base_revision: Commit of the pretrained model, where it comes from the Hub.
     """
     base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
-    # peft keeps the untrained head as "original_module" beside the copy that it trains.
-    saved = [p for name, p in base.named_parameters() if "lora_" not in name and ".original_module." not in name]
+    saved = [p for name, p in base.named_parameters() if not _goes_away(name)]
     name = fit.model_name_or_path
     stated = {}
     if name is not None and is_main_process():  # which alone writes the record
@@ -38,9 +38,17 @@ def describe_model(
     return ModelRecord(
         architecture=type(base).__name__,
         num_parameters=sum(p.numel() for p in saved),
-        num_trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        num_trainable_parameters=sum(
+            p.numel() for name, p in model.named_parameters() if p.requires_grad and not is_quantizer(name)
+        ),
         **{f"base_{key}": value for key, value in stated.items()},
     )
+
+
+def _goes_away(name: str) -> bool:
+    """Whether a parameter is no part of the model that is saved: an adapter's, or a quantiser's range."""
+    # peft keeps the untrained head as "original_module" beside the copy that it trains.
+    return "lora_" in name or ".original_module." in name or is_quantizer(name)
 
 
 def read_license(name: str, revision: str | None, data: DataArguments) -> dict[str, str]:

@@ -106,6 +106,15 @@ def test_the_penalty_is_the_one_that_validation_likes_best():
     assert solution.train_loss < solution.validation_loss
 
 
+def test_the_layout_of_the_weights_stays(tmp_path):
+    for asked, layout in ((False, torch.contiguous_format), (True, torch.channels_last)):
+        run = make_run(tmp_path / str(asked), "convnext", fit={"channels_last": asked})
+        compute_features(run.trainer, run.dataset, run.batches, run.args, "train")
+        kernels = [module.weight for module in run.trainer.model.modules() if isinstance(module, torch.nn.Conv2d)]
+        assert len(kernels) > 2
+        assert all(kernel.is_contiguous(memory_format=layout) for kernel in kernels)
+
+
 def test_several_labels_are_a_question_for_each_class():
     train, validation = draw(300, 0, several=True), draw(300, 1, several=True)
     both = solve_head(train, validation, 2, CPU)

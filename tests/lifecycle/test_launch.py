@@ -65,13 +65,17 @@ def test_processes_that_do_not_find_each_other_are_refused(monkeypatch):
         build_training_arguments(arguments)
 
 
-@pytest.mark.parametrize(("given", "expected"), [({}, "10000"), ({"GOMP_SPINCOUNT": "5"}, "5")])
+@pytest.mark.parametrize(
+    ("given", "expected"), [({}, "10000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")]
+)
 def test_threads_leave_their_core_to_others_while_they_wait(given, expected):
     """Said to the OpenMP library before it is loaded; the user's own word counts."""
     program = (
         "import os, sys; from hf_imgcls.run import run_recipe; "
-        "run_recipe(lambda: print('torch' in sys.modules, os.environ['GOMP_SPINCOUNT']))"
+        "run_recipe(lambda: print('torch' in sys.modules, os.environ.get('GOMP_SPINCOUNT')))"
     )
-    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"} | given
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    } | given
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.split() == ["False", expected]

@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from transformers.utils.hub import cached_file
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
 
 from hf_imgcls.data.calibration import read_batches, read_calibration, take_rows
 from hf_imgcls.data.preprocess import Normalizer
 from hf_imgcls.errors import DataError, MissingExtraError, ModelError, OutputError, ParityError, UserError
 from hf_imgcls.fit.quantization import QUANTIZERS_FILE
+from hf_imgcls.fit.weights import pin_source
 from hf_imgcls.measure.exported_model import ExportedClassifier
 from hf_imgcls.measure.predictions import PredictionTable
 from hf_imgcls.measure.score import load_classifier, score_folder
@@ -91,7 +93,7 @@ def export_model(
             read_calibration=functools.partial(
                 read_calibration, dataset, processor, args.data, args.publish.calibration_samples
             ),
-            quantizers=_find_quantizers(model_name_or_path, args.fit.model_revision),
+            quantizers=_find_quantizers(model_name_or_path, args),
         )
         if "validation" in dataset.splits:
             source.measure_drop = functools.partial(_measure_drop, source, tables, score)
@@ -161,17 +163,17 @@ def _complete(folder: Path, source: ExportSource) -> None:
     source.processor.save_pretrained(folder)
 
 
-def _find_quantizers(model_name_or_path: str | Path, revision: str | None) -> Path | None:
-    """What quantisation-aware training has left beside a model, in a folder or on the Hub."""
-    found = cached_file(
-        str(model_name_or_path),
-        QUANTIZERS_FILE,
-        revision=revision or "main",
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    return Path(found) if found else None
+def _find_quantizers(model_name_or_path: str | Path, args: Arguments) -> Path | None:
+    """What quantisation-aware training has left beside a model, in a folder or in its commit on the Hub."""
+    if Path(model_name_or_path).is_dir():
+        path = Path(model_name_or_path, QUANTIZERS_FILE)
+        return path if path.is_file() else None
+    source = pin_source(model_name_or_path, args.data, args.fit.model_revision)
+    source.pop("trust_remote_code")
+    try:
+        return Path(hf_hub_download(str(model_name_or_path), QUANTIZERS_FILE, **source))
+    except EntryNotFoundError:  # also where only the cache is asked and does not have it
+        return None
 
 
 def _choose_split(dataset: ImageDataset) -> str:

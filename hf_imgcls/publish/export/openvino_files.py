@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import logging
+import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +13,13 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from hf_imgcls.compat import explain_export
 from hf_imgcls.extras import require
 from hf_imgcls.fit.quantization import load_nncf, load_quantizers
-from hf_imgcls.publish.export.exclusion import find_float_layers
+from hf_imgcls.publish.export.exclusion import exceeds_budget, find_float_layers
 from hf_imgcls.publish.export.exporter import Exporter, ExportSource, Written
+
+logger = logging.getLogger(__name__)
 
 _FILE = "openvino_model.xml"
 
@@ -61,9 +66,16 @@ class OpenVinoInt8Exporter(Exporter):
     def write(self, source: ExportSource, folder: Path) -> Written:
         """See `Exporter.write`."""
         nncf = load_nncf()
+        notes = []
         if source.quantizers is not None:
-            _save(_convert_quantized(source), source, folder)
-            return Written(_FILE, "int8 weights and activations (NNCF, quantisation-aware training)")
+            _save(_convert_quantized(source, source.quantizers), source, folder)
+            drop, budget = source.measure_drop and source.measure_drop(folder), source.options.max_accuracy_drop
+            if drop is None or not exceeds_budget(drop, budget):
+                return Written(_FILE, "int8 weights and activations (NNCF, quantisation-aware training)")
+            notes = ["The ranges that were learned lose more accuracy than they may: these were chosen after training."]
+            logger.warning("%s", notes[0])
+            shutil.rmtree(folder)
+            folder.mkdir()
         images = [batch[index : index + 1] for batch in source.read_calibration() for index in range(len(batch))]
         dataset = nncf.Dataset(images)
 
@@ -88,21 +100,22 @@ class OpenVinoInt8Exporter(Exporter):
         ]
         kept = find_float_layers(layers, quantize, source, folder)
         precision = f"int8 weights and activations (NNCF, {len(images)} training images)"
-        return Written(_FILE, precision, float_layers=kept)
+        return Written(_FILE, precision, float_layers=kept, notes=notes)
 
 
 def _read(source: ExportSource) -> Any:
     return require("openvino").Core().read_model(str(source.write_openvino_once()))
 
 
-def _convert_quantized(source: ExportSource) -> Any:
+def _convert_quantized(source: ExportSource, path: Path) -> Any:
     """The model with the quantisers it was trained with; their places are OpenVINO's to fuse."""
-    assert source.quantizers is not None
-    quantized = load_quantizers(copy.deepcopy(source.model), source.quantizers).eval()
+    openvino = require("openvino")
+    quantized = load_quantizers(copy.deepcopy(source.model), path, source.image_size)
     pixels = {"pixel_values": torch.zeros(2, 3, *source.image_size)}
-    with torch.no_grad(), warnings.catch_warnings():
+    with explain_export(source.model, "OpenVINO"), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # of conditions that hold for all images
-        model = require("openvino").convert_model(quantized, example_input=pixels)
+        warnings.simplefilter("ignore", FutureWarning)  # torch.jit, which openvino.convert_model uses
+        model = openvino.convert_model(quantized, example_input=pixels)
     model.inputs[0].get_tensor().set_names({"pixel_values"})
     model.outputs[0].get_tensor().set_names({"logits"})
     model.reshape([-1, 3, *source.image_size])
