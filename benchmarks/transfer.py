@@ -13,9 +13,8 @@ the training itself with what it asks of validation: the probe's features, compu
 checkpoint after each epoch of the others, as the recipe does by itself. Loading, scoring and the card are the same in
 all rows and are left out.
 
-Its last result is ``benchmarks/transfer.txt``, ``.png``: 48 px, three seeds, 10 and 100 images per class, one core of
-a busy machine. There, and on a quiet one, the probe took a sixth of the head's seconds (of 100 images per class 10.2 s
-against 62.5 s: 4.9 s for the features, 2.9 s for the head). Not measured: 1,000 images per class.
+Its last results are ``benchmarks/transfer.txt``, ``.png``: 48 px, three seeds, 10 and 100 images per class, one core of
+a busy machine; probe and head again on a quiet one; and 1,000 images per class for four epochs, one seed.
 """
 
 from __future__ import annotations

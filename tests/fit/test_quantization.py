@@ -234,7 +234,7 @@ def test_the_recipe_trains_and_exports_what_was_trained(family, tmp_path, monkey
     found = torch.from_numpy(compiled(images.numpy())["logits"])
     plain = answer(served, images)
     trained = answer(load_quantizers(served, tmp_path / QUANTIZERS_FILE, (32, 32)), images)
-    assert (found - trained).abs().mean() < 0.5 * (plain - trained).abs().mean()
+    assert (found - trained).abs().mean() < (plain - trained).abs().mean()
     assert np.mean((found.argmax(1) == trained.argmax(1)).numpy()) > 0.98
 
 
