@@ -44,6 +44,7 @@ TUNE_PICTURE = "tune.png"
 TUNED_RECIPE = "tuned.yaml"
 REPEATS_FILE = "repeats.json"
 CARD_FILE = "README.md"
+QUANTIZERS_FILE = "quantizers.safetensors"
 _LOCK_FILE = ".lock"
 _BORROWED = ".borrowed"
 _JOURNALS = ("-journal", "-wal", "-shm")  # of SQLite

@@ -25,13 +25,13 @@ from torch.overrides import TorchFunctionMode
 
 from hf_imgcls.errors import ArgumentError, ModelError
 from hf_imgcls.extras import require
+from hf_imgcls.run import QUANTIZERS_FILE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
 
-QUANTIZERS_FILE = "quantizers.safetensors"
 _HOOKS = "__nncf_hooks"  # the module that NNCF adds to a model
 _CONFIG, _MADE_WITH = "nncf_config", "made_with"
 

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from hf_imgcls.errors import PushError
 from hf_imgcls.publish.privacy import check_texts, clean_texts
-from hf_imgcls.run import CARD_FILE, EXPORT_FILE, EXPORTS_PICTURE
+from hf_imgcls.run import CARD_FILE, EXPORT_FILE, EXPORTS_PICTURE, QUANTIZERS_FILE
 
 CONFIG_FILE = "config.json"
 EXAMPLES_FOLDER = "examples"
@@ -26,7 +26,7 @@ _SHARDS = "model-*-of-*.safetensors"
 _MODEL = (CONFIG_FILE, "generation_config.json", "preprocessor_config.json", _WEIGHTS_FILE, _WEIGHTS_INDEX, _SHARDS)
 _RECORDS = (
     CARD_FILE, "recipe.yaml", "data.json", "run.json", "parity.json", "confusion_matrix.json", "*_results.json",
-    "report/report.json", "report/*.png", EXPORTS_PICTURE, f"adapter/{CARD_FILE}", "quantizers.safetensors",
+    "report/report.json", "report/*.png", EXPORTS_PICTURE, f"adapter/{CARD_FILE}", QUANTIZERS_FILE,
 )  # fmt: skip
 # These show images of the dataset.
 _IMAGES = (

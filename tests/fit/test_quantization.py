@@ -27,7 +27,6 @@ from hf_imgcls.errors import ArgumentError, ModelError
 from hf_imgcls.fit.build import build_trainer
 from hf_imgcls.fit.model import build_model
 from hf_imgcls.fit.quantization import (
-    QUANTIZERS_FILE,
     add_quantizers,
     is_quantized,
     is_quantizer,
@@ -40,6 +39,7 @@ from hf_imgcls.measure.metrics import ClassificationAccumulator
 from hf_imgcls.publish.export.exporter import ExportSource
 from hf_imgcls.publish.export.openvino_files import OpenVinoInt8Exporter
 from hf_imgcls.records import Estimate, ExportRecord
+from hf_imgcls.run import QUANTIZERS_FILE
 
 pytest.importorskip("nncf")
 openvino = pytest.importorskip("openvino")

@@ -260,7 +260,7 @@ class ReadsOffTheDevice(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def test_a_step_waits_for_nothing(digits, tmp_path):
+def test_a_step_reads_no_value_off_the_device(digits, tmp_path):
     counts = []
     for steps in (1, 3):  # of the same epoch
         training = {"max_steps": steps, "logging_strategy": "no", "logging_nan_inf_filter": False}
