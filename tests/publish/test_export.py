@@ -15,6 +15,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from hub import run_client, serve_hub
 from measure.trained_models import digits_arguments, find_trained_model, load_digits
 from PIL import Image
 from places import REPOSITORY
@@ -494,3 +495,27 @@ def test_mistakes_are_said_in_one_line(run_folder, monkeypatch, capsys, argv, wo
         runpy.run_path(str(REPOSITORY / "recipes" / "export.py"), run_name="__main__")
     assert end.value.code == 2
     assert words in capsys.readouterr().err
+
+
+def test_learned_ranges_come_from_the_same_commit_of_a_private_repository(tmp_path):
+    code = """
+import json
+from hf_imgcls.arguments import parse_arguments
+from hf_imgcls.publish.export.build import find_quantizers
+
+def read(name, *flags):
+    args = parse_arguments(["--dataset_name", "digits", "--token", "hf_key", *flags])
+    path = find_quantizers(name, args)
+    return path and path.read_bytes().decode()
+
+first = read("org/secret", "--model_name_or_path", "org/secret", "--model_revision", "{first}")
+newest = read("org/secret", "--model_name_or_path", "org/secret")
+print(json.dumps([first, newest, read("org/plain", "--model_name_or_path", "org/plain")]))
+"""
+    model = {"config.json": b"{}", "model.safetensors": b"0" * 10}
+    with serve_hub(tmp_path) as hub:
+        secret = hub.create_repository("model", "org/secret", token="hf_key")
+        first = hub.commit(secret, {**model, "quantizers.safetensors": b"old"})
+        hub.commit(secret, {"quantizers.safetensors": b"new"})
+        hub.commit(hub.create_repository("model", "org/plain"), model)
+        assert run_client(code.replace("{first}", first), hub, tmp_path / "home") == ["old", "new", None]

@@ -92,7 +92,7 @@ def export_model(
             read_calibration=functools.partial(
                 read_calibration, dataset, processor, args.data, args.publish.calibration_samples
             ),
-            quantizers=_find_quantizers(model_name_or_path, args),
+            quantizers=find_quantizers(model_name_or_path, args),
         )
         if "validation" in dataset.splits:
             source.measure_drop = functools.partial(_measure_drop, source, tables, score)
@@ -162,7 +162,7 @@ def _complete(folder: Path, source: ExportSource) -> None:
     source.processor.save_pretrained(folder)
 
 
-def _find_quantizers(model_name_or_path: str | Path, args: Arguments) -> Path | None:
+def find_quantizers(model_name_or_path: str | Path, args: Arguments) -> Path | None:
     """What quantisation-aware training has left beside a model, in a folder or in its commit on the Hub."""
     if Path(model_name_or_path).is_dir():
         path = Path(model_name_or_path, QUANTIZERS_FILE)
