@@ -102,7 +102,8 @@ def estimate_stratified_difference(
         level: Of the two-sided interval, which is a normal approximation.
 
     Returns:
-        The differences (...), and the ends of their intervals in [-1, 1]; NaN where no stratum has examples of both.
+        The differences (...), and the ends of their intervals in [-1, 1]; NaN where no stratum has examples of both, and
+        where each side is all successes or none: the variance is estimated as 0 there, which is no certainty.
 
     Source:
         Sato (1989), "On the variance estimator for the Mantel-Haenszel risk difference", Biometrics 45, 1323-1324, as
@@ -116,7 +117,10 @@ def estimate_stratified_difference(
         difference = ((x1 * n0 - x0 * n1) / total).sum(axis=-1) / weight
         p = ((n1**2 * x0 - n0**2 * x1 + n1 * n0 * (n0 - n1) / 2) / total**2).sum(axis=-1)
         q = ((x1 * (n0 - x0) + x0 * (n1 - x1)) / (2 * total)).sum(axis=-1)
-        deviation = np.sqrt(np.maximum(difference * p + q, 0.0)) / weight
+        variance = difference * p + q
+        is_known = variance > 1e-9  # a single success among n1 + n0 gives 1/4 or so; below is rounding
+        deviation = np.sqrt(np.where(is_known, variance, np.nan)) / weight
+    difference = np.where(is_known, difference, np.nan)
     reach = norm.ppf((1 + level) / 2) * deviation
     return difference, np.clip(difference - reach, -1.0, 1.0), np.clip(difference + reach, -1.0, 1.0)
 

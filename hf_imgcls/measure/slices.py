@@ -88,7 +88,7 @@ def build_slices(
         - ``gap``, ``gap_low``, ``gap_high``: value - rest (Newcombe), each interval taken alone;
         - ``same_class_gap``, ``same_class_gap_low``, ``same_class_gap_high``: the gap at the same mix of classes, or of
           numbers of labels per image (Mantel-Haenszel): near 0 where the group merely holds harder classes; None where
-          no class is on both sides;
+          no class is on both sides, or either side is all right or all wrong;
         - ``p`` (Fisher), ``p_adjusted`` (Holm, over all groups that are judged);
         - ``verdict``: ``"worse"``, ``"better"``, ``"not distinguishable"`` or ``"too few samples"``. The gaps and p of
           the last are None;
@@ -244,7 +244,7 @@ def _judge(
 
     Args:
         gap: Value and the ends of its interval.
-        same_class_gap: The same at the same mix of classes; NaN where it is not defined.
+        same_class_gap: The same at the same mix of classes; NaN where it cannot be told.
         test: p and adjusted p.
         level: Of the intervals.
         explained: What is remarked where that mix may be all there is to the gap.

@@ -94,6 +94,11 @@ def test_stratified_difference_of_one_stratum_and_of_none():
     assert np.isnan(estimate_stratified_difference([3, 0], [9, 0], [0, 2], [0, 7])[0])
 
 
+@pytest.mark.parametrize(("right", "other_right"), [([0, 0], [0, 0]), ([9, 4], [7, 30]), ([0, 0], [7, 30])])
+def test_sides_that_are_all_right_or_all_wrong_promise_nothing(right, other_right):
+    assert np.isnan(estimate_stratified_difference(right, [9, 4], other_right, [7, 30])).all()
+
+
 def test_fisher_test_is_twice_scipys_smaller_tail():
     generator = np.random.default_rng(2)
     n, m = generator.integers(1, 200, (2, 60))
