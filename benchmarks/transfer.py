@@ -14,7 +14,8 @@ checkpoint after each epoch of the others, as the recipe does by itself. Loading
 all rows and are left out.
 
 Its last results are ``benchmarks/transfer.txt``, ``.png``: 48 px, three seeds, 10 and 100 images per class, one core of
-a busy machine; probe and head again on a quiet one; and 1,000 images per class for four epochs, one seed.
+a busy machine; probe and head again on a quiet one; and 1,000 images per class for four epochs, one seed
+(a point without a bar).
 """
 
 from __future__ import annotations
@@ -170,22 +171,33 @@ def main() -> None:
                 print(f"{method}, {shots} images per class, seed {seed}: {found[method, shots]}", file=sys.stderr)
             return found
 
+        failed = []
         with ThreadPoolExecutor(options.jobs) as pool:
-            for found in pool.map(run_seed, range(options.seeds)):
+            for seed, future in enumerate([pool.submit(run_seed, seed) for seed in range(options.seeds)]):
+                try:
+                    found = future.result()
+                except subprocess.CalledProcessError as error:  # the other seeds are kept
+                    print(f"seed {seed} is left out: {error}", file=sys.stderr)
+                    failed.append(seed)
+                    continue
                 for cell, run in found.items():
                     cells[cell].append(run)
+    if not cells:
+        sys.exit("no seed was finished")
     device = torch.cuda.get_device_name() if options.gpu else f"{torch.get_num_threads()} threads"
     lines = [
         f"{os.cpu_count()} cores, {device}, {options.jobs} runs at a time; torch {torch.__version__}, transformers "
         f"{transformers.__version__}; {ARCHITECTURE} at {options.image_size} px, {options.epochs} epochs, "
         f"{options.num_test} test images",
         *build_table(cells, alone=options.jobs == 1),
+        *([f"seeds that failed and are left out: {', '.join(map(str, failed))}"] if failed else []),
     ]
     print("\n".join(lines))
     if options.output:
         Path(options.output).write_text("\n".join(lines) + "\n")
     if options.plot:
         draw(cells, options.plot)
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":

@@ -120,16 +120,22 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def set_up_logging(notes: list[str]) -> None:
+def set_up_logging(args: Arguments) -> None:
     """Log to stderr, from the main process; the other processes only log errors.
 
+    Call it before anything is imported that shows progress: ``--disable_tqdm`` then holds for downloads and for what
+    datasets does, too.
+
     Args:
-        notes: What was changed about the user's arguments; logged at once.
+        args: Its ``notes``, what was changed about the user's arguments, are logged at once.
     """
+    if args.training.get("disable_tqdm"):
+        for library in ("HF_HUB", "HF_DATASETS"):
+            os.environ.setdefault(f"{library}_DISABLE_PROGRESS_BARS", "1")
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logger = logging.getLogger("hf_imgcls")
     logger.setLevel(logging.INFO if is_main_process() else logging.ERROR)
-    for note in notes:
+    for note in args.notes:
         logger.warning(note)
 
 

@@ -29,7 +29,7 @@ def main() -> None:
     output_dir = Path(args.training["output_dir"])
     check_launch(args.fit.num_processes or 1)
     hold_folder(output_dir)
-    set_up_logging(args.notes)
+    set_up_logging(args)
 
     from hf_imgcls.data.load import load_image_dataset
     from hf_imgcls.data.scan import check_images

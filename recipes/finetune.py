@@ -37,7 +37,7 @@ def main() -> None:
     parse_goals(args.measure.goals or [])
     check_launch(args.fit.num_processes)
     output_dir = open_output_folder(args)
-    set_up_logging(args.notes)
+    set_up_logging(args)
     if args.publish.dry_run:
         from hf_imgcls.fit.rehearsal import rehearse
 

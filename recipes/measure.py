@@ -35,7 +35,7 @@ def main() -> None:
     args = read_arguments(argv)
     parse_goals(args.measure.goals or [])
     check_launch(args.fit.num_processes)
-    set_up_logging(args.notes)
+    set_up_logging(args)
     if args.measure.compare or args.measure.predictions:
         sys.exit(measure_tables(args))
 

@@ -39,7 +39,7 @@ def main() -> None:
     args = read_arguments()
     check_launch(args.fit.num_processes)
     output_dir = open_output_folder(args)
-    set_up_logging(args.notes)
+    set_up_logging(args)
 
     from transformers import set_seed
     from transformers.utils.logging import disable_progress_bar

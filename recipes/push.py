@@ -26,7 +26,7 @@ FLAGS = (
 def main() -> None:
     # Whatever is wrong with the arguments is said before anything is imported.
     args = read_arguments(sys.argv[1:])
-    set_up_logging(args.notes)
+    set_up_logging(args)
 
     from hf_imgcls.publish.hub import push_run
     from hf_imgcls.publish.space import push_space

@@ -26,7 +26,7 @@ FINETUNE = Path(__file__).with_name("finetune.py")
 
 def main() -> None:
     args = parse_arguments(description=__doc__, groups=(*FINETUNE_GROUPS, "repeat"))
-    set_up_logging(args.notes)
+    set_up_logging(args)
     folder = Path(args.training["output_dir"])
     folder.mkdir(parents=True, exist_ok=True)
     recipe = folder / "repeated.yaml"

@@ -273,6 +273,13 @@ def test_a_step_reads_no_value_off_the_device(digits, tmp_path):
     assert counts[1] - counts[0] == 2 * 2
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_batches_are_copied_to_the_gpu_while_it_computes(digits, tmp_path):
+    trainer = make_trainer(digits, tmp_path, use_cpu=False)
+    assert trainer.accelerator.non_blocking
+    assert trainer.args.dataloader_pin_memory
+
+
 def test_early_stopping_ends_the_run(digits, tmp_path):
     trainer = make_trainer(
         digits,
