@@ -19,12 +19,14 @@ import platform
 import statistics
 import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 import transformers
+import yaml
 from torch.utils.data import Dataset
 from transformers import TrainerCallback, get_scheduler
 
@@ -37,18 +39,13 @@ from hf_imgcls.measure.metrics import ClassificationAccumulator
 
 NUM_WARM_UP_STEPS = 10
 NUM_READY_BATCHES = 8
+QUICK_START = yaml.safe_load(
+    (Path(__file__).resolve().parents[1] / "recipes" / "configs" / "digits_vit_tiny.yaml").read_text()
+)
 # Name -> model config, image size in pixels, batch size.
 MODELS: dict[str, tuple[dict[str, Any], int, int]] = {
-    "ViT of the quick start (64 wide, 4 layers, 8 px)": (
-        {
-            "hidden_size": 64,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "intermediate_size": 128,
-            "patch_size": 2,
-        },
-        8,
-        64,
+    "ViT of the quick start": (
+        QUICK_START["model_config"], QUICK_START["image_size"], QUICK_START["per_device_train_batch_size"],
     ),
     "tiny ViT (192 wide, 4 layers, 32 px)": (
         {
@@ -61,7 +58,7 @@ MODELS: dict[str, tuple[dict[str, Any], int, int]] = {
         32,
         32,
     ),
-}
+}  # fmt: skip
 LABELS = [str(index) for index in range(10)]
 Batch = dict[str, torch.Tensor]
 
