@@ -102,8 +102,8 @@ def estimate_stratified_difference(
         level: Of the two-sided interval, which is a normal approximation.
 
     Returns:
-        The differences (...), and the ends of their intervals in [-1, 1]; NaN where no stratum has examples of both, and
-        where each side is all successes or none: the variance is estimated as 0 there, which is no certainty.
+        The differences (...), and the ends of their intervals in [-1, 1]; NaN where no stratum has examples of both,
+        and where each side is all successes or none: the variance is estimated as 0 there, which is no certainty.
 
     Source:
         Sato (1989), "On the variance estimator for the Mantel-Haenszel risk difference", Biometrics 45, 1323-1324, as
