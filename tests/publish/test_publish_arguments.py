@@ -53,3 +53,12 @@ def test_these_checks_import_nothing_heavy():
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_writes_and_pushes_a_card_imports_nothing_heavy():
+    code = (
+        "import sys; import hf_imgcls.publish.hub\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'pandas', 'sklearn'} & sys.modules.keys()\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -8,7 +8,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_imgcls.measure.report import add_exports
 from hf_imgcls.records import ExportRecord
 from hf_imgcls.run import EXPORT_FILE, EXPORTS_PICTURE
 
@@ -42,6 +41,9 @@ def show_exports(folder: Path) -> list[ExportRecord]:
             (folder / EXPORTS_PICTURE).write_bytes(encode_png(draw_exports(records, PRINT)))
             print(f"  picture: {folder / EXPORTS_PICTURE}")
         if all(find_spec(name) for name in ("matplotlib", "jinja2")):
+            # Not above: cards are written from here too, and need neither datasets nor pandas.
+            from hf_imgcls.measure.report import add_exports
+
             add_exports(folder, [list_figures(record) for record in records])
     return records
 
