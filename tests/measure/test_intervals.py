@@ -79,13 +79,13 @@ EVEN, UNEVEN = np.full(7, 1 / 7), np.array([0.02, 0.02, 0.03, 0.03, 0.05, 0.1, 0
     [
         # Well calibrated, or nearly so: only the lower end can miss.
         (300, EVEN, 0.0, 0.95, 0.99),
-        (3000, UNEVEN, 0.0, 0.95, 0.99),
-        (300, EVEN, 0.03, 0.95, 0.99),
-        (300, UNEVEN, [0, 0, 0, 0, 0, 0, 0.05], 0.93, 0.99),
+        pytest.param(3000, UNEVEN, 0.0, 0.95, 0.99, marks=pytest.mark.slow),
+        pytest.param(300, EVEN, 0.03, 0.95, 0.99, marks=pytest.mark.slow),
+        pytest.param(300, UNEVEN, [0, 0, 0, 0, 0, 0, 0.05], 0.93, 0.99, marks=pytest.mark.slow),
         (3000, UNEVEN, [0, 0, 0, 0, 0, 0, 0.05], 0.93, 0.99),
         # Badly calibrated: both ends miss.
         (300, EVEN, 0.15, 0.93, 0.97),
-        (3000, EVEN, 0.08, 0.93, 0.97),
+        pytest.param(3000, EVEN, 0.08, 0.93, 0.97, marks=pytest.mark.slow),
         (3000, EVEN, [-0.05, 0.05, -0.05, 0.05, -0.05, 0.05, -0.05], 0.93, 0.97),
     ],
 )
