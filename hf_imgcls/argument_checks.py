@@ -97,7 +97,7 @@ def check_arguments(
     needs_data = complete and "dataset_name" in known and not (measure.predictions or measure.compare)
     problems = _check_sources(arguments.data, needs_data) + _check_pixels(arguments.data) + _check_measure(measure)
     problems += _check_model(arguments.fit, arguments.explicit) + _check_card(arguments.publish)
-    problems += _check_push(arguments, known, complete) + _check_export(arguments.publish)
+    problems += _check_push(arguments, known, complete) + _check_export(arguments.publish, arguments.explicit)
     if {"do_train", "eval_strategy"} <= arguments.training.keys():
         problems += _check_training(arguments, complete) + _check_probe(arguments) + _check_tune(arguments, known)
     if "method" in known:
@@ -175,8 +175,20 @@ def _check_push(arguments: Arguments, known: Mapping[str, Argument], complete: b
     return problems
 
 
-def _check_export(publish: PublishArguments) -> list[ArgumentError]:
+def _check_export(publish: PublishArguments, explicit: set[str]) -> list[ArgumentError]:
     problems = []
+    for name, formats in (
+        ("export_opset", "onnx"), ("calibration_method", "onnx_int8"), ("fold_preprocessing", ("onnx", "openvino")),
+    ):  # fmt: skip
+        if (
+            name in explicit
+            and publish.export_formats
+            and not any(f.startswith(formats) for f in publish.export_formats)
+        ):
+            expected = " or ".join([formats] if isinstance(formats, str) else formats)
+            problems.append(
+                _error(f"{name} without such a format", f"{expected} among the formats", f"leave {name} out")
+            )
     for name in publish.export_formats or ():
         if name not in EXPORT_FORMATS:
             near = difflib.get_close_matches(name, EXPORT_FORMATS, n=3)
@@ -439,6 +451,19 @@ def _check_training(arguments: Arguments, complete: bool) -> list[ArgumentError]
         problems.append(
             _error("do_train without training data", "a training source", "add --train_dir or --dataset_name")
         )
+    if not training["do_train"] and complete and not fit.model_name_or_path:
+        found = (
+            f"do_train false with model_type {fit.model_type}" if fit.model_type else "do_train false without a model"
+        )
+        problems.append(_error(found, "a trained model", "name it: --model_name_or_path"))
+    if arguments.publish.export_formats and not training["do_train"]:
+        problems.append(
+            _error(
+                "export_formats with do_train false", "a run that trains", "use recipes/export.py for a trained model"
+            )
+        )
+    if int(training.get("max_steps") or 0) == 0 and "max_steps" in arguments.explicit:
+        problems.append(_error("max_steps is 0", "a number of steps, or -1 for whole epochs", "leave it out"))
     evaluates = training["do_train"] and training["eval_strategy"] != "no"
     if training["eval_strategy"] != "no" and not training["do_eval"]:
         problems.append(

@@ -18,7 +18,7 @@ import torch
 import transformers
 from packaging.version import Version
 
-from hf_imgcls.errors import LaunchError, ModelError, UserError
+from hf_imgcls.errors import ArgumentError, LaunchError, ModelError, UserError
 from hf_imgcls.extras import require
 from hf_imgcls.provenance import count_cores
 
@@ -57,6 +57,7 @@ def build_training_arguments(training: dict[str, Any], hub_token: str | None = N
 
     Raises:
         LaunchError: The processes that were launched do not form one run.
+        ArgumentError: transformers does not take a value.
     """
     from transformers import TrainingArguments
 
@@ -94,7 +95,12 @@ def build_training_arguments(training: dict[str, Any], hub_token: str | None = N
     if not cuda:
         values.setdefault("dataloader_pin_memory", False)
 
-    arguments = TrainingArguments(**{name: value for name, value in values.items() if name in known})
+    try:
+        arguments = TrainingArguments(**{name: value for name, value in values.items() if name in known})
+    except (ValueError, TypeError, ImportError, RuntimeError) as error:
+        raise refuse_arguments(error) from error
+    if arguments.torch_compile:
+        _check_compile(arguments)
     # Several GPUs in one process would be nn.DataParallel, which computes our loss once on the gathered logits while
     # Trainer multiplies it by the number of GPUs. Several GPUs are used through several processes.
     if arguments.n_gpu > 1:
@@ -107,6 +113,30 @@ def build_training_arguments(training: dict[str, Any], hub_token: str | None = N
             "launch with: accelerate launch --config_file accelerate_config.yaml, or torchrun",
         )
     return arguments
+
+
+def refuse_arguments(error: Exception, what: str = "the training arguments") -> ArgumentError:
+    """What transformers says of training arguments that it does not take, as a user's error."""
+    return ArgumentError(
+        f"transformers refuses {what}: {error}",
+        "values that fit each other, this machine and the packages that are installed",
+        "correct or leave out what it names",
+    )
+
+
+def _check_compile(arguments: TrainingArguments) -> None:
+    """Refuse what torch.compile would refuse in the first step."""
+    import torch._dynamo
+    import torch._inductor
+
+    backend, mode = arguments.torch_compile_backend, arguments.torch_compile_mode
+    modes = list(torch._inductor.list_mode_options())
+    for flag, value, accepted, known in (
+        ("torch_compile_backend", backend, torch._dynamo.list_backends(None), torch._dynamo.list_backends()),
+        ("torch_compile_mode", mode, modes, modes),
+    ):
+        if value is not None and value not in accepted:
+            raise ArgumentError(f"{flag} is {value!r}", "one of " + ", ".join(known), f"correct --{flag}")
 
 
 def use_all_cores() -> None:
@@ -296,6 +326,13 @@ def write_onnx(model: PreTrainedModel, path: Path, image_size: tuple[int, int], 
     """
     height, width = image_size
     require_exporter("onnx")
+    size = sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
+    if size > 0.99 * 2**31:
+        raise ModelError(
+            f"{type(model).__name__} has {size / 1e9:.1f} GB of weights, and one ONNX file holds 2",
+            "a smaller model",
+            "export it to openvino, or to torch_export",
+        )
     if TRANSFORMERS_MAJOR < 5:
         import onnx
         from onnxruntime.tools.onnx_model_utils import make_dim_param_fixed
@@ -318,6 +355,7 @@ def write_onnx(model: PreTrainedModel, path: Path, image_size: tuple[int, int], 
         onnx.save(graph, str(path))
         return
     import onnx_ir
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
     from transformers.exporters import OnnxConfig, OnnxExporter
 
     shapes = {"pixel_values": {0: torch.export.Dim("batch_size", min=1)}}
@@ -325,6 +363,8 @@ def write_onnx(model: PreTrainedModel, path: Path, image_size: tuple[int, int], 
         exported = OnnxExporter().export(
             model, _make_pixels(image_size), config=OnnxConfig(opset_version=opset, dynamic_shapes=shapes)
         )
+    # Stack traces of every node: as large as a small model, and full of this machine's paths.
+    ClearMetadataAndDocStringPass()(exported.program)
     onnx_ir.save(exported.program, str(path))
 
 

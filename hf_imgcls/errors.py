@@ -98,3 +98,14 @@ def join_errors(errors: list[UserError]) -> UserError:
     if len(errors) == 1:
         return errors[0]
     return type(errors[0])(f"{len(errors)} problems were found:\n" + "\n".join(f"- {error}" for error in errors))
+
+
+def network_error() -> type[BaseException]:
+    """What all errors of the HTTP library are, on which the installed Hub client is built: requests, or httpx.
+
+    The library is not ours to name: huggingface_hub has changed it twice.
+    """
+    from huggingface_hub.errors import HfHubHTTPError
+
+    libraries = ("requests", "httpx", "httpx2")
+    return next(base for base in reversed(HfHubHTTPError.__mro__) if base.__module__.split(".")[0] in libraries)

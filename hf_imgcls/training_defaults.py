@@ -185,7 +185,10 @@ TRAINING_DEFAULTS = (
     ),
     TrainingDefault("per_device_eval_batch_size", 64, 64, "no gradients are kept"),
     TrainingDefault(
-        "dataloader_num_workers", _num_workers, "half the cores, at most 4", "decoding must not wait for the GPU"
+        "dataloader_num_workers",
+        _num_workers,
+        "half the cores, at most 4; none for small images that are kept decoded",
+        "decoding must not wait for the GPU",
     ),
     TrainingDefault("label_names", ["labels"], "labels", "4.57 guesses it from the model's signature"),
     TrainingDefault("remove_unused_columns", False, False, "true would drop the image column before it is read"),

@@ -40,9 +40,10 @@ def main() -> None:
 
     check_formats(args.publish.export_formats or [])
 
-    # Data: the run's own, unless other was named; of the training split a few images are needed
+    # Data: the run's own, unless other was named; of the training split a few images are needed, and only where its bad
+    # ones are left out must all of them be looked at, to draw the same ones
     dataset = load_image_dataset(args.data)
-    train = dataset.splits.pop("train", None)
+    train = None if args.data.on_bad_image == "skip" else dataset.splits.pop("train", None)
     dataset = check_images(dataset, args.data)
     split = "test" if "test" in dataset.splits else "validation"
     notes = [] if names_dataset(argv) else compare_data(args.fit.model_name_or_path, dataset.record, split)

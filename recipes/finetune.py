@@ -9,7 +9,6 @@ Every command line of transformers' run_image_classification.py works here uncha
 """
 
 import sys
-from functools import partial
 from pathlib import Path
 
 from hf_imgcls.arguments import parse_arguments
@@ -79,7 +78,7 @@ def main() -> None:
     from hf_imgcls.fit.checkpoints import describe_run, find_checkpoint
     from hf_imgcls.fit.ladder import climb
     from hf_imgcls.fit.lr_range import describe_curve, draw_curve, find_learning_rate
-    from hf_imgcls.fit.model import build_model
+    from hf_imgcls.fit.model import build_model, check_model
     from hf_imgcls.fit.probe import train_probe
     from hf_imgcls.fit.pruning import prune_model
     from hf_imgcls.fit.quantization import add_quantizers
@@ -88,8 +87,7 @@ def main() -> None:
     from hf_imgcls.fit.soup import cook_soup
     from hf_imgcls.fit.tune import finish_search, search
     from hf_imgcls.fit.weights import find_commit
-    from hf_imgcls.measure.metrics import ClassificationAccumulator
-    from hf_imgcls.measure.multilabel_metrics import MultiLabelAccumulator
+    from hf_imgcls.measure.multilabel_metrics import choose_accumulator
     from hf_imgcls.measure.run_report import (
         calibrate_saved_model,
         check_measuring,
@@ -100,19 +98,22 @@ def main() -> None:
     from hf_imgcls.publish.base_model import describe_model
     from hf_imgcls.publish.card import write_card
     from hf_imgcls.publish.during_training import start_pushing
-    from hf_imgcls.publish.export.build import check_labels, export_model
+    from hf_imgcls.publish.export.build import check_labels, export_model, find_folders
     from hf_imgcls.publish.export.exporter import check_formats
     from hf_imgcls.publish.export.table import show_exports
     from hf_imgcls.publish.hub import push_run
     from hf_imgcls.publish.verify import RunData
 
     check_formats(args.publish.export_formats or [])
+    find_folders(args, output_dir)
     use_all_cores()
     training_args = build_training_arguments(args.training, args.hub_token)
     set_seed(training_args.seed)
     disable_progress_bar()  # loading and saving flash by; training has a bar of its own
 
-    # Data, every image of it looked at
+    # Data, every image of it looked at, and before that what a look at the model's config can tell
+    if training_args.do_train:
+        check_model(args.fit, args.data)
     with training_args.main_process_first(desc="loading the dataset"):
         dataset = check_images(load_image_dataset(args.data), args.data, report=output_dir / BAD_IMAGES_FILE)
     check_measuring(args.measure, dataset)
@@ -141,8 +142,7 @@ def main() -> None:
         image_size = batches.train_transform.preprocessor.target_size
         settle_batch_size(training_args, model, image_size, checkpoint, streaming=args.data.streaming)
         show_advice(advise(dataset, args.fit, image_size))
-        accumulator = MultiLabelAccumulator if dataset.is_multi_label else ClassificationAccumulator
-        metric = partial(accumulator, len(dataset.labels))
+        metric = choose_accumulator(dataset, training_args.metric_for_best_model)
         pusher = start_pushing(args) if pushes else None
         train_split = dataset.record.splits.get("train")
         trainer = build_trainer(model, processor, batches, metric, args, training_args, train_split, identity, pusher)

@@ -38,6 +38,8 @@ def test_a_config_parses_and_its_model_is_built(path):
     from transformers import AutoConfig, AutoModelForImageClassification
 
     from hf_imgcls.compat import build_training_arguments
+    from hf_imgcls.fit.adapt import adapt_model
+    from hf_imgcls.fit.model import check_model
 
     args = parse_arguments(["--config", str(path), "--use_cpu", "true"])
     assert args.training["output_dir"] == f"outputs/{path.stem}"
@@ -46,10 +48,15 @@ def test_a_config_parses_and_its_model_is_built(path):
     values = dict(args.fit.model_config or {}, num_labels=NUM_LABELS[path.stem.split("_")[0]])
     if args.data.image_size:
         values["image_size"] = args.data.image_size
+    if args.fit.model_type:
+        check_model(args.fit, args.data)
     config = AutoConfig.for_model(model_type, **values)
     with torch.device("meta"):
         model = AutoModelForImageClassification.from_config(config)
     assert model.num_parameters() / 1e6 == pytest.approx(MILLIONS[path.stem], rel=0.02)
+    adapted = adapt_model(model, args.fit)
+    trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    assert trained < 0.004 * model.num_parameters() if args.fit.adaptation == "lora" else trained > 3e5
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -50,7 +50,10 @@ def read_annotation_file(
     others = [name for name in table.column_names if name != image_column]
     label_column, label_columns = _choose_label_columns(others, label_column, path)
     if delimiter is not None:
-        table = _read_csv(path, delimiter, text_columns=[image_column, *label_columns])
+        try:
+            table = _read_csv(path, delimiter, text_columns=[image_column, *label_columns])
+        except pa.ArrowException as error:
+            raise DataError(f"{path} cannot be read: {error}", "text in UTF-8", f"save {flag} as UTF-8") from error
     paths, sizes = _resolve_paths(table[image_column].cast(pa.string()).to_pylist(), path)
     image = pa.StructArray.from_arrays(
         [pa.nulls(len(paths), pa.binary()), pa.array(paths, pa.string())], names=["bytes", "path"]

@@ -23,7 +23,7 @@ _BATCH_SIZE = 8
 def read_calibration(
     dataset: ImageDataset, processor: Any, data: DataArguments, num_samples: int
 ) -> Iterator[npt.NDArray[Any]]:
-    """Training images drawn by ``--split_seed``, the same ones each time.
+    """Training images drawn by ``--split_seed``, the same ones each time and in the same mixed order.
 
     Args:
         dataset: With a training split.
@@ -32,13 +32,16 @@ def read_calibration(
         num_samples: How many; all of them if there are no more.
 
     Returns:
-        Batches, float32 ``(B, 3, H, W)``, all of the same B.
+        Batches, float32 ``(B, 3, H, W)``, all of the same B, the largest up to 8 that leaves out no image.
 
     Raises:
         DataError: There is no training split, or it is a stream.
     """
     rows = take_rows(dataset, "train", num_samples, data.split_seed)
-    return read_batches(rows, dataset, processor, data, min(_BATCH_SIZE, len(rows)))
+    # Folders are read class by class, and who looks at the first batches only must see all classes.
+    rows = rows.select(np.random.default_rng(data.split_seed).permutation(len(rows)))
+    batch_size = next(size for size in range(_BATCH_SIZE, 0, -1) if len(rows) % size == 0)
+    return read_batches(rows, dataset, processor, data, batch_size)
 
 
 def take_rows(dataset: ImageDataset, split: str, count: int, seed: int) -> Dataset:

@@ -145,7 +145,9 @@ class _Sample:
 
     @classmethod
     def take(cls, split: Dataset, processor: Any, data_args: DataArguments) -> _Sample | None:
-        """Read images; ``None`` where there are too many classes, or the processor leaves no picture of an image."""
+        """Read images; ``None`` where there are too many classes or hardly any images, or the
+        processor leaves no picture of an image.
+        """
         ids = np.asarray(split["label"][:], dtype=np.int64)
         present = np.unique(ids)
         per_class = min(_MOST_PER_CLASS, _MOST_IMAGES // len(present))
@@ -154,6 +156,8 @@ class _Sample:
         random = np.random.default_rng(0)
         # Class by class: neighbours in this order belong to different halves.
         rows = np.concatenate([random.permutation(np.flatnonzero(ids == label))[:per_class] for label in present])
+        if len(rows) < 2 * _NEIGHBORS:  # each half must have neighbours for the other
+            return None
         columns = ["image", "label", "sample_index"]
         pixels = EvalTransform(processor, data_args)(split.select_columns(columns)[rows.tolist()])["pixel_values"]
         return None if pixels.is_floating_point() else cls(pixels, ids[rows])

@@ -6,12 +6,14 @@ import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from transformers import EarlyStoppingCallback
+from transformers.trainer_utils import has_length
 
 from hf_imgcls.argument_checks import MULTI_LABEL_SELECTION_METRICS, SELECTION_METRICS
+from hf_imgcls.compat import refuse_arguments
 from hf_imgcls.data.streaming import StreamingSplit
 from hf_imgcls.errors import ArgumentError, DataError, ModelError
 from hf_imgcls.fit.distill import build_distiller
@@ -75,8 +77,12 @@ def build_trainer(
             "use --auto_find_batch_size",
         )
     several = model.config.problem_type == MULTI_LABEL
-    choose_selection_metric(training_args, several)
+    choose_selection_metric(training_args, several, model.config.num_labels)
+    _check_steps(training_args, batches.train)
     labels = list(model.config.id2label.values())
+    if batches.train_transform.resamples_on_device and "dataloader_num_workers" not in args.explicit:
+        # Such batches are copied out of memory, which costs less than handing them from process to process.
+        training_args.dataloader_num_workers = 0
     callbacks = []
     if args.fit.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(args.fit.early_stopping_patience, args.fit.early_stopping_threshold))
@@ -102,7 +108,8 @@ def build_trainer(
         if sampler is not None:
             sampler.set_epoch(epoch)
 
-    return ImageClassificationTrainer(
+    build = functools.partial(
+        ImageClassificationTrainer,
         model=model,
         args=training_args,
         train_dataset=batches.train,
@@ -124,13 +131,17 @@ def build_trainer(
         channels_last=args.fit.channels_last,
         distiller=build_distiller(args.fit, args.data, labels, processor, multi_label=several),
     )
+    try:
+        return build()
+    except (ImportError, RuntimeError, ValueError) as error:
+        raise refuse_arguments(error) from error
 
 
-def choose_selection_metric(training_args: TrainingArguments, multi_label: bool) -> None:
+def choose_selection_metric(training_args: TrainingArguments, multi_label: bool, num_labels: int) -> None:
     """Resolve ``--metric_for_best_model auto``, in place, and refuse a metric that the labels do not have.
 
     Raises:
-        ArgumentError: It is a metric of the other kind of labels.
+        ArgumentError: It is a metric of the other kind of labels, or of more classes.
     """
     name = training_args.metric_for_best_model
     if name == "auto":
@@ -144,3 +155,26 @@ def choose_selection_metric(training_args: TrainingArguments, multi_label: bool)
                 "one of " + ", ".join(known),
                 "choose one of these, or leave it out",
             )
+        if name.removeprefix("eval_") == "top5_accuracy" and num_labels <= 5:
+            raise ArgumentError(
+                f"metric_for_best_model is {name!r}, and there are {num_labels} classes: it is always 1",
+                "more than 5 classes",
+                "choose another one, or leave it out",
+            )
+
+
+def _check_steps(training_args: TrainingArguments, train: Any) -> None:
+    """Refuse training data that would give no step, or no end."""
+    if isinstance(train, StreamingSplit) and training_args.max_steps <= 0 and not has_length(train):
+        raise DataError(
+            "a stream whose length is not known, and max_steps is not given",
+            "a number of steps, or parquet files, which know how many rows they have",
+            "pass --max_steps N: N times the batch size, over all processes, is the number of images",
+        )
+    needed = training_args.train_batch_size * training_args.world_size
+    if training_args.dataloader_drop_last and has_length(train) and len(train) < needed:
+        raise DataError(
+            f"dataloader_drop_last, and the {len(train)} training images make no batch of {needed}",
+            "at least one whole batch",
+            "leave out --dataloader_drop_last, or pass a smaller --per_device_train_batch_size",
+        )

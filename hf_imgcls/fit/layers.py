@@ -23,10 +23,11 @@ def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList | nn.Sequential]:
     Raises:
         ModelError: There is none.
     """
-    best: tuple[int, str, Any] = (0, "", None)
+    best: tuple[tuple[bool, int], str, Any] = ((False, 0), "", None)
     for path, module in model.named_modules():
-        if isinstance(module, (nn.ModuleList, nn.Sequential)) and len(module) > 1:
-            size = sum(parameter.numel() for parameter in module.parameters())
+        if isinstance(module, (nn.ModuleList, nn.Sequential)) and len(module):
+            # A list of one is taken where there is no other.
+            size = len(module) > 1, sum(parameter.numel() for parameter in module.parameters())
             if size > best[0]:
                 best = (size, path, module)
     if best[2] is None:

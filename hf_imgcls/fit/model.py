@@ -18,7 +18,7 @@ from torch import nn
 from hf_imgcls.compat import load_image_processor, plain_image_processor_class
 from hf_imgcls.errors import ModelError
 from hf_imgcls.extras import require
-from hf_imgcls.fit.weights import pin_source
+from hf_imgcls.fit.weights import LOADING_ERRORS, pin_source
 from hf_imgcls.records import MULTI_LABEL, SINGLE_LABEL, TEMPERATURE_KEY, THRESHOLDS_KEY
 
 if TYPE_CHECKING:
@@ -72,6 +72,25 @@ def build_model(
     _check_image_size(model.config)
     _check_forward(model, processor)
     return model.train(), processor
+
+
+def check_model(fit: FitArguments, data: DataArguments) -> None:
+    """Refuse what is wrong with a model whatever the classes are, before data are loaded and every image is looked at.
+
+    Args:
+        fit: Which model.
+        data: ``image_size``, and where the model's files are cached.
+
+    Raises:
+        ModelError: The model is unknown, no image classifier, or cannot take images of that size.
+    """
+    if fit.model_type is not None:
+        config = _scratch_config(fit, data, ["0", "1"])
+    else:
+        config = _load_config(fit, pin_source(str(fit.model_name_or_path), data, fit.model_revision))
+        _set_config_pixels(config, data)
+    _set_drop_path(config, fit.drop_path_rate)
+    _check_image_size(config)
 
 
 # A run asks several times, and building a large architecture takes a while.
@@ -235,19 +254,32 @@ def _timm_processor(config: PretrainedConfig) -> BaseImageProcessor:
 # --------------------------------------------------------------------------------------------- pretrained
 
 
-def _load_pretrained(fit: FitArguments, data: DataArguments, labels: list[str]) -> PreTrainedModel:
+def _load_config(fit: FitArguments, source: dict[str, Any]) -> PretrainedConfig:
     from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
-    name = str(fit.model_name_or_path)
-    source = pin_source(name, data, fit.model_revision)
+    name = fit.config_name or str(fit.model_name_or_path)
     try:
-        config = AutoConfig.from_pretrained(fit.config_name or name, **_choose(source, fit.config_name, fit))
+        config = AutoConfig.from_pretrained(name, **_choose(source, fit.config_name, fit))
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
             f"no model could be loaded from {name!r}: {error}",
             "a folder with config.json, or the id of a model on the Hub",
             "check the name, --model_revision, and that you are logged in if the model is private",
         ) from error
+    if config.model_type not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES and not hasattr(config, "auto_map"):
+        raise ModelError(
+            f"{name!r} is a {config.model_type}, which transformers has no image classifier for",
+            "a model of AutoModelForImageClassification, such as ViT, ConvNeXt, Swin or a timm checkpoint",
+            "name another model",
+        )
+    return config
+
+
+def _load_pretrained(fit: FitArguments, data: DataArguments, labels: list[str]) -> PreTrainedModel:
+    name = str(fit.model_name_or_path)
+    source = pin_source(name, data, fit.model_revision)
+    config = _load_config(fit, source)
     old_config = copy.deepcopy(config)
     try:
         pretrained, info = _auto_model().from_pretrained(
@@ -259,7 +291,7 @@ def _load_pretrained(fit: FitArguments, data: DataArguments, labels: list[str]) 
             output_loading_info=True,
             **source,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except LOADING_ERRORS as error:
         raise ModelError(
             f"the weights of {name!r} could not be loaded: {error}",
             "safetensors weights that fit the model's config",

@@ -15,8 +15,10 @@ from torch import nn
 from torch.utils.data import DataLoader, Sampler
 from transformers.trainer_utils import speed_metrics
 
+from hf_imgcls.compat import refuse_arguments
 from hf_imgcls.data.collate import collate_batch
 from hf_imgcls.data.streaming import StreamingSplit
+from hf_imgcls.errors import DataError
 from hf_imgcls.fit.callbacks import SetEpochCallback
 from hf_imgcls.fit.distill import Distiller
 from hf_imgcls.fit.evaluation import Accumulator, BatchTransform, build_eval_dataloader, evaluate_batches
@@ -186,6 +188,7 @@ class ImageClassificationTrainer(ResumableTrainer):
             )
         metrics = {name: value for name, value in accumulator.compute().items() if value is not None}
         metrics = {"loss": metrics["log_loss"], **metrics}
+        self._check_selection(metrics, accumulator.reasons)
         metrics.pop("num_examples", None)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         count = accumulator.num_examples
@@ -196,12 +199,26 @@ class ImageClassificationTrainer(ResumableTrainer):
         self._memory_tracker.stop_and_update_metrics(metrics)
         return metrics
 
+    def _check_selection(self, metrics: dict[str, float], reasons: dict[str, str]) -> None:
+        name = (self.args.metric_for_best_model or "loss").removeprefix("eval_")
+        if self.is_in_train and self.args.load_best_model_at_end and name not in metrics:
+            raise DataError(
+                f"{name}, by which the best model is chosen, is not defined on the validation split: "
+                f"{reasons.get(name, 'it is not measured')}",
+                "a metric that this split can give",
+                "choose another --metric_for_best_model, or another validation split",
+            )
+
     # ------------------------------------------------------------------------------------------------ optimisation
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Transformers' own, each layer with its learning rate."""
         is_new = self.optimizer is None
-        optimizer = super().create_optimizer(*args, **kwargs)
+        try:
+            optimizer = super().create_optimizer(*args, **kwargs)
+        except (ImportError, RuntimeError, TypeError, ValueError) as error:
+            what = f"--optim {self.args.optim.value} with --optim_args {self.args.optim_args}"
+            raise refuse_arguments(error, what) from error
         if is_new and self._layer_lr_decay < 1:
             decay_learning_rates(optimizer, self.model, self._layer_lr_decay)
         return optimizer
@@ -213,7 +230,11 @@ class ImageClassificationTrainer(ResumableTrainer):
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """Transformers' schedules, and others."""
         if self._build_schedule is None:
-            return super().create_scheduler(num_training_steps, optimizer)
+            try:
+                return super().create_scheduler(num_training_steps, optimizer)
+            except (TypeError, ValueError) as error:
+                what = f"--lr_scheduler_type {self.args.lr_scheduler_type.value} with these --lr_scheduler_kwargs"
+                raise refuse_arguments(error, what) from error
         if self.lr_scheduler is None:
             self.lr_scheduler = self._build_schedule(optimizer or self.optimizer, num_training_steps)
             self._created_lr_scheduler = True

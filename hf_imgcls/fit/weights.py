@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 
-from hf_imgcls.errors import ModelError
+from hf_imgcls.errors import ModelError, network_error
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 # What torch.load and its like would execute.
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
+# What from_pretrained raises about files that are missing, damaged, or another model's.
+LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
 logger = logging.getLogger(__name__)
 
 
@@ -65,7 +68,7 @@ def load_trained(name: str | Path, source: dict[str, Any]) -> PreTrainedModel:
         model, info = AutoModelForImageClassification.from_pretrained(
             str(name), dtype=torch.float32, use_safetensors=True, output_loading_info=True, **source
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except LOADING_ERRORS as error:
         raise ModelError(
             f"no image classifier could be loaded from {str(name)!r}: {error}",
             "a folder or Hub repository with config.json and model.safetensors",
@@ -130,7 +133,7 @@ def _list_files(name: str, data: DataArguments, commit: str | None) -> list[str]
 
     try:
         names = HfApi(token=data.token).list_repo_files(name, revision=commit)
-    except (HfHubHTTPError, OfflineModeIsEnabled, ConnectionError) as error:
+    except (HfHubHTTPError, OfflineModeIsEnabled, network_error(), ConnectionError, TimeoutError) as error:
         logger.debug("The files of %s are not known: %s", name, error)
         return None
     return [file for file in names if "/" not in file]

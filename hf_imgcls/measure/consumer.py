@@ -6,6 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hf_imgcls.compat import load_image_processor
 from hf_imgcls.measure.exported_model import OnnxRuntime, OpenVino, find_exported_file, load_exported
 
@@ -39,14 +41,24 @@ def _load_with_optimum(path: Path, runtime: Any, config: Any) -> Any:
     if find_spec("optimum") is None:
         return None
     if runtime is OnnxRuntime and find_spec("optimum.onnxruntime"):
+        from onnxruntime import SessionOptions
         from optimum.onnxruntime import ORTModelForImageClassification
 
-        model = ORTModelForImageClassification.from_pretrained(path.parent, file_name=path.name)
+        options = SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()  # what its latency is said to be measured with
+        model = ORTModelForImageClassification.from_pretrained(
+            path.parent, file_name=path.name, session_options=options
+        )
     elif runtime is OpenVino and config.model_type != "timm_wrapper" and find_spec("optimum.intel"):
         from optimum.intel import OVModelForImageClassification
 
         model = OVModelForImageClassification.from_pretrained(
-            str(path.parent), file_name=path.name, ov_config={"INFERENCE_PRECISION_HINT": "f32"}
+            str(path.parent),
+            file_name=path.name,
+            ov_config={
+                "INFERENCE_PRECISION_HINT": "f32",
+                "INFERENCE_NUM_THREADS": str(torch.get_num_threads()),
+            },
         )
     else:
         return None

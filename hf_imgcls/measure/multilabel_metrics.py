@@ -6,15 +6,17 @@ held of an example but its labels and its loss.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from hf_imgcls.errors import DataError, ModelError
 from hf_imgcls.measure.formulas import FloatArray, IntArray, Measured, measure_calibration_error
-from hf_imgcls.measure.metrics import as_array, check_finite, join_indices
+from hf_imgcls.measure.metrics import ClassificationAccumulator, as_array, check_finite, join_indices
 from hf_imgcls.measure.multilabel_formulas import (
     DEFAULT_THRESHOLD,
     MULTI_LABEL_METRIC_NAMES,
@@ -25,6 +27,9 @@ from hf_imgcls.measure.multilabel_formulas import (
     sigmoid,
 )
 from hf_imgcls.measure.ranking import rank_scores
+
+if TYPE_CHECKING:
+    from hf_imgcls.data.load import ImageDataset
 
 
 @dataclass
@@ -161,3 +166,22 @@ def measure_examples(examples: MultiLabelExamples, thresholds: npt.ArrayLike) ->
         "log_loss": Measured(float(examples.log_loss.mean())),
         "ece": measure_calibration_error(targets.ravel(), scores.ravel().astype(np.float64)),
     }
+
+
+def choose_accumulator(
+    dataset: ImageDataset, selected_by: str | None
+) -> Callable[[], ClassificationAccumulator | MultiLabelAccumulator]:
+    """What validation is measured with while a model trains.
+
+    Args:
+        dataset: Its classes, and whether an image may have several.
+        selected_by: The metric that the best model is chosen by; the scores that only ``roc_auc`` needs, 8 * N * K
+            bytes, are kept for it alone.
+
+    Returns:
+        Makes an empty accumulator.
+    """
+    if dataset.is_multi_label:
+        return partial(MultiLabelAccumulator, len(dataset.labels))
+    keep_scores = (selected_by or "").removeprefix("eval_") == "roc_auc"
+    return partial(ClassificationAccumulator, len(dataset.labels), keep_scores)

@@ -118,10 +118,10 @@ def add_exports(folder: str | os.PathLike[str], rows: list[dict[str, Any]]) -> N
         rows: From `hf_imgcls.publish.export.table`; they take the place of earlier ones.
     """
     folder = Path(folder)
-    if not rows or not (folder / REPORT_FOLDER / REPORT_FILE).is_file():
+    if not (folder / REPORT_FOLDER / REPORT_FILE).is_file():
         return
     record = read_report(folder)
-    if record.split != rows[0]["split"]:
+    if rows == record.exports or (rows and record.split != rows[0]["split"]):
         return
     path = folder / PREDICTIONS_FILE.format(split=record.split)
     table = load_table(path) if path.is_file() else None

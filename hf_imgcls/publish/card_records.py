@@ -18,6 +18,7 @@ import yaml
 
 from hf_imgcls.errors import CardError
 from hf_imgcls.publish.export.table import read_exports
+from hf_imgcls.publish.files import MODEL_SUFFIXES
 from hf_imgcls.publish.hub_rules import is_repo_id
 from hf_imgcls.publish.privacy import cut_paths, list_paths
 from hf_imgcls.records import DataRecord, Estimate, ExportRecord, ParityRecord, ReportRecord, RunRecord
@@ -178,7 +179,7 @@ def read_records(folder: str | Path) -> CardRecords:
         parity=ParityRecord.load(folder / "parity.json") if (folder / "parity.json").is_file() else None,
         config=_read(folder / "config.json"),
         processor=_read(folder / "preprocessor_config.json"),
-        exports=read_exports(folder),
+        exports=[record for record in read_exports(folder) if PurePath(record.path).suffix in MODEL_SUFFIXES],
         files=_list_files(folder),
         adapter=_read(folder / "adapter" / "adapter_config.json") or None,
     )

@@ -18,6 +18,7 @@ from hf_imgcls.publish.card_facts import (
     read_classes,
 )
 from hf_imgcls.publish.card_records import CardRecords
+from hf_imgcls.publish.export.table import name_conditions
 from hf_imgcls.publish.markdown import (
     NOT_MEASURED,
     begin_sentence,
@@ -237,9 +238,10 @@ def describe_exports(records: CardRecords) -> str:
     """What the exported models were measured on; nothing without exports."""
     if not records.exports:
         return ""
-    first = records.exports[0]
-    return (
-        f"Measured on {first.num_examples:,} images of the {first.split} split, through each folder's own files. Times "
-        f"are of one image after the other on {escape(first.device)} with {first.threads} "
-        f"thread{'s' if first.threads > 1 else ''}, in turn with eager PyTorch."
+    first = name_conditions(records.exports[0])
+    others = [record for record in records.exports if name_conditions(record) != first]
+    text = (
+        f"Measured on {escape(first)}, through each folder's own files. Times are of one image after the other, in "
+        "turn with eager PyTorch."
     )
+    return text + "".join(f" {escape(item.format)}: measured on {escape(name_conditions(item))}." for item in others)

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hf_imgcls.errors import PushError
+from hf_imgcls.errors import PushError, network_error
 from hf_imgcls.publish.privacy import hide_secrets
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ def diagnose(error: BaseException) -> Fault | None:
         # Addresses that files are sent to are signed for a while only; the next attempt gets new ones.
         has_expired = status == 403 and "X-Amz-" in str(response.url)
         return Fault(status, text, status in _TRANSIENT or has_expired, _read_retry_after(response.headers))
-    if any(isinstance(cause, (_network_error(), ConnectionError, TimeoutError)) for cause in chain):
+    if any(isinstance(cause, (network_error(), ConnectionError, TimeoutError)) for cause in chain):
         return Fault(None, text, True)
     if any(isinstance(cause, json.JSONDecodeError) for cause in chain):
         return Fault(None, f"the answer is no JSON: {text}", True)
@@ -257,14 +257,6 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     while current is not None:
         yield current
         current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
-
-
-def _network_error() -> type[BaseException]:
-    """What all errors of the HTTP library are, on which the installed client is built: requests, or httpx."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    libraries = ("requests", "httpx", "httpx2")
-    return next(base for base in reversed(HfHubHTTPError.__mro__) if base.__module__.split(".")[0] in libraries)
 
 
 def _read_retry_after(headers: Mapping[str, str]) -> float:

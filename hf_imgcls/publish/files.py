@@ -40,6 +40,8 @@ _PREDICTIONS = ("predictions_*.parquet",)
 _EXPORT_SUFFIXES = (
     ".json", ".safetensors", ".onnx", ".onnx_data", ".data", ".xml", ".tflite", ".pte", ".txt", ".md",
 )  # fmt: skip
+# Models that run code when they are loaded, torch's programs, are not among them, and of their folders nothing is then.
+MODEL_SUFFIXES = (".onnx", ".xml", ".tflite", ".pte")
 _TEXT_SUFFIXES = (".json", ".yaml", ".yml", ".md", ".html", ".txt", ".csv")
 
 
@@ -72,7 +74,8 @@ def select_published(names: Iterable[str], *, images: bool = True, predictions: 
     names = set(names)
     patterns = [*_MODEL, *_RECORDS, *(f"adapter/{name}" for name in _ADAPTER)]
     patterns += [*(_IMAGES if images else ()), *(_PREDICTIONS if predictions else ())]
-    exports = {PurePosixPath(name).parts[0] for name in names if fnmatchcase(name, f"*/{EXPORT_FILE}")}
+    models = {PurePosixPath(name).parts[0] for name in names if fnmatchcase(name, "*/*.*") and _is_model(name)}
+    exports = models & {PurePosixPath(name).parts[0] for name in names if fnmatchcase(name, f"*/{EXPORT_FILE}")}
     return {name for name in names if _matches(name, patterns) or _is_exported(name, names, exports)}
 
 
@@ -90,6 +93,10 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
         len(parts) == pattern.count("/") + 1 and all(map(fnmatchcase, parts, pattern.split("/")))
         for pattern in patterns
     )
+
+
+def _is_model(name: str) -> bool:
+    return PurePosixPath(name).suffix in MODEL_SUFFIXES
 
 
 def _is_exported(name: str, names: Collection[str], exports: Collection[str]) -> bool:

@@ -256,6 +256,13 @@ CSV = "filename,label,site\n" + "".join(
 )
 
 
+def test_a_file_in_another_encoding_is_one_clear_error(load, make_folders):
+    folder = make_folders("images", {"a": 2})
+    (folder / "labels.csv").write_bytes("file,label\na.png,né\n".encode("latin-1"))
+    with pytest.raises(DataError, match="save --train_file as UTF-8"):
+        load(train_file=folder / "labels.csv")
+
+
 @pytest.mark.parametrize("kind", ["csv", "semicolon", "tsv", "jsonl", "json"])
 def test_annotation_files(load, make_folders, kind):
     folder = make_folders("images", {"01": 10, "1": 10})

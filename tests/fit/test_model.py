@@ -12,7 +12,7 @@ from transformers import pipeline
 
 from hf_imgcls.arguments import DataArguments, FitArguments
 from hf_imgcls.errors import ModelError
-from hf_imgcls.fit.model import build_model, head_parameter_names
+from hf_imgcls.fit.model import build_model, check_model, head_parameter_names
 
 LABELS = ["ant", "bee", "cat", "dog"]
 
@@ -176,6 +176,27 @@ def test_a_checkpoint_without_the_backbone_is_refused(saved_vit):
     save_file(kept, path, metadata={"format": "pt"})
     with pytest.raises(ModelError, match="position_embeddings"):
         reload(saved_vit[0])
+
+
+def test_damaged_weights_are_refused(saved_vit):
+    path = saved_vit[0] / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="could not be loaded"):
+        reload(saved_vit[0])
+
+
+def test_what_needs_no_classes_is_checked_before_any_data(saved_vit, tmp_path):
+    from transformers import BertConfig
+
+    check_model(FitArguments(model_name_or_path=str(saved_vit[0])), DataArguments())
+    with pytest.raises(ModelError, match="not a multiple of the patch size"):
+        check_model(FitArguments(model_name_or_path=str(saved_vit[0])), DataArguments(image_size=33))
+    with pytest.raises(ModelError, match="vitt"):
+        check_model(FitArguments(model_type="vitt"), DataArguments())
+    BertConfig().save_pretrained(tmp_path / "bert")
+    (tmp_path / "bert" / "model.safetensors").touch()
+    with pytest.raises(ModelError, match="is a bert, which transformers has no image classifier for"):
+        check_model(FitArguments(model_name_or_path=str(tmp_path / "bert")), DataArguments())
 
 
 def test_pickled_weights_are_refused(saved_vit):

@@ -11,7 +11,7 @@ from tiny_models import TINY_CONFIGS
 from transformers import AutoConfig, AutoModelForImageClassification, ViTImageProcessor
 
 from hf_imgcls.arguments import DataArguments, FitArguments
-from hf_imgcls.errors import ModelError
+from hf_imgcls.errors import ModelError, network_error
 from hf_imgcls.fit.model import build_model
 from hf_imgcls.fit.weights import find_commit, pin_source
 
@@ -90,6 +90,15 @@ def test_a_pickle_is_refused_before_it_is_fetched(session):
     assert "could not be loaded" in found["offline"][1]
     assert hub.fetched("config.json")
     assert not hub.fetched("pytorch_model.bin")
+
+
+def test_a_hub_that_cannot_be_reached_is_no_traceback(monkeypatch):
+    def fail(*_, **__):
+        raise network_error()("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", fail)
+    with pytest.raises(ModelError, match="org/elsewhere"):
+        build_model(FitArguments(model_name_or_path="org/elsewhere"), DataArguments(), ["a", "b"])
 
 
 def test_a_folder_of_pickles_is_refused(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import shutil
 import subprocess
@@ -179,13 +180,17 @@ def test_only_evaluating_trains_nothing(run_recipe, tmp_path):
     ("flags", "words"),
     [
         (["--dataset_name", "digits", "--learning_rat", "1"], ["--learning_rat", "learning_rate"]),
-        (["--dataset_name", "no_such_dataset_anywhere"], ["no_such_dataset_anywhere"]),
-        (["--dataset_name", "digits", "--label_column_name", "species"], ["species", "label"]),
+        (["--dataset_name", "no_such_dataset_anywhere", *TINY_VIT], ["no_such_dataset_anywhere"]),
+        (["--dataset_name", "digits", *TINY_VIT, "--label_column_name", "species"], ["species", "label"]),
         (["--dataset_name", "digits", *TINY_VIT, "--train_val_split", "0"], ["no validation split", "--do_eval false"]),
         (["--dataset_name", "digits", "--model_type", "vitt"], ["vitt", "did you mean"]),
         (["--dataset_name", "digits", "--model_type", "vit", "--image_size", "50"], ["50", "patch size 16"]),
         (["--dataset_name", "digits", "--num_processes", "2"], ["1 process runs", "--num_processes 2"]),
         (["--dataset_name", "digits", "--model_name_or_path", "no/such-model"], ["no/such-model"]),
+        (["--dataset_name", "digits", *TINY_VIT, "--max_steps", "0"], ["max_steps is 0"]),
+        (["--dataset_name", "digits", *TINY_VIT, "--do_train", "false", "--do_eval"], ["a trained model"]),
+        (["--dataset_name", "digits", *TINY_VIT, "--dataloader_prefetch_factor", "2"], ["prefetch_factor"]),
+        (["--dataset_name", "digits", *TINY_VIT, "--accelerator_config", "{foo: 1}"], ["foo", "refuses"]),
     ],
 )
 def test_bad_input_is_one_clear_error_before_training(run_recipe, tmp_path, flags, words):
@@ -196,6 +201,43 @@ def test_bad_input_is_one_clear_error_before_training(run_recipe, tmp_path, flag
     for word in words:
         assert word in run.err
     assert not list((tmp_path / "run").glob("*")), "nothing is left behind"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--report_to", "tensorbord"], ["tensorbord", "tensorboard"]),
+        (["--lr_scheduler_kwargs", "{foo: 1}"], ["linear", "foo"]),
+        (["--optim_args", "foo"], ["--optim_args foo"]),
+        (["--dataloader_drop_last", "--max_train_samples", "8"], ["8 training images", "no batch of 32"]),
+    ],
+)
+def test_what_only_the_trainer_knows_is_one_clear_error_too(run_recipe, tmp_path, flags, words):
+    run = run_recipe("finetune", *SMALL_DIGITS, *TINY_VIT, "--output_dir", tmp_path / "run", *flags)
+    assert run.exit_code == 2
+    assert "Traceback" not in run.err
+    for word in words:
+        assert word in run.err
+    assert not list((tmp_path / "run").glob("*.safetensors"))
+
+
+def test_a_handful_of_images_trains_and_is_selected_by_what_they_can_give(run_recipe, tmp_path):
+    for name, role in itertools.product("ab", ("train", "validation")):
+        (tmp_path / role / name).mkdir(parents=True)
+        for number in range(3 if role == "train" else 2):
+            Image.new("RGB", (16, 16), (40 * number, 9, 9)).save(tmp_path / role / name / f"{number}.png")
+    flags = (
+        "--train_dir", tmp_path / "train", "--validation_dir", tmp_path / "validation", "--image_size", "16", *TINY_VIT,
+        "--max_steps", "1", "--do_predict", "false", "--use_cpu", "--disable_tqdm", "true",
+    )  # fmt: skip
+    refused = run_recipe(
+        "finetune", *flags, "--metric_for_best_model", "top5_accuracy", "--output_dir", tmp_path / "no"
+    )
+    assert refused.exit_code == 2
+    assert "there are 2 classes" in refused.err
+    run = run_recipe("finetune", *flags, "--metric_for_best_model", "roc_auc", "--output_dir", tmp_path / "run")
+    assert run.exit_code == 0, run.err
+    assert 0 <= read(tmp_path / "run", "eval_results.json")["eval_roc_auc"] <= 1
 
 
 def test_a_folder_that_is_not_ours_is_not_written_to(run_recipe, tmp_path):

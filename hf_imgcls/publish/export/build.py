@@ -22,9 +22,10 @@ import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 
+from hf_imgcls.compat import explain_export
 from hf_imgcls.data.calibration import read_batches, read_calibration, take_rows
 from hf_imgcls.data.preprocess import Normalizer
-from hf_imgcls.errors import DataError, MissingExtraError, ModelError, OutputError, ParityError, UserError
+from hf_imgcls.errors import DataError, ModelError, OutputError, ParityError, UserError
 from hf_imgcls.fit.weights import pin_source
 from hf_imgcls.measure.exported_model import ExportedClassifier
 from hf_imgcls.measure.predictions import PredictionTable
@@ -70,6 +71,7 @@ def export_model(
         ModelError: The model cannot be loaded.
     """
     check_labels(dataset)
+    finals = find_folders(args, output_dir)
     split = _choose_split(dataset)
     model, processor = load_classifier(model_name_or_path, args.data, revision=args.fit.model_revision)
     if isinstance(model, ExportedClassifier):
@@ -96,15 +98,14 @@ def export_model(
         )
         if "validation" in dataset.splits:
             source.measure_drop = functools.partial(_measure_drop, source, tables, score)
-        for name in args.publish.export_formats or ():
+        for name, final in finals.items():
             exporter = find_exporter(name)
-            final = output_dir / (f"{name}_folded" if args.publish.fold_preprocessing else name)
-            _check_name_is_free(final)
             folder = work / "results" / final.name
             folder.mkdir()
             try:
                 with _explain_full_disk(final):
-                    written = exporter.write(source, folder)
+                    with explain_export(source.model, final.name):
+                        written = exporter.write(source, folder)
                     _complete(folder, source)
                     answers = score(folder, dataset, split=split).table
                     assert isinstance(answers, PredictionTable)  # one process has every example, with one label
@@ -113,7 +114,7 @@ def export_model(
                     )
                     record.save(folder / EXPORT_FILE)
                     _move(folder, final)
-            except (ParityError, ModelError, DataError, MissingExtraError) as error:
+            except UserError as error:
                 logger.error("%s: not written", final.name)
                 failures.append(error)
                 if isinstance(error, ParityError):  # nor does an older one speak for this model
@@ -121,6 +122,24 @@ def export_model(
             else:
                 logger.info("%s: %s", final.name, final)
     return failures
+
+
+def find_folders(args: Arguments, output_dir: Path) -> dict[str, Path]:
+    """Format -> the folder that its export is to have; each format once.
+
+    Raises:
+        OutputError: There is another folder of that name.
+    """
+    ending = "_folded" if args.publish.fold_preprocessing else ""
+    finals = {name: output_dir / f"{name}{ending}" for name in args.publish.export_formats or ()}
+    for final in finals.values():
+        if final.exists() and not (final / EXPORT_FILE).is_file():
+            raise OutputError(
+                f"{final} is there already and is no export of ours",
+                "no such folder",
+                "rename it, or choose --output_dir",
+            )
+    return finals
 
 
 def check_labels(dataset: ImageDataset) -> None:
@@ -200,13 +219,6 @@ def _open_work_folder(output_dir: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _check_name_is_free(final: Path) -> None:
-    if final.exists() and not (final / EXPORT_FILE).is_file():
-        raise OutputError(
-            f"{final} is there already and is no export of ours", "no such folder", "rename it, or choose --output_dir"
-        )
-
-
 def _move(folder: Path, final: Path) -> None:
     """Give a finished folder its name. An older export of that name goes away; between two, there may be none."""
     for path in folder.iterdir():
@@ -221,12 +233,11 @@ def _move(folder: Path, final: Path) -> None:
 def _explain_full_disk(final: Path) -> Iterator[None]:
     try:
         yield
-    except UserError:
-        raise
     except Exception as error:
-        # The runtimes' own writers have no errno to tell.
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if not full and shutil.disk_usage(final.parent).free > _LITTLE_SPACE_BYTES:
+        # The runtimes' own writers have no errno to tell, and their errors may have been explained already.
+        is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        is_other = isinstance(error, UserError) and not isinstance(error, ModelError)
+        if is_other or not (is_full or shutil.disk_usage(final.parent).free <= _LITTLE_SPACE_BYTES):
             raise
         raise OutputError(
             f"{final} could not be written, the disk is full: {error}",

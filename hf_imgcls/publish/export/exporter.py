@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -73,8 +74,7 @@ class ExportSource:
     def write_onnx_once(self) -> Path:
         """The float32 ONNX file that the formats of this family start from; written when first asked for."""
         if "onnx" not in self._files:
-            path = self.work / "onnx" / "model.onnx"
-            path.parent.mkdir()
+            path = self._open_folder("onnx") / "model.onnx"
             write_onnx(self.model, path, self.image_size, self.options.export_opset)
             self._files["onnx"] = path
         return self._files["onnx"]
@@ -82,11 +82,16 @@ class ExportSource:
     def write_openvino_once(self) -> Path:
         """The same for OpenVINO: the ``.xml``, with its ``.bin`` beside it."""
         if "openvino" not in self._files:
-            path = self.work / "openvino" / "openvino_model.xml"
-            path.parent.mkdir()
+            path = self._open_folder("openvino") / "openvino_model.xml"
             write_openvino(self.model, path, self.image_size)
             self._files["openvino"] = path
         return self._files["openvino"]
+
+    def _open_folder(self, name: str) -> Path:
+        """An empty folder: another format may have tried before, and failed."""
+        shutil.rmtree(self.work / name, ignore_errors=True)
+        (self.work / name).mkdir()
+        return self.work / name
 
 
 @dataclass

@@ -18,8 +18,7 @@ class OnnxExporter(Exporter):
         """See `Exporter.write`."""
         path = folder / "model.onnx"
         shutil.copy(source.write_onnx_once(), path)
-        finish_onnx(path, source)
-        return Written(path.name, "float32", source.options.export_opset)
+        return Written(path.name, "float32", finish_onnx(path, source))
 
 
 class OnnxHalfExporter(Exporter):
@@ -40,8 +39,7 @@ class OnnxHalfExporter(Exporter):
         model = OnnxModel(convert_float_to_float16(onnx.load(str(source.write_onnx_once())), keep_io_types=True))
         model.topological_sort()  # the casts of the inputs come last
         onnx.save(model.model, str(path))
-        finish_onnx(path, source)
-        return Written(path.name, "float16, inputs and outputs float32", source.options.export_opset)
+        return Written(path.name, "float16, inputs and outputs float32", finish_onnx(path, source))
 
 
 EXPORTERS = {"onnx": OnnxExporter, "onnx_fp16": OnnxHalfExporter}

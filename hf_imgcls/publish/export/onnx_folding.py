@@ -7,17 +7,35 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hf_imgcls.errors import ModelError
+
 if TYPE_CHECKING:
     from hf_imgcls.publish.export.exporter import ExportSource
 
 
-def finish_onnx(path: Path, source: ExportSource) -> None:
-    """Fold the preprocessing into the file if that is asked for, and check the file against ONNX's own rules."""
+def finish_onnx(path: Path, source: ExportSource) -> int:
+    """Fold the preprocessing into the file if that is asked for, and check the file against ONNX's own rules.
+
+    Returns:
+        The file's opset.
+
+    Raises:
+        ModelError: It is not the one that was asked for: an exporter may fail to convert a graph, and go on.
+    """
     import onnx
 
     if source.options.fold_preprocessing:
         fold_onnx(path, source)
     onnx.checker.check_model(str(path), full_check=False)
+    imports = onnx.load(str(path), load_external_data=False).opset_import
+    opset = next(item.version for item in imports if item.domain in ("", "ai.onnx"))
+    if opset != source.options.export_opset:
+        raise ModelError(
+            f"{type(source.model).__name__} was written with opset {opset}",
+            f"export_opset {source.options.export_opset}, which this exporter cannot convert it to",
+            f"pass --export_opset {opset}, or export on transformers 4.57",
+        )
+    return opset
 
 
 def fold_onnx(path: Path, source: ExportSource) -> None:

@@ -40,7 +40,7 @@ class OnnxStaticExporter(Exporter):
         from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
         prepared = _prepare(source)
-        ranges = _find_ranges(prepared, source)
+        ranges, num_images = _find_ranges(prepared, source)
         layers = [node.name for node in onnx.load(str(prepared)).graph.node if node.op_type in _STATIC_OPERATORS]
 
         def quantize(excluded: Sequence[str], target: Path) -> None:
@@ -58,15 +58,16 @@ class OnnxStaticExporter(Exporter):
             )
             quantizer.quantize_model()
             quantizer.model.save_model_to_file(str(target / _FILE))
-            finish_onnx(target / _FILE, source)
+            opsets.append(finish_onnx(target / _FILE, source))
 
+        opsets: list[int] = []
         kept = find_float_layers(layers, quantize, source, folder)
         options = source.options
         precision = (
             f"int8 weights (7 bits, per channel) and activations ({options.calibration_method}, "
-            f"{options.calibration_samples} training images)"
+            f"{num_images} training images)"
         )
-        return Written(_FILE, precision, options.export_opset, kept)
+        return Written(_FILE, precision, opsets[-1], kept)
 
 
 class OnnxDynamicExporter(Exporter):
@@ -93,11 +94,12 @@ class OnnxDynamicExporter(Exporter):
                 weight_type=QuantType.QInt8,
                 nodes_to_exclude=list(excluded),
             )
-            finish_onnx(target / _FILE, source)
+            opsets.append(finish_onnx(target / _FILE, source))
 
+        opsets: list[int] = []
         kept = find_float_layers(layers, quantize, source, folder)
         precision = "int8 weights (7 bits, per channel), activations at run time; convolutions float32"
-        return Written(_FILE, precision, source.options.export_opset, kept)
+        return Written(_FILE, precision, opsets[-1], kept)
 
 
 def _prepare(source: ExportSource) -> Path:
@@ -115,13 +117,16 @@ def _prepare(source: ExportSource) -> Path:
     return path
 
 
-def _find_ranges(path: Path, source: ExportSource) -> Any:
+def _find_ranges(path: Path, source: ExportSource) -> tuple[Any, int]:
+    """The ranges of all activations, and the number of images they come from."""
     from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod
     from onnxruntime.quantization.calibrate import create_calibrator
 
     class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self._batches: Iterator[Any] = source.read_calibration()
+        """One batch."""
+
+        def __init__(self, batch: Any) -> None:
+            self._batches: Iterator[Any] = iter([batch])
 
         def get_next(self) -> dict[str, Any] | None:
             batch = next(self._batches, None)
@@ -138,8 +143,12 @@ def _find_ranges(path: Path, source: ExportSource) -> Any:
         augmented_model_path=str(source.work / "augmented.onnx"),
         calibrate_method=methods[source.options.calibration_method],
     )
-    calibrator.collect_data(Reader())
-    return calibrator.compute_data()
+    count = 0
+    for batch in source.read_calibration():
+        # One by one: the methods with histograms keep every activation of what they are given at once.
+        calibrator.collect_data(Reader(batch))
+        count += len(batch)
+    return calibrator.compute_data(), count
 
 
 EXPORTERS = {"onnx_int8": OnnxStaticExporter, "onnx_int8_dynamic": OnnxDynamicExporter}

@@ -33,6 +33,7 @@ def show_exports(folder: Path) -> list[ExportRecord]:
         Their records, by name.
     """
     records = read_exports(folder)
+    (folder / EXPORTS_PICTURE).unlink(missing_ok=True)  # it may show what is there no more
     if records:
         print_exports(records)
         if find_spec("matplotlib"):
@@ -40,19 +41,26 @@ def show_exports(folder: Path) -> list[ExportRecord]:
 
             (folder / EXPORTS_PICTURE).write_bytes(encode_png(draw_exports(records, PRINT)))
             print(f"  picture: {folder / EXPORTS_PICTURE}")
-        if all(find_spec(name) for name in ("matplotlib", "jinja2")):
-            # Not above: cards are written from here too, and need neither datasets nor pandas.
-            from hf_imgcls.measure.report import add_exports
+    if all(find_spec(name) for name in ("matplotlib", "jinja2")):
+        # Not above: cards are written from here too, and need neither datasets nor pandas.
+        from hf_imgcls.measure.report import add_exports
 
-            add_exports(folder, [list_figures(record) for record in records])
+        add_exports(folder, [list_figures(record) for record in records])
     return records
+
+
+def name_conditions(record: ExportRecord) -> str:
+    """What the numbers of an export were measured on: not the same for all that were made one after the other."""
+    threads = f"{record.threads} thread{'s' if record.threads > 1 else ''}"
+    return f"{record.num_examples:,} images of the {record.split} split, on {record.device} with {threads}"
 
 
 def list_figures(record: ExportRecord) -> dict[str, Any]:
     """An export as a row of the report."""
     return {
         "format": record.format,
-        "precision": record.precision,
+        "precision": "; ".join([record.precision, *(f"{key} {value}" for key, value in record.hints.items())]),
+        "conditions": name_conditions(record),
         "split": record.split,
         "device": record.device,
         "threads": record.threads,
@@ -69,11 +77,7 @@ def list_figures(record: ExportRecord) -> dict[str, Any]:
 
 def print_exports(records: Sequence[ExportRecord]) -> None:
     """Print one line for each export, what was measured on what, and what is to be known besides."""
-    first = records[0]
-    print(
-        f"\n{first.num_examples} images of {first.split}; {first.device}, {first.threads} "
-        f"thread{'s' if first.threads > 1 else ''}"
-    )
+    print(f"\n{name_conditions(records[0])}")
     rows = [("format", "accuracy", "loss (points)", "agree", "max diff", "MB", "p50 ms", "p95 ms", "x", "images/s")]
     for record in records:
         difference = record.accuracy_difference
@@ -101,6 +105,10 @@ def print_exports(records: Sequence[ExportRecord]) -> None:
     for record in records:
         if record.float_layers:
             print(f"  {record.format} keeps {len(record.float_layers)} layers in float: {_list(record.float_layers)}")
+        if record.hints:
+            print(f"  {record.format} was told: {', '.join(f'{key} {value}' for key, value in record.hints.items())}")
+        if name_conditions(record) != name_conditions(records[0]):
+            print(f"  {record.format} was measured otherwise: {name_conditions(record)}")
         for note in record.notes:
             print(f"  {record.format}: {note}")
 
