@@ -31,6 +31,7 @@ NEVER = {
     "onnx/optimizer.pth", "openvino/other.bin", "tflite/model.tflite", "report/images/deep/x.png",
     "report/secret.txt", ".env", ".lock", ".cache/x.json", "report/.hidden.png", "onnx/.git/config.json",
     "examples/1.txt", "model-1-of-2.bin", "data/train.json",
+    "torch_export/model.pt2", "torch_export/export.json", "torch_export/config.json",
 }  # fmt: skip
 
 
