@@ -234,6 +234,13 @@ def _check_sources(data: DataArguments, complete: bool) -> list[ArgumentError]:
         )
     if data.dataset_name is None and (extra := _given(data, _HUB_ONLY)) and complete:
         problems.append(_error(f"{', '.join(extra)} without dataset_name", "both", "add --dataset_name"))
+    if data.dataset_name == "digits" and (extra := _given(data, _HUB_ONLY)):
+        problems.append(
+            _error(f"{', '.join(extra)} with digits", "nothing: there is one of it", f"leave out {extra[0]}")
+        )
+    elif data.dataset_revision and os.path.isdir(os.path.expanduser(str(data.dataset_name))):
+        found = f"dataset_revision {data.dataset_revision} with the folder {data.dataset_name}"
+        problems.append(_error(found, "a dataset on the Hub: a folder is what it is", "leave out dataset_revision"))
     folders = (*_FOLDERS, "unlabelled_dir")
     for names, exists, word in ((folders, os.path.isdir, "folder"), (_FILES, os.path.isfile, "file")):
         for name in _given(data, names):

@@ -301,11 +301,17 @@ def require_exporter(family: str) -> None:
     Raises:
         MissingExtraError: It is not.
     """
+    if TRANSFORMERS_MAJOR < 5:  # the extra that fits this line has them all
+        for module in {
+            "onnx": ("onnxruntime", "onnx", "optimum.onnxruntime"),
+            "openvino": ("openvino", "optimum.intel"),
+        }[family]:
+            require("optimum", module)
+        return
     require(family)
-    if TRANSFORMERS_MAJOR < 5:
-        require("optimum", {"onnx": "optimum.onnxruntime", "openvino": "optimum.intel"}[family])
-    elif family == "onnx":
+    if family == "onnx":
         require("onnx", "onnx_ir")
+        require("onnx", "onnxscript")
 
 
 def write_onnx(model: PreTrainedModel, path: Path, image_size: tuple[int, int], opset: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,13 @@ def load_pipeline(name_or_path: str | Path, *, is_trusted: bool = False, **optio
     model: Any = own
     if not own.runtime.takes_levels:
         model = _load_with_optimum(*found, own.config) or own
+    # pipeline() says that a model of a class it does not know is not supported, and uses it all the same.
+    logging.getLogger("transformers.pipelines.base").addFilter(_is_not_about_ours)
     return pipeline("image-classification", model=model, image_processor=folder)
+
+
+def _is_not_about_ours(record: logging.LogRecord) -> bool:
+    return "ExportedClassifier" not in record.getMessage()
 
 
 def _load_with_optimum(path: Path, runtime: Any, config: Any) -> Any:

@@ -295,16 +295,20 @@ class ExportedClassifier(torch.nn.Module):
         """Whether it writes text."""
         return False
 
+    def prepare(self, pixel_values: torch.Tensor) -> npt.NDArray[Any]:
+        """What the runtime gets: float32 (B, 3, H, W), or uint8 (B, H, W, 3) where the preprocessing is folded in."""
+        if self.runtime.takes_levels:
+            return self._normalizer.restore_levels(pixel_values.cpu()).permute(0, 2, 3, 1).contiguous().numpy()
+        return np.ascontiguousarray(pixel_values.cpu().numpy(), dtype=np.float32)
+
     def forward(self, pixel_values: torch.Tensor) -> Any:
         """``logits`` (B, K) float32 for normalised ``pixel_values`` (B, 3, H, W), on the same device."""
         from transformers.modeling_outputs import ImageClassifierOutput
 
+        logits = self.runtime.run(self.prepare(pixel_values))
         if self.runtime.takes_levels:
-            levels = self._normalizer.restore_levels(pixel_values.cpu()).permute(0, 2, 3, 1).contiguous()
-            # What is added to all logits of an image changes nothing.
-            logits = np.log(np.maximum(self.runtime.run(levels.numpy()), np.finfo(np.float32).tiny))
-        else:
-            logits = self.runtime.run(np.ascontiguousarray(pixel_values.cpu().numpy(), dtype=np.float32))
+            # Of probabilities; what is added to all logits of an image changes nothing.
+            logits = np.log(np.maximum(logits, np.finfo(np.float32).tiny))
         return ImageClassifierOutput(logits=torch.from_numpy(logits).to(pixel_values.device))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +20,7 @@ from hf_imgcls.publish.export.exclusion import exceeds_budget, judge_budget
 from hf_imgcls.records import Estimate, ExportRecord
 
 if TYPE_CHECKING:
+    from hf_imgcls.measure.exported_model import ExportedClassifier
     from hf_imgcls.measure.predictions import PredictionTable
     from hf_imgcls.publish.export.exporter import Exporter, ExportSource, Written
 
@@ -150,30 +152,36 @@ def compare_accuracy(reference: PredictionTable, exported: PredictionTable) -> E
     return compare_tables(reference, exported).metrics["accuracy"].difference
 
 
-def time_both(model: torch.nn.Module, exported: torch.nn.Module, pixels: torch.Tensor) -> tuple[dict, dict]:
+def time_both(model: torch.nn.Module, exported: ExportedClassifier, pixels: torch.Tensor) -> tuple[dict, dict]:
     """Latency and throughput of two models, in turn, so that whatever else the machine does meets both.
 
     Args:
         model: Eager PyTorch, on the CPU.
-        exported: The same model, exported.
+        exported: The same model, exported. It is timed from what its runtime gets to what that answers.
         pixels: Real images, (B, 3, H, W).
 
     Returns:
         ``latency`` and ``throughput`` of `hf_imgcls.records.ExportRecord`.
     """
     batch = pixels[torch.arange(THROUGHPUT_BATCH_SIZE) % len(pixels)]
-    models = {"": exported, "pytorch_": model}
-    single: dict[str, list[Any]] = {prefix: [] for prefix in models}
-    many: dict[str, list[Any]] = {prefix: [] for prefix in models}
+
+    def call(prefix: str, images: torch.Tensor) -> Callable[[], Any]:
+        if prefix:
+            return partial(model, pixel_values=images)
+        return partial(exported.runtime.run, exported.prepare(images))
+
+    prefixes = ("", "pytorch_")
+    single: dict[str, list[Any]] = {prefix: [] for prefix in prefixes}
+    many: dict[str, list[Any]] = {prefix: [] for prefix in prefixes}
     with torch.inference_mode():
         for round_number in range(_NUM_ROUNDS):
             one = pixels[round_number % len(pixels)][None]
-            for prefix, each in models.items():
-                single[prefix].append(time_calls(partial(each, pixel_values=one), runs=_RUNS_PER_ROUND, warmup=2))
+            for prefix in prefixes:
+                single[prefix].append(time_calls(call(prefix, one), runs=_RUNS_PER_ROUND, warmup=2))
         for _ in range(_NUM_THROUGHPUT_ROUNDS):
-            for prefix, each in models.items():
-                many[prefix].append(time_calls(partial(each, pixel_values=batch), runs=1, warmup=1))
-    summary, pytorch = (summarize_timings(np.concatenate(single[prefix])) for prefix in models)
+            for prefix in prefixes:
+                many[prefix].append(time_calls(call(prefix, batch), runs=1, warmup=1))
+    summary, pytorch = (summarize_timings(np.concatenate(single[prefix])) for prefix in prefixes)
     latency = {
         "batch_size": 1,
         **summary,
@@ -183,7 +191,7 @@ def time_both(model: torch.nn.Module, exported: torch.nn.Module, pixels: torch.T
     }
     throughput = {"batch_size": THROUGHPUT_BATCH_SIZE} | {
         f"{prefix}images_per_s": THROUGHPUT_BATCH_SIZE * 1000 / float(np.median(np.concatenate(many[prefix])))
-        for prefix in models
+        for prefix in prefixes
     }
     return latency, throughput
 
