@@ -33,7 +33,7 @@ from hf_imgcls.publish.export.exporter import ExportSource, find_exporter
 
 VIT_TINY = {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "intermediate_size": 768}
 IMAGE_SIZE = 224
-FORMATS = ("onnx", "onnx_int8", "openvino", "openvino_int8")
+FORMATS = ("onnx", "onnx_int8", "onnx_int8_dynamic", "openvino", "openvino_int8")
 
 
 class DefaultPrecision(OpenVino):
