@@ -20,12 +20,15 @@ from places import REPOSITORY
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--deadline", type=float, help="leave out slow tests that would begin after this Unix time")
+    parser.addoption("--end", type=float, help="leave out every test that would begin after this Unix time")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    deadline = item.config.getoption("--deadline")
+    deadline, end = item.config.getoption("--deadline"), item.config.getoption("--end")
     if deadline is not None and time.time() > deadline and item.get_closest_marker("slow"):
         pytest.skip("slow, and the time is up")
+    if end is not None and time.time() > end:
+        pytest.skip("the time is up")
 
 
 @pytest.fixture(scope="session")

@@ -58,6 +58,7 @@ def halve(function):
     return changed
 
 
+@pytest.mark.slow
 def test_gpu_training_smoke(load_benchmark, tmp_path, capsys):
     pytest.importorskip("timm")
     benchmark = load_benchmark("gpu_training", "--smoke", "--output", str(tmp_path / "table.txt"))

@@ -243,6 +243,7 @@ def test_explanations_are_shown_with_their_verdicts(tmp_path):
     assert (target / "explanation_0_occlusion.png").exists()
 
 
+@pytest.mark.slow
 def test_a_thousand_classes_stay_small(tmp_path):
     table = make_table(1000, num_examples=4000)
     # Noise makes the largest files there are. Only what the gallery will show needs to exist.
