@@ -74,7 +74,7 @@ def main() -> None:
     from hf_imgcls.fit.adapt import adapt_model
     from hf_imgcls.fit.advice import advise, estimate_cost
     from hf_imgcls.fit.batch_size import settle_batch_size
-    from hf_imgcls.fit.build import build_trainer
+    from hf_imgcls.fit.build import build_trainer, settle_workers
     from hf_imgcls.fit.checkpoints import describe_run, find_checkpoint
     from hf_imgcls.fit.ladder import climb
     from hf_imgcls.fit.lr_range import describe_curve, draw_curve, find_learning_rate
@@ -140,6 +140,7 @@ def main() -> None:
         checkpoint = find_checkpoint(output_dir, training_args.resume_from_checkpoint, identity)
         check_disk_space(output_dir, model.num_parameters() * 4, training_args)
         image_size = batches.train_transform.preprocessor.target_size
+        settle_workers(training_args, batches, args.explicit)
         settle_batch_size(training_args, model, image_size, checkpoint, streaming=args.data.streaming)
         show_advice(advise(dataset, args.fit, image_size))
         metric = choose_accumulator(dataset, training_args.metric_for_best_model)

@@ -80,9 +80,6 @@ def build_trainer(
     choose_selection_metric(training_args, several, model.config.num_labels)
     _check_steps(training_args, batches.train)
     labels = list(model.config.id2label.values())
-    if batches.train_transform.resamples_on_device and "dataloader_num_workers" not in args.explicit:
-        # Such batches are copied out of memory, which costs less than handing them from process to process.
-        training_args.dataloader_num_workers = 0
     callbacks = []
     if args.fit.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(args.fit.early_stopping_patience, args.fit.early_stopping_threshold))
@@ -135,6 +132,17 @@ def build_trainer(
         return build()
     except (ImportError, RuntimeError, ValueError) as error:
         raise refuse_arguments(error) from error
+
+
+def settle_workers(training_args: TrainingArguments, batches: BatchPlan, explicit: set[str]) -> None:
+    """Use no loader processes, in place, where images are kept decoded and the user asked for none.
+
+    Such batches are copied out of memory, which costs less than handing them from process to process
+    (benchmarks/input_pipeline.py, 32 x 32 pixels).
+    """
+    asked = {"dataloader_num_workers", "dataloader_persistent_workers", "dataloader_prefetch_factor"} & explicit
+    if batches.train_transform.resamples_on_device and not asked:
+        training_args.dataloader_num_workers = 0
 
 
 def choose_selection_metric(training_args: TrainingArguments, multi_label: bool, num_labels: int) -> None:

@@ -18,7 +18,7 @@ from hf_imgcls.data.load import load_image_dataset
 from hf_imgcls.data.transforms import attach_transforms
 from hf_imgcls.errors import ArgumentError, ModelError
 from hf_imgcls.fit.adapt import adapt_model
-from hf_imgcls.fit.build import build_trainer
+from hf_imgcls.fit.build import build_trainer, settle_workers
 from hf_imgcls.fit.loss import compute_classification_loss
 from hf_imgcls.fit.model import build_model
 from hf_imgcls.fit.schedule import build_step_schedule
@@ -271,6 +271,16 @@ def test_a_step_reads_no_value_off_the_device(digits, tmp_path):
     # For each step the loader reads the epoch, and the watch over NaN its answer; on a GPU, one that is there already.
     assert counts[0] > 0
     assert counts[1] - counts[0] == 2 * 2
+
+
+def test_images_that_are_kept_decoded_need_no_workers_unless_asked_for(digits, tmp_path):
+    trainer = make_trainer(digits, tmp_path, dataloader_num_workers=3)
+    _, processor = build_model(FitArguments(model_type="vit", model_config=TINY_CONFIGS["vit"]), DATA, digits.labels)
+    batches = attach_transforms(digits, processor, DATA, seed=0)
+    settle_workers(trainer.args, batches, {"dataloader_num_workers"})
+    assert trainer.args.dataloader_num_workers == 3
+    settle_workers(trainer.args, batches, set())
+    assert trainer.args.dataloader_num_workers == 0
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
