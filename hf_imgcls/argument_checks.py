@@ -97,7 +97,7 @@ def check_arguments(
     needs_data = complete and "dataset_name" in known and not (measure.predictions or measure.compare)
     problems = _check_sources(arguments.data, needs_data) + _check_pixels(arguments.data) + _check_measure(measure)
     problems += _check_model(arguments.fit, arguments.explicit) + _check_card(arguments.publish)
-    problems += _check_push(arguments, known, complete) + _check_export(arguments.publish, arguments.explicit)
+    problems += _check_push(arguments, known, complete) + _check_export(arguments.publish)
     if {"do_train", "eval_strategy"} <= arguments.training.keys():
         problems += _check_training(arguments, complete) + _check_probe(arguments) + _check_tune(arguments, known)
     if "method" in known:
@@ -175,20 +175,8 @@ def _check_push(arguments: Arguments, known: Mapping[str, Argument], complete: b
     return problems
 
 
-def _check_export(publish: PublishArguments, explicit: set[str]) -> list[ArgumentError]:
+def _check_export(publish: PublishArguments) -> list[ArgumentError]:
     problems = []
-    for name, formats in (
-        ("export_opset", "onnx"), ("calibration_method", "onnx_int8"), ("fold_preprocessing", ("onnx", "openvino")),
-    ):  # fmt: skip
-        if (
-            name in explicit
-            and publish.export_formats
-            and not any(f.startswith(formats) for f in publish.export_formats)
-        ):
-            expected = " or ".join([formats] if isinstance(formats, str) else formats)
-            problems.append(
-                _error(f"{name} without such a format", f"{expected} among the formats", f"leave {name} out")
-            )
     for name in publish.export_formats or ():
         if name not in EXPORT_FORMATS:
             near = difflib.get_close_matches(name, EXPORT_FORMATS, n=3)
@@ -235,9 +223,8 @@ def _check_sources(data: DataArguments, complete: bool) -> list[ArgumentError]:
     if data.dataset_name is None and (extra := _given(data, _HUB_ONLY)) and complete:
         problems.append(_error(f"{', '.join(extra)} without dataset_name", "both", "add --dataset_name"))
     if data.dataset_name == "digits" and (extra := _given(data, _HUB_ONLY)):
-        problems.append(
-            _error(f"{', '.join(extra)} with digits", "nothing: there is one of it", f"leave out {extra[0]}")
-        )
+        found = f"{', '.join(extra)} with digits"
+        problems.append(_error(found, "the name alone: there is one of it", f"leave out {extra[0]}"))
     elif data.dataset_revision and os.path.isdir(os.path.expanduser(str(data.dataset_name))):
         found = f"dataset_revision {data.dataset_revision} with the folder {data.dataset_name}"
         problems.append(_error(found, "a dataset on the Hub: a folder is what it is", "leave out dataset_revision"))
