@@ -127,7 +127,7 @@ def _check_measure(measure: MeasureArguments) -> list[ArgumentError]:
             name for name in ("slice_columns", "goals", "measure_latency", "explain_samples") if getattr(measure, name)
         ]
         if asked:
-            problems.append(_error(f"{', '.join(asked)} with report false", "a report", "leave out --report false"))
+            problems.append(_error(f"{', '.join(asked)} with report false", "a report", "pass --report true"))
     return problems
 
 
@@ -274,6 +274,14 @@ def _check_pixels(data: DataArguments) -> list[ArgumentError]:
         value = getattr(data, name)
         if value is not None and len(value) != 3:
             problems.append(_error(f"{name} has {len(value)} values", "3: red, green, blue", "give three numbers"))
+    if data.image_size is not None and data.image_size**2 > data.max_image_pixels:
+        problems.append(
+            _error(
+                f"image_size {data.image_size} makes images of {data.image_size**2:,} pixels",
+                f"at most max_image_pixels, {data.max_image_pixels:,}",
+                "give the side in pixels that the model is to see, such as 224",
+            )
+        )
     for name in ("random_crop_scale", "random_crop_ratio"):
         value = getattr(data, name)
         if value is not None and (len(value) != 2 or value[0] > value[1]):

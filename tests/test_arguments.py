@@ -496,6 +496,7 @@ def test_any_group_may_be_left_out(left_out: str) -> None:
         ("--train_dir train --test_split -0.1", "in [0, inf)"),
         ("--validation_dir val --do_train", "do_train without training data"),
         ("--image_mean 0.5 0.5", "image_mean has 2 values"),
+        ("--image_size 100000", "image_size 100000 makes images of 10,000,000,000 pixels"),
         ("--image_std 0.5 0.5 0", "in (0, inf)"),
         ("--image_size 0", "in [1, inf)"),
         ("--random_crop_scale 0.9 0.1", "smallest, largest"),
