@@ -126,6 +126,10 @@ def _learning_rate(arguments: Arguments) -> float | None:
     return 5e-4 if adds else None
 
 
+def _warmup_ratio(arguments: Arguments) -> float | None:
+    return 0.1 if arguments.fit.model_type is not None and "warmup_steps" not in arguments.training else None
+
+
 def _num_workers(arguments: Arguments) -> int:
     cores = count_cores()
     return min(4, cores // 2) if cores > 2 else 0
@@ -182,6 +186,12 @@ TRAINING_DEFAULTS = (
         _learning_rate,
         "5e-05; 1e-3 from scratch, 5e-4 for LoRA or the head alone",
         "5e-5 is for pretrained weights; new ones would hardly move",
+    ),
+    TrainingDefault(
+        "warmup_ratio",
+        _warmup_ratio,
+        "0; 0.1 from scratch, unless warmup_steps is given",
+        "the first steps of new weights lead astray at the full learning rate",
     ),
     TrainingDefault("per_device_eval_batch_size", 64, 64, "no gradients are kept"),
     TrainingDefault(

@@ -149,8 +149,8 @@ def test_a_changed_argument_is_told_and_followed(whole_run, tmp_path):
     history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
     rates = {entry["step"]: entry["learning_rate"] for entry in history if "learning_rate" in entry}
     assert rates.keys() == {46, 47, 48}
-    for step, rate in rates.items():  # linear over 48 steps; the rate before the step
-        assert rate == pytest.approx(1e-3 * (1 - (step - 1) / 48)), step
+    for step, rate in rates.items():  # 5 steps up, 43 down in a line; the rate before the step
+        assert rate == pytest.approx(1e-3 * (48 - (step - 1)) / 43), step
 
 
 def test_checkpoints_are_rotated_by_step_not_by_time(whole_run, tmp_path):
