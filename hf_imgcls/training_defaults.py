@@ -127,7 +127,9 @@ def _learning_rate(arguments: Arguments) -> float | None:
 
 
 def _warmup_ratio(arguments: Arguments) -> float | None:
-    return 0.1 if arguments.fit.model_type is not None and "warmup_steps" not in arguments.training else None
+    training = arguments.training
+    rises = training.get("lr_scheduler_type") not in ("constant", "reduce_lr_on_plateau")  # these know no warm-up
+    return 0.1 if arguments.fit.model_type is not None and rises and "warmup_steps" not in training else None
 
 
 def _num_workers(arguments: Arguments) -> int:

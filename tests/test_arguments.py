@@ -688,6 +688,7 @@ def test_new_weights_are_warmed_up_unless_the_user_says_otherwise() -> None:
     assert "warmup_ratio" not in digits("").training
     assert digits("--model_type vit").training["warmup_ratio"] == 0.1
     assert digits("--model_type vit --warmup_ratio 0").training["warmup_ratio"] == 0
+    assert "warmup_ratio" not in digits("--model_type vit --lr_scheduler_type constant").training
     for steps in ("0", "20"):
         training = digits(f"--model_type vit --warmup_steps {steps}").training
         assert training["warmup_steps"] == int(steps)
