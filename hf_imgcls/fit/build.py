@@ -16,6 +16,7 @@ from hf_imgcls.argument_checks import MULTI_LABEL_SELECTION_METRICS, SELECTION_M
 from hf_imgcls.compat import refuse_arguments
 from hf_imgcls.data.streaming import StreamingSplit
 from hf_imgcls.errors import ArgumentError, DataError, ModelError
+from hf_imgcls.fit.depthwise import speed_up_depthwise
 from hf_imgcls.fit.distill import build_distiller
 from hf_imgcls.fit.imbalance import build_loss
 from hf_imgcls.fit.layers import GradualUnfreezing
@@ -99,6 +100,8 @@ def build_trainer(
         epochs = math.ceil(training_args.num_train_epochs)
         train_options = resize_progressively(model, batches.train_transform, args.fit.progressive_resizing, epochs)
     sampler = build_sampler(args.fit, batches, training_args.seed)
+    if training_args.device.type == "cpu" and not args.fit.quantization_aware_training:  # NNCF looks for convolutions
+        speed_up_depthwise(model)
 
     def set_epoch(epoch: int) -> None:
         batches.set_epoch(epoch)
