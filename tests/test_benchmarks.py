@@ -124,3 +124,10 @@ def test_the_table_of_techniques(load_benchmark, capsys):
         accuracy, low, _, high, minutes = (float(word) for word in line[17:].replace(" - ", " 0 ").split())
         assert low <= accuracy <= high
         assert minutes > 0
+
+
+def test_cpu_step(load_benchmark):
+    benchmark = load_benchmark("cpu_step")
+    seconds = benchmark.time_in_process(benchmark.VARIANTS[-1], steps=2)
+    assert len(seconds) == 2
+    assert all(second > 0 for second in seconds)
