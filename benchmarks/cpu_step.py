@@ -40,24 +40,20 @@ def main() -> None:
     args = parser.parse_args()
 
     threads = torch.get_num_threads()
-    lines: list[str] = []
-
-    def say(line: str) -> None:
-        lines.append(line)
-        print(line, flush=True)
-
-    say(f"CPU, {threads} threads, torch {torch.__version__}, {args.rounds} rounds of {args.steps} steps")
+    lines = [f"CPU, {threads} threads, torch {torch.__version__}, {args.rounds} rounds of {args.steps} steps"]
     seconds: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
     for _ in range(args.rounds):
         for variant in VARIANTS:
             seconds[variant] += time_in_process(variant, args.steps)
     plain = statistics.median(seconds[VARIANTS[0]])
-    say(f"\nConvNeXt of fashion_mnist_convnext, 28 px, batches of {BATCH_SIZE}")
+    lines.append(f"\nConvNeXt of fashion_mnist_convnext, 28 px, batches of {BATCH_SIZE}")
     for variant in VARIANTS:
         median = statistics.median(seconds[variant])
-        say(f"  {variant:<20} {BATCH_SIZE / median:7.1f} images/s   {plain / median:.2f} x")
+        lines.append(f"  {variant:<20} {BATCH_SIZE / median:7.1f} images/s   {plain / median:.2f} x")
+    report = "\n".join(lines)
+    print(report)
     if args.output:
-        args.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        args.output.write_text(report + "\n", encoding="utf-8")
 
 
 def time_in_process(variant: str, steps: int) -> list[float]:

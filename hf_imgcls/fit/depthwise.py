@@ -1,9 +1,8 @@
 """Depthwise convolutions over maps smaller than their kernel, on a CPU, as products of matrices.
 
-oneDNN takes 12 to 25 ms for the weights' gradient of a 7 x 7 depthwise convolution of 192 channels on 64 maps of 1 to
-5 pixels, on any number of threads, and 6 ms on maps of 7 (torch 2.14, two AVX2 cores): the last stage of a ConvNeXt on
-small images is then a fifth of a training step. Remove this module when the small maps are no slower than the larger.
-``benchmarks/depthwise.py`` measures both.
+oneDNN takes 9 to 25 ms for the weights' gradient of a 7 x 7 depthwise convolution of 192 channels on 64 maps of 1 to 5
+pixels, and 6 ms on maps of 7 (torch 2.14, two AVX2 cores): the last stage of a ConvNeXt on small images is then up to a
+fifth of a training step. Remove this module when small maps are no slower. ``benchmarks/cpu_step.py`` measures a step.
 """
 
 from __future__ import annotations

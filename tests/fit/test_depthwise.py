@@ -36,6 +36,20 @@ def test_outputs_and_gradients_are_those_of_the_convolution(kernel, padding, bia
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 
+def test_the_convolution_is_left_out_only_in_training_on_small_maps(monkeypatch):
+    convolved = []
+    plain = nn.Conv2d.forward
+    monkeypatch.setattr(nn.Conv2d, "forward", lambda self, images: convolved.append(1) or plain(self, images))
+    model = nn.Sequential(nn.Conv2d(4, 4, 7, padding=3, groups=4))
+    speed_up_depthwise(model)
+    model(torch.randn(2, 4, 3, 3))
+    assert not convolved
+    model(torch.randn(2, 4, 7, 7))
+    with torch.no_grad():
+        model(torch.randn(2, 4, 3, 3))
+    assert len(convolved) == 2
+
+
 def test_only_depthwise_convolutions_that_keep_the_size_are_turned():
     others = [
         nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 8, 3, padding=1, groups=4), nn.Conv2d(4, 4, 3, groups=4),
