@@ -16,6 +16,7 @@ import argparse
 import os
 import tempfile
 from pathlib import Path
+from typing import Any, ClassVar
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -26,7 +27,6 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from hf_imgcls.arguments import PublishArguments
 from hf_imgcls.data.preprocess import Normalizer
-from hf_imgcls.extras import require
 from hf_imgcls.measure.exported_model import OpenVino, load_exported
 from hf_imgcls.measure.latency import measure_size_mb, name_device, time_calls
 from hf_imgcls.publish.export.exporter import ExportSource, find_exporter
@@ -39,10 +39,10 @@ FORMATS = ("onnx", "onnx_int8", "onnx_int8_dynamic", "openvino", "openvino_int8"
 class DefaultPrecision(OpenVino):
     """OpenVINO as it computes when nobody says how."""
 
+    asked: ClassVar[dict[str, Any]] = {}
+
     def __init__(self, path: Path, num_threads: int) -> None:
-        openvino = require("openvino")
-        core = openvino.Core()
-        self._model = core.compile_model(str(path), "CPU", {"INFERENCE_NUM_THREADS": num_threads})
+        super().__init__(path, num_threads)
         precision = self._model.get_property("INFERENCE_PRECISION_HINT")
         self.hints = {"INFERENCE_PRECISION_HINT": precision.get_type_name()}
 

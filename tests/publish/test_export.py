@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import gc
 import json
 import os
 import runpy
@@ -29,7 +30,7 @@ from hf_imgcls.data.load import load_image_dataset
 from hf_imgcls.data.transforms import attach_transforms
 from hf_imgcls.errors import ArgumentError, ModelError, OutputError, ParityError
 from hf_imgcls.measure.earlier_run import find_run, recall_arguments
-from hf_imgcls.measure.exported_model import find_exported_file, load_exported
+from hf_imgcls.measure.exported_model import OpenVino, find_exported_file, keep_signal_stack, load_exported
 from hf_imgcls.measure.report import read_report, write_report
 from hf_imgcls.measure.score import load_classifier, score_folder
 from hf_imgcls.measure.summary import summarise
@@ -169,7 +170,7 @@ def test_what_is_measured_is_what_is_recorded(exported_run):
     assert record.accuracy_difference.value == pytest.approx(difference)
     assert record.accuracy_difference.value >= -0.05
     assert record.top1_agreement == pytest.approx(
-        (score.examples.prediction == original.examples.prediction).mean(), abs=record.num_ties / NUM_TEST
+        (score.examples.prediction == original.examples.prediction).mean(), abs=record.num_ties / NUM_TEST + 1e-9
     )
     assert record.max_probability_difference > 1e-4  # it is quantised
     graph = onnx.load(str(exported_run / "onnx_int8" / "model_quantized.onnx")).graph
@@ -187,8 +188,11 @@ def test_the_stock_classes_load_it_inside_the_stock_pipeline(exported_run, name)
     from optimum.onnxruntime import ORTModelForImageClassification
     from transformers import pipeline
 
-    model_class = {"onnx": ORTModelForImageClassification, "openvino": OVModelForImageClassification}[name]
-    model = model_class.from_pretrained(str(exported_run), subfolder=name)
+    if name == "onnx":
+        model = ORTModelForImageClassification.from_pretrained(str(exported_run), subfolder=name)
+    else:  # in bfloat16 where the CPU has it, unless told not to
+        precision = {"INFERENCE_PRECISION_HINT": "f32"}
+        model = OVModelForImageClassification.from_pretrained(str(exported_run), subfolder=name, ov_config=precision)
     classifier = pipeline("image-classification", model=model, image_processor=str(exported_run / name))
     original = pipeline("image-classification", model=str(exported_run))
     generator = np.random.default_rng(0)
@@ -196,7 +200,28 @@ def test_the_stock_classes_load_it_inside_the_stock_pipeline(exported_run, name)
         image = Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8))
         (first, *_), (expected, *_) = classifier(image), original(image)
         assert first["label"] == expected["label"]
-        assert first["score"] == pytest.approx(expected["score"], abs=0.01)  # bfloat16 on CPUs that have it
+        assert first["score"] == pytest.approx(expected["score"], abs=1e-3)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="OpenVINO changes the signal stack on Linux only")
+def test_signals_are_handled_after_openvino_models_have_gone(tmp_path):
+    import openvino
+    import openvino.opset13 as ops
+
+    image = ops.parameter([-1, 3, 4, 4], np.float32)
+    openvino.save_model(openvino.Model([ops.relu(image)], [image]), str(tmp_path / "model.xml"))
+    older, younger = (OpenVino(tmp_path / "model.xml", 1) for _ in range(2))
+    del older
+    gc.collect()
+    del younger
+    gc.collect()
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: None)
+    child = os.fork()  # has this thread's signal stack, and is the one to die of it
+    if child == 0:
+        signal.raise_signal(signal.SIGUSR1)
+        os._exit(0)
+    signal.signal(signal.SIGUSR1, before)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_folded_preprocessing_takes_pixels_and_gives_probabilities(run_folder):
@@ -214,9 +239,10 @@ def test_folded_preprocessing_takes_pixels_and_gives_probabilities(run_folder):
     assert np.abs(probabilities - expected).max() < 1e-5
     import openvino
 
-    compiled = openvino.Core().compile_model(
-        str(run_folder / "openvino_folded" / "openvino_model.xml"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
-    )
+    with keep_signal_stack():
+        compiled = openvino.Core().compile_model(
+            str(run_folder / "openvino_folded" / "openvino_model.xml"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+        )
     assert np.abs(compiled({"image": levels})["probabilities"] - expected).max() < 1e-5
 
 

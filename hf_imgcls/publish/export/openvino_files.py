@@ -16,6 +16,7 @@ import torch
 from hf_imgcls.compat import explain_export
 from hf_imgcls.extras import require
 from hf_imgcls.fit.quantization import load_nncf, load_quantizers
+from hf_imgcls.measure.exported_model import keep_signal_stack
 from hf_imgcls.publish.export.exclusion import exceeds_budget, find_float_layers
 from hf_imgcls.publish.export.exporter import Exporter, ExportSource, Written
 
@@ -53,7 +54,8 @@ class OpenVinoWeightsExporter(Exporter):
     def write(self, source: ExportSource, folder: Path) -> Written:
         """See `Exporter.write`."""
         nncf = load_nncf()
-        model = nncf.compress_weights(_read(source), mode=nncf.CompressWeightsMode.INT8_ASYM)
+        with keep_signal_stack():
+            model = nncf.compress_weights(_read(source), mode=nncf.CompressWeightsMode.INT8_ASYM)
         _save(model, source, folder)
         return Written(_FILE, "int8 weights (asymmetric, per channel), float32 activations")
 
@@ -83,14 +85,15 @@ class OpenVinoInt8Exporter(Exporter):
             model = _read(source)
             operations = {operation.get_friendly_name(): operation.get_type_name() for operation in model.get_ops()}
             is_transformer = {"Softmax", "ScaledDotProductAttention"} & set(operations.values())
-            quantized = nncf.quantize(
-                model,
-                dataset,
-                subset_size=len(images),
-                preset=nncf.QuantizationPreset.MIXED,
-                model_type=nncf.ModelType.TRANSFORMER if is_transformer else None,
-                ignored_scope=nncf.IgnoredScope(names=list(excluded)) if excluded else None,
-            )
+            with keep_signal_stack():
+                quantized = nncf.quantize(
+                    model,
+                    dataset,
+                    subset_size=len(images),
+                    preset=nncf.QuantizationPreset.MIXED,
+                    model_type=nncf.ModelType.TRANSFORMER if is_transformer else None,
+                    ignored_scope=nncf.IgnoredScope(names=list(excluded)) if excluded else None,
+                )
             _save(quantized, source, target)
 
         layers = [
