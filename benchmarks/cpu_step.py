@@ -1,11 +1,12 @@
-"""What a training step on a CPU gains from memory that is kept, from small depthwise convolutions and channels_last.
+"""What a training step on a CPU gains from kept memory, depthwise gradients, bfloat16 and channels_last.
 
     python benchmarks/cpu_step.py [--steps 10] [--rounds 2] [--output benchmarks/cpu_step.txt]
 
 Forward, cross-entropy, backward and fused AdamW on one ready batch, without our Trainer: as any script does it; with
-`hf_imgcls.run.keep_memory`; with `hf_imgcls.fit.depthwise` besides; and with the channels last besides. The first three
-are what a run does by itself; the last is --channels_last. Each measurement is a process of its own, the variants take
-turns, and the median step of all rounds counts.
+`hf_imgcls.run.keep_memory`; with `hf_imgcls.fit.depthwise` besides; in bfloat16 besides, where the CPU multiplies in
+it; and with the channels last besides. The first three are what a run does by itself; the others are --bf16 and
+--channels_last. Each measurement is a process of its own, the variants take turns, and the median step of all rounds
+counts.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ import yaml
 from transformers import ConvNextConfig, ConvNextForImageClassification
 
 from hf_imgcls.fit.depthwise import speed_up_depthwise
+from hf_imgcls.provenance import has_bfloat16
 from hf_imgcls.run import keep_memory
 
-VARIANTS = ("as a script does it", "memory kept", "and small depthwise", "and channels last")
+VARIANTS = ("as a script does it", "memory kept", "and depthwise gradients", "and bfloat16", "and channels last")
 RECIPE = yaml.safe_load(
     (Path(__file__).resolve().parents[1] / "recipes" / "configs" / "fashion_mnist_convnext.yaml").read_text()
 )
@@ -41,13 +43,14 @@ def main() -> None:
 
     threads = torch.get_num_threads()
     lines = [f"CPU, {threads} threads, torch {torch.__version__}, {args.rounds} rounds of {args.steps} steps"]
-    seconds: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
+    variants = VARIANTS if has_bfloat16() else VARIANTS[:3]
+    seconds: dict[str, list[float]] = {variant: [] for variant in variants}
     for _ in range(args.rounds):
-        for variant in VARIANTS:
+        for variant in variants:
             seconds[variant] += time_in_process(variant, args.steps)
     plain = statistics.median(seconds[VARIANTS[0]])
     lines.append(f"\nConvNeXt of fashion_mnist_convnext, 28 px, batches of {BATCH_SIZE}")
-    for variant in VARIANTS:
+    for variant in variants:
         median = statistics.median(seconds[variant])
         lines.append(f"  {variant:<20} {BATCH_SIZE / median:7.1f} images/s   {plain / median:.2f} x")
     report = "\n".join(lines)
@@ -78,7 +81,7 @@ def _time_steps(variant: str, steps: int, sender: Any) -> None:
     model = ConvNextForImageClassification(ConvNextConfig(**RECIPE["model_config"], num_labels=10)).train()
     if gains >= 2:
         speed_up_depthwise(model)
-    memory_format = torch.channels_last if gains >= 3 else torch.contiguous_format
+    memory_format = torch.channels_last if gains >= 4 else torch.contiguous_format
     model = model.to(memory_format=memory_format)
     pixels = torch.randn(BATCH_SIZE, 3, size, size).contiguous(memory_format=memory_format)
     labels = torch.randint(0, 10, (BATCH_SIZE,))
@@ -86,7 +89,9 @@ def _time_steps(variant: str, steps: int, sender: Any) -> None:
     times = []
     for _ in range(steps + 3):
         start = time.perf_counter()
-        model(pixels, labels=labels).loss.backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=gains >= 3):
+            loss = model(pixels, labels=labels).loss
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         times.append(time.perf_counter() - start)

@@ -49,6 +49,15 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def has_bfloat16() -> bool | None:
+    """Whether the CPU multiplies in bfloat16 (AVX-512 BF16, AMX, Arm's), as Linux tells; None elsewhere."""
+    try:
+        words = set(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split())
+    except OSError:
+        return None
+    return not words.isdisjoint(("avx512_bf16", "amx_bf16", "bf16"))
+
+
 def describe_hardware() -> dict[str, str | int | list[str]]:
     """Platform, cores that this process may use, and GPUs (if torch has been imported)."""
     torch = sys.modules.get("torch")

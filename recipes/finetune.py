@@ -72,7 +72,7 @@ def main() -> None:
     from hf_imgcls.data.scan import check_images
     from hf_imgcls.data.transforms import attach_transforms
     from hf_imgcls.fit.adapt import adapt_model
-    from hf_imgcls.fit.advice import advise, estimate_cost
+    from hf_imgcls.fit.advice import advise, advise_precision, estimate_cost
     from hf_imgcls.fit.batch_size import settle_batch_size
     from hf_imgcls.fit.build import build_trainer, settle_workers
     from hf_imgcls.fit.checkpoints import describe_run, find_checkpoint
@@ -142,7 +142,7 @@ def main() -> None:
         image_size = batches.train_transform.preprocessor.target_size
         settle_workers(training_args, batches, args.explicit)
         settle_batch_size(training_args, model, image_size, checkpoint, streaming=args.data.streaming)
-        show_advice(advise(dataset, args.fit, image_size))
+        show_advice([*advise(dataset, args.fit, image_size), *advise_precision(training_args)])
         metric = choose_accumulator(dataset, training_args.metric_for_best_model)
         pusher = start_pushing(args) if pushes else None
         train_split = dataset.record.splits.get("train")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from faults.processes import RUN, Run
 
 from hf_imgcls.arguments import DataArguments, FitArguments
+from hf_imgcls.compat import build_training_arguments
 from hf_imgcls.data.load import load_image_dataset
-from hf_imgcls.fit.advice import advise, give_hints, read_sizes
+from hf_imgcls.fit.advice import advise, advise_precision, give_hints, read_sizes
+from hf_imgcls.provenance import has_bfloat16
 from hf_imgcls.run import BATCH_PICTURE
 
 PRETRAINED = FitArguments(model_name_or_path="some/model")
@@ -60,6 +63,28 @@ def test_hints_follow_from_figures(digits, counts, validation, fit, side, words)
     assert len(hints) == len(words), hints
     for hint, word in zip(hints, words, strict=True):
         assert word in hint
+
+
+@pytest.mark.parametrize(
+    ("has", "flags", "word"),
+    [
+        (True, {}, "--bf16 true a ConvNeXt trained 1.4 times as fast"),
+        (True, {"bf16": True}, None),
+        (False, {"bf16": True}, "is slower"),
+        (False, {}, None),
+        (None, {"bf16": True}, None),
+    ],
+)
+def test_a_hint_about_bfloat16_on_a_cpu(tmp_path, monkeypatch, has, flags, word):
+    monkeypatch.setattr("hf_imgcls.fit.advice.has_bfloat16", lambda: has)
+    hints = advise_precision(build_training_arguments({"output_dir": str(tmp_path), "use_cpu": True, **flags}))
+    assert len(hints) == (word is not None)
+    assert all(word in hint for hint in hints)
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="Linux tells what its CPU can do")
+def test_what_the_cpu_can_do_is_known_on_linux():
+    assert has_bfloat16() is ("bf16" in Path("/proc/cpuinfo").read_text())
 
 
 def test_a_dry_run_passes_through_everything_and_leaves_a_picture(tmp_path):

@@ -19,7 +19,7 @@ from hf_imgcls.data.transforms import attach_transforms
 from hf_imgcls.errors import ArgumentError, ModelError
 from hf_imgcls.fit.adapt import adapt_model
 from hf_imgcls.fit.build import build_trainer, settle_workers
-from hf_imgcls.fit.depthwise import SmallMapConv2d
+from hf_imgcls.fit.depthwise import DepthwiseConv2d
 from hf_imgcls.fit.loss import compute_classification_loss
 from hf_imgcls.fit.model import build_model
 from hf_imgcls.fit.schedule import build_step_schedule
@@ -358,10 +358,10 @@ def test_channels_last_changes_the_layout_and_not_the_answers(digits, tmp_path):
 
 
 @pytest.mark.parametrize("quantization_aware", [False, True])
-def test_small_depthwise_convolutions_are_fast_where_nothing_looks_for_them(quantization_aware, digits, tmp_path):
+def test_depthwise_convolutions_are_fast_where_nothing_looks_for_them(quantization_aware, digits, tmp_path):
     fit = {"quantization_aware_training": quantization_aware}
     model = make_trainer(digits, tmp_path, "convnext", fit=fit).model
-    assert any(type(module) is SmallMapConv2d for module in model.modules()) == (not quantization_aware)
+    assert any(type(module) is DepthwiseConv2d for module in model.modules()) == (not quantization_aware)
 
 
 @pytest.mark.parametrize("family", ["convnext", "swin", "beit", "dinov2"])
