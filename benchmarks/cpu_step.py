@@ -52,7 +52,7 @@ def main() -> None:
     lines.append(f"\nConvNeXt of fashion_mnist_convnext, 28 px, batches of {BATCH_SIZE}")
     for variant in variants:
         median = statistics.median(seconds[variant])
-        lines.append(f"  {variant:<20} {BATCH_SIZE / median:7.1f} images/s   {plain / median:.2f} x")
+        lines.append(f"  {variant:<23} {BATCH_SIZE / median:7.1f} images/s   {plain / median:.2f} x")
     report = "\n".join(lines)
     print(report)
     if args.output:

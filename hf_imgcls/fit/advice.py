@@ -143,7 +143,7 @@ def advise_precision(args: TrainingArguments) -> list[str]:
         return []
     if has:
         hint = (
-            "this CPU multiplies in bfloat16: with --bf16 true a ConvNeXt trained 1.4 times as fast, to the same "
+            "this CPU multiplies in bfloat16: with --bf16 true a ConvNeXt trained 1.3 times as fast, to the same "
             "accuracy (a very small model may not)"
         )
     else:

@@ -68,7 +68,7 @@ def test_hints_follow_from_figures(digits, counts, validation, fit, side, words)
 @pytest.mark.parametrize(
     ("has", "flags", "word"),
     [
-        (True, {}, "--bf16 true a ConvNeXt trained 1.4 times as fast"),
+        (True, {}, "--bf16 true a ConvNeXt trained 1.3 times as fast"),
         (True, {"bf16": True}, None),
         (False, {"bf16": True}, "is slower"),
         (False, {}, None),
