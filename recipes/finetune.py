@@ -142,7 +142,7 @@ def main() -> None:
         image_size = batches.train_transform.preprocessor.target_size
         settle_workers(training_args, batches, args.explicit)
         settle_batch_size(training_args, model, image_size, checkpoint, streaming=args.data.streaming)
-        show_advice([*advise(dataset, args.fit, image_size), *advise_precision(training_args)])
+        show_advice([*advise(dataset, args.fit, image_size), *advise_precision(training_args, model.num_parameters())])
         metric = choose_accumulator(dataset, training_args.metric_for_best_model)
         pusher = start_pushing(args) if pushes else None
         train_split = dataset.record.splits.get("train")

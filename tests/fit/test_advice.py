@@ -66,19 +66,21 @@ def test_hints_follow_from_figures(digits, counts, validation, fit, side, words)
 
 
 @pytest.mark.parametrize(
-    ("has", "flags", "word"),
+    ("has", "flags", "millions", "word"),
     [
-        (True, {}, "--bf16 true a ConvNeXt trained 1.3 times as fast"),
-        (True, {"bf16": True}, None),
-        (False, {"bf16": True}, "is slower"),
-        (False, {}, None),
-        (None, {"bf16": True}, None),
+        (True, {}, 28, "--bf16 true a ConvNeXt trained 1.3 times as fast"),
+        (True, {}, 0.3, None),
+        (True, {"bf16": True}, 28, None),
+        (False, {"bf16": True}, 0.3, "is slower"),
+        (False, {}, 28, None),
+        (None, {"bf16": True}, 28, None),
     ],
 )
-def test_a_hint_about_bfloat16_on_a_cpu(tmp_path, monkeypatch, has, flags, word):
+def test_a_hint_about_bfloat16_on_a_cpu(tmp_path, monkeypatch, has, flags, millions, word):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")  # TrainingArguments of 4.57 leave theirs to all that follow
     monkeypatch.setattr("hf_imgcls.fit.advice.has_bfloat16", lambda: has)
-    hints = advise_precision(build_training_arguments({"output_dir": str(tmp_path), "use_cpu": True, **flags}))
+    args = build_training_arguments({"output_dir": str(tmp_path), "use_cpu": True, **flags})
+    hints = advise_precision(args, int(millions * 1e6))
     assert len(hints) == (word is not None)
     assert all(word in hint for hint in hints)
 
