@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     from hf_imgcls.fit.trainer import ImageClassificationTrainer
 
 _SIZED_IMAGES = 200  # whose headers are read
-_WORTH_CONVERTING = (
-    5_000_000  # parameters: a ViT of 0.3 M took twice as long in bfloat16, a ConvNeXt of 28 M three quarters
-)
+# Parameters: a ViT of 0.3 million took twice as long in bfloat16, a ConvNeXt of 28 million three quarters.
+_WORTH_CONVERTING = 5_000_000
 _IMBALANCED, _FEW, _VERY_FEW, _SMALL_VALIDATION = 10, 1000, 100, 200
 
 
