@@ -169,9 +169,10 @@ def _decode_chunks(split: Dataset, size: tuple[int, ...], options: dict[str, Any
 
 
 def fingerprint_files(split: Dataset, purpose: str, options: dict[str, Any]) -> str:
-    """Name what is kept about a split: the dataset's fingerprint, size and time of the files it points to, and options.
+    """Name what is kept about a split: the dataset's fingerprint, the state of the files it points to, and options.
 
-    A dataset of paths keeps its fingerprint when a file is replaced, hence the files.
+    A dataset of paths keeps its fingerprint when a file is replaced, hence the files. A file that is rewritten may
+    keep its size and its time of modification; a new inode or a new time of change gives it away.
 
     Args:
         split: Has the column ``image`` (not decoded).
@@ -189,5 +190,6 @@ def fingerprint_files(split: Dataset, purpose: str, options: dict[str, Any]) -> 
             for file in chunk["image.path"].drop_null().to_pylist():
                 with contextlib.suppress(OSError, ValueError):
                     status = os.stat(file)
-                    digest.update(f"{file} {status.st_size} {status.st_mtime_ns}".encode())
+                    state = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+                    digest.update(f"{file} {state}".encode())
     return digest.hexdigest()[:32]

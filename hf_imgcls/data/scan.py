@@ -140,7 +140,7 @@ def _leave_out(split: Dataset, survey: SplitSurvey) -> Dataset:
     """The readable images of a split, in its order."""
     if not survey.bad_images:
         return split
-    return split.select(np.setdiff1d(np.arange(len(split)), [int(row) for row in survey.bad_images]))
+    return split.select(np.setdiff1d(np.arange(len(split)), list(survey.bad_images)))
 
 
 def _find_hopeless(splits: dict[str, Dataset]) -> str:
@@ -196,7 +196,7 @@ def _list_bad(role: str, split: Dataset, survey: SplitSurvey, labels: list[str])
     if not survey.bad_images:
         return []
     indices = _read_column(split, "sample_index")
-    rows = [int(row) for row in survey.bad_images]
+    rows = list(survey.bad_images)
     ids = split.select_columns("label").with_format(None)[rows]["label"]
     names = [", ".join(labels[index] for index in (own if isinstance(own, list) else [own])) for own in ids]
     return [

@@ -1,6 +1,7 @@
-"""What decoding every image of a dataset finds: done once, by all cores, and kept until the dataset or a file changes.
+"""Decode every image of a dataset once, on all cores, and keep what was found until the dataset or a file changes.
 
-Only what is found is held and kept, never an image.
+What is found in an image is one small record (`ImageFacts`), never its pixels. A new field of it is a column of the
+kept file: add it to `ImageFacts` and to ``_SCHEMA``, fill it in ``_Looker._look``, and raise ``_LAYOUT``.
 """
 
 from __future__ import annotations
@@ -9,36 +10,54 @@ import hashlib
 import logging
 import time
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import PIL
+import PIL.Image
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
+import xxhash
 from datasets import Dataset
 from datasets.utils import tqdm
 from torch.utils.data import DataLoader
 
 from hf_imgcls.arguments import DataArguments
-from hf_imgcls.data.cache import find_cache_folder, fingerprint_files
+from hf_imgcls.data.cache import find_cache_folder, fingerprint_files, write_atomically
 from hf_imgcls.data.decode import FORMATS, EncodedImage, describe_source
-from hf_imgcls.errors import DataError, MachineError, UserError
+from hf_imgcls.errors import DataError, MachineError
 from hf_imgcls.provenance import count_cores
-from hf_imgcls.records import Record
 from hf_imgcls.run import is_main_process
 
 logger = logging.getLogger(__name__)
 
-_LAYOUT = "1"  # part of what results are kept under: raise it when decoding or `SplitSurvey` changes
+_LAYOUT = "2"  # part of what results are kept under: raise it when decoding or `ImageFacts` changes
 _BATCH = 32
 _ALONE_S = 0.5  # What takes longer is worth the start of worker processes.
 _BAR_AFTER_S = 2.0
 
 
-@dataclass
-class BadImage:
+class ImageFacts(NamedTuple):
+    """What decoding found in an image that can be read.
+
+    Attributes:
+        mode: Pillow's name for the kind of pixels in the file.
+        file_hash: BLAKE2b of the file, 16 bytes.
+        content_hash: XXH3 of the upright RGB pixels and their size, 16 bytes: equal for every file, of whatever
+            format, that decodes to the same picture.
+        is_flat: All pixels have one colour.
+    """
+
+    mode: str
+    file_hash: bytes
+    content_hash: bytes
+    is_flat: bool
+
+
+class BadImage(NamedTuple):
     """An image that cannot be read.
 
     Attributes:
@@ -52,24 +71,57 @@ class BadImage:
     is_unread: bool
 
 
+# A row for each image: the fields of `ImageFacts` or those of `BadImage`, the others null.
+_SCHEMA = pa.schema(
+    {
+        "mode": pa.string(),
+        "file_hash": pa.binary(16),
+        "content_hash": pa.binary(16),
+        "is_flat": pa.bool_(),
+        "file": pa.string(),
+        "reason": pa.string(),
+        "is_unread": pa.bool_(),
+    }
+)
+
+
 @dataclass
-class SplitSurvey(Record):
-    """What decoding a split found; the file that is kept.
+class SplitSurvey:
+    """What decoding a split found.
 
     Attributes:
-        num_images: Images of the split.
-        modes: Pillow's name for the kind of pixels in a file -> readable images of that kind.
-        digest: BLAKE2b over the digests of the readable images' files, in the split's order.
-        bad_images: Row of the split, ascending -> what is wrong with it.
+        images: One row per image in the split's order, with the fields of `ImageFacts` or of `BadImage` as columns.
     """
 
-    num_images: int
-    modes: dict[str, int]
-    digest: str
-    bad_images: dict[str, BadImage]
+    images: pa.Table
+
+    @property
+    def num_images(self) -> int:
+        """Images of the split."""
+        return self.images.num_rows
+
+    @cached_property
+    def modes(self) -> dict[str, int]:
+        """Pillow's name for the kind of pixels in a file -> readable images of that kind."""
+        counts = self.images["mode"].drop_null().value_counts().to_pylist()
+        return {item["values"]: item["counts"] for item in counts}
+
+    @cached_property
+    def digest(self) -> str:
+        """BLAKE2b over the digests of the readable images' files, in the split's order."""
+        hashes = self.images["file_hash"].drop_null().to_pylist()
+        return hashlib.blake2b(b"".join(hashes), digest_size=16).hexdigest()
+
+    @cached_property
+    def bad_images(self) -> dict[int, BadImage]:
+        """Row of the split, ascending -> what is wrong with it."""
+        is_bad = self.images["reason"].is_valid()
+        rows = is_bad.to_numpy().nonzero()[0].tolist()
+        found = self.images.select(BadImage._fields).filter(is_bad).to_pylist()
+        return {row: BadImage(**item) for row, item in zip(rows, found, strict=True)}
 
 
-_Finding = BadImage | tuple[str, bytes]
+_Finding = BadImage | ImageFacts
 
 
 def survey_splits(splits: Mapping[str, Dataset], args: DataArguments, *, kept: bool) -> dict[str, SplitSurvey]:
@@ -94,7 +146,7 @@ def survey_splits(splits: Mapping[str, Dataset], args: DataArguments, *, kept: b
     if kept:
         purpose = f"scan {_LAYOUT}, Pillow {PIL.__version__} with {FORMATS}"
         for role, split in splits.items():
-            paths[role] = find_cache_folder(args) / f"scan-{fingerprint_files(split, purpose, options)}.json"
+            paths[role] = find_cache_folder(args) / f"scan-{fingerprint_files(split, purpose, options)}.parquet"
             earlier = _recall(paths[role], lookers[role])
             if earlier is not None:
                 surveys[role] = earlier
@@ -136,7 +188,7 @@ class _Looker:
         return len(self._rows)
 
     def __getitems__(self, rows: Sequence[int]) -> list[_Finding]:
-        """For each row its image's mode and digest, or what is wrong with it."""
+        """Return what is known of each row's image, or what is wrong with it."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what Pillow says about a file that is read all the same
             return [self._look(source) for source in self._rows[list(rows)]["image"]]
@@ -145,8 +197,9 @@ class _Looker:
         try:
             image = EncodedImage(source, **self._options)
             image.verify()
-            image.read()
-            return image.mode, hashlib.blake2b(image.data, digest_size=16).digest()
+            content_hash, is_flat = _hash_pixels(image.read())
+            file_hash = hashlib.blake2b(image.data, digest_size=16).digest()
+            return ImageFacts(image.mode, file_hash, content_hash, is_flat)
         except DataError as error:
             name, cause = describe_source(source), error.__cause__
             reason = error.found.removeprefix(f"cannot read {name}: ").removeprefix(f"{name} ")
@@ -154,20 +207,25 @@ class _Looker:
             return BadImage(name, reason, isinstance(cause, OSError) and cause.errno is not None)
 
 
+def _hash_pixels(image: PIL.Image.Image) -> tuple[bytes, bool]:
+    """Hash an RGB image, and say whether it has a single colour.
+
+    XXH3, since BLAKE2b takes longer than decoding a JPEG: the hash tells copies, it does not withstand an attack.
+    """
+    pixels = image.tobytes()
+    first = pixels[:3]
+    is_flat = pixels.endswith(first) and pixels == first * (len(pixels) // 3)
+    digest = xxhash.xxh3_128(f"{image.width}x{image.height} RGB ".encode())
+    digest.update(pixels)
+    return digest.digest(), is_flat
+
+
 def _survey(role: str, looker: _Looker, advance: Callable[[int], Any]) -> SplitSurvey:
-    modes: Counter[str] = Counter()
-    digest = hashlib.blake2b(digest_size=16)
-    bad_images = {}
+    batches = []
     num_done = 0
     try:
         for batch in _look_at_all(looker):
-            for row, finding in enumerate(batch, num_done):
-                if isinstance(finding, BadImage):
-                    bad_images[str(row)] = finding
-                else:
-                    mode, image_digest = finding
-                    modes[mode] += 1
-                    digest.update(image_digest)
+            batches.append(pa.RecordBatch.from_pylist([finding._asdict() for finding in batch], _SCHEMA))
             num_done += len(batch)
             advance(len(batch))
     except RuntimeError as error:
@@ -179,7 +237,7 @@ def _survey(role: str, looker: _Looker, advance: Callable[[int], Any]) -> SplitS
             "memory for as many images as there are cores, and image files that Pillow survives",
             f"free memory, lower --max_image_pixels, or look at the images of {role} that come next",
         ) from error
-    return SplitSurvey(len(looker), dict(modes), digest.hexdigest(), bad_images)
+    return SplitSurvey(pa.Table.from_batches(batches, _SCHEMA).combine_chunks())
 
 
 def _look_at_all(looker: _Looker) -> Iterator[list[_Finding]]:
@@ -205,13 +263,14 @@ def _look_at_all(looker: _Looker) -> Iterator[list[_Finding]]:
 def _recall(path: Path, looker: _Looker) -> SplitSurvey | None:
     """Read what was found before, if it is still true."""
     try:
-        survey = SplitSurvey.load(path)
-    except (UserError, TypeError):  # not there, or not what this version writes
+        images = pq.read_table(path, page_checksum_verification=True).combine_chunks()
+    except (OSError, pa.ArrowException):  # not there, or damaged
         return None
-    if survey.num_images != len(looker):
+    if images.schema != _SCHEMA or images.num_rows != len(looker):
         return None
+    survey = SplitSurvey(images)
     # Rights, a disk or a network may have been mended. One process asks, so that all get the same answer.
-    unread = [int(row) for row, image in survey.bad_images.items() if image.is_unread]
+    unread = [row for row, image in survey.bad_images.items() if image.is_unread]
     if unread and is_main_process():
         again = looker.__getitems__(unread)
         if not all(isinstance(finding, BadImage) and finding.is_unread for finding in again):
@@ -222,6 +281,9 @@ def _recall(path: Path, looker: _Looker) -> SplitSurvey | None:
 def _keep(survey: SplitSurvey, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        survey.save(path)
+        with write_atomically(path) as file:
+            # Hashes do not repeat and have no order: dictionaries and statistics of them would only cost time.
+            options = {"use_dictionary": ["mode"], "write_statistics": False}
+            pq.write_table(survey.images, file, write_page_checksum=True, **options)
     except OSError as error:
         logger.info("What the scan found is not kept, and the next run decodes the images again: %s", error)

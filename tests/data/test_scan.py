@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import io
-import json
 import logging
 import multiprocessing
 import os
@@ -18,6 +17,8 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from numbered_images import decode_value, encode_png, make_dataset
@@ -330,10 +331,9 @@ def test_a_file_changed_in_place_is_decoded_again(check, make_folders):
     first = check(train_dir=folder)
     path = folder / "a" / "2.png"
     status = path.stat()
+    assert check(train_dir=folder).record == first.record
     path.write_bytes(b"x" * status.st_size)
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert check(train_dir=folder).record == first.record  # by size and time nothing has changed
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # the same size and time of modification
     with pytest.raises(DataError, match=r"1 of 10 images cannot be read(.|\n)*a/2\.png"):
         check(train_dir=folder)
 
@@ -348,16 +348,23 @@ def test_what_is_kept_belongs_to_the_arguments_of_decoding(check, make_folders, 
         check(train_dir=folder, max_image_pixels=1000)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"schema_version": 1}', '{"schema_version": 0}'])
-def test_a_damaged_result_is_made_again(check, make_folders, tmp_path, content):
+@pytest.mark.parametrize("damage", ["empty", "text", "cut", "flipped", "other columns", "other rows"])
+def test_a_damaged_result_is_made_again(check, make_folders, tmp_path, damage):
     folder = make_folders("train", {"a": 5, "b": 5})
     first = check(train_dir=folder)
-    kept = list((tmp_path / "cache" / "hf_imgcls").glob("scan-*.json"))
+    kept = list((tmp_path / "cache" / "hf_imgcls").glob("scan-*.parquet"))
     assert len(kept) == 3
-    for path in kept:
-        path.write_text(content)
+    whole = {path: (path.read_bytes(), pq.read_table(path)) for path in kept}
+    for path, (content, table) in whole.items():
+        middle = content.index(table["content_hash"][0].as_py())
+        flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+        path.write_bytes({"empty": b"", "text": b"{}", "cut": content[:-20], "flipped": flipped}.get(damage, b""))
+        if damage == "other columns":
+            pq.write_table(table.drop_columns("content_hash"), path)
+        elif damage == "other rows":
+            pq.write_table(pa.concat_tables([table, table]), path)
     assert check(train_dir=folder).record == first.record
-    assert all(json.loads(path.read_text())["schema_version"] == 1 for path in kept)
+    assert {path: path.read_bytes() for path in kept} == {path: content for path, (content, _) in whole.items()}
 
 
 def test_a_cache_that_cannot_be_written_costs_only_time(check, make_folders, tmp_path, caplog):
@@ -473,6 +480,58 @@ def test_fingerprints_without_a_scan_are_others(check, make_folders):
 def test_the_built_in_sample_has_the_same_fingerprint_everywhere(check):
     """Its files are made on the machine, so their bytes must not depend on it."""
     assert prints(check(dataset_name="digits", **WHOLE)) == {"train": "997b34fbfce9853e"}
+
+
+# ------------------------------------------------------------------------------------------------ content hashes
+
+
+def hash_contents(pictures, folder):
+    """The content hash and flatness of each picture, by decoding its file."""
+    folder.mkdir()
+    for number, (suffix, data) in enumerate(pictures):
+        (folder / f"{number}.{suffix}").write_bytes(data)
+    split = datasets.Dataset.from_dict(
+        {"image": [str(path) for path in sorted(folder.iterdir())]},
+        features=datasets.Features({"image": datasets.Image(decode=False)}),
+    )
+    surveys = survey_module.survey_splits({"train": split}, DataArguments(), kept=False)
+    return surveys["train"].images
+
+
+def test_a_picture_has_one_content_hash_in_every_file(tmp_path):
+    rgb, grey = photo(height=24, width=16), photo(24, 16).convert("L")
+    turned = rgb.transpose(Image.Transpose.ROTATE_90)  # a file on its side that says which side is up
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    same = [
+        ("png", encode(rgb, "PNG")),
+        ("bmp", encode(rgb, "BMP")),
+        ("tif", encode(rgb, "TIFF")),
+        ("png", encode(rgb, "PNG", compress_level=0)),
+        ("png", encode(turned, "PNG", exif=exif)),
+    ]
+    others = [
+        ("png", encode(rgb.transpose(Image.Transpose.FLIP_LEFT_RIGHT), "PNG")),
+        ("png", encode(rgb.transpose(Image.Transpose.ROTATE_180), "PNG")),
+        ("png", encode(turned, "PNG")),
+        ("png", encode(Image.frombytes("RGB", (24, 16), rgb.tobytes()), "PNG")),  # the same bytes in another shape
+        ("png", encode(grey, "PNG")),
+    ]
+    found = hash_contents(same + others, tmp_path / "pictures")
+    hashes = found["content_hash"].to_pylist()
+    assert all(len(value) == 16 for value in hashes)
+    assert len(set(hashes[: len(same)])) == 1
+    assert len(set(hashes)) == 1 + len(others)
+    assert len(set(found["file_hash"].to_pylist())) == len(same) + len(others)
+    assert not any(found["is_flat"].to_pylist())
+
+
+def test_flat_pictures_are_those_of_one_colour(tmp_path):
+    almost = Image.new("RGB", (5, 3), (1, 2, 3))
+    almost.putpixel((2, 1), (1, 2, 4))
+    pictures = [Image.new("RGB", (5, 3), (1, 2, 3)), Image.new("L", (1, 1), 9), almost, photo(5, 3)]
+    found = hash_contents([("png", encode(picture, "PNG")) for picture in pictures], tmp_path / "pictures")
+    assert found["is_flat"].to_pylist() == [True, True, False, False]
 
 
 # ------------------------------------------------------------------------------------------------ processes
