@@ -17,11 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hf_imgcls.publish.client import Patience
 from hf_imgcls.publish.files import list_names, read_files, select_checkpoint
 from hf_imgcls.publish.hub import connect, read_destination
-from hf_imgcls.publish.privacy import hide_secrets
 from hf_imgcls.publish.upload import Destination, find_owner, upload
+from hf_imgcls.retries import Patience
+from hf_imgcls.tokens import hide_secrets
 
 if TYPE_CHECKING:
     from hf_imgcls.arguments import Arguments

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from hf_imgcls.errors import ParityError, PushError
 from hf_imgcls.publish.card import check_card, write_card
-from hf_imgcls.publish.client import Patience
 from hf_imgcls.publish.files import PublishedFile, check_model, list_names, read_files, select_published
 from hf_imgcls.publish.hub_rules import is_repo_id
 from hf_imgcls.publish.upload import Destination, Remote, find_owner, look_at, upload
 from hf_imgcls.records import ParityRecord, PushRecord, RunRecord
+from hf_imgcls.retries import Patience
 from hf_imgcls.run import PUSH_FILE, RUN_FILE
 
 if TYPE_CHECKING:

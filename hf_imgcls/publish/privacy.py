@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import html
 import json
-import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -17,13 +16,11 @@ from typing import Any
 
 from hf_imgcls.errors import PushError
 from hf_imgcls.run import RECIPE_FILE
+from hf_imgcls.tokens import TOKEN, list_secrets
 
 # Home folders, of this machine and of the one that a run was brought from.
 _HOME = re.compile(r"(?<![\w.])(?:/home|/Users)/[^/\s\"'<>&]+|\b[A-Za-z]:\\{1,2}Users\\{1,2}[^\\\s\"'<>&]+")
 _PATH = re.compile(r"/|~|\.\.|[A-Za-z]:\\")
-# https://huggingface.co/docs/hub/security-tokens
-_TOKEN = re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}\b")
-_MIN_SECRET_LENGTH = 8
 
 
 def clean_texts(folder: Path, texts: Mapping[str, str]) -> dict[str, str]:
@@ -89,27 +86,12 @@ def check_texts(texts: Mapping[str, str]) -> None:
                     "nothing about this machine in what is published",
                     "remove it from that file (or from what it was made of), and push again",
                 )
-        if _TOKEN.search(text) or any(secret in text for secret in secrets):
+        if TOKEN.search(text) or any(secret in text for secret in secrets):
             raise PushError(
                 f"{name} holds an access token",
                 "no secret in what is published",
                 "remove it, and make a new token at https://huggingface.co/settings/tokens: this one is in a file",
             )
-
-
-def hide_secrets(text: str) -> str:
-    """A text without tokens, for messages."""
-    for secret in list_secrets():
-        text = text.replace(secret, "<token>")
-    return _TOKEN.sub("<token>", text)
-
-
-def list_secrets() -> list[str]:
-    """The tokens that this process could send."""
-    from huggingface_hub import get_token
-
-    found = (get_token(), os.environ.get("HF_TOKEN"), os.environ.get("HUGGING_FACE_HUB_TOKEN"))
-    return sorted({secret.strip() for secret in found if secret and len(secret.strip()) >= _MIN_SECRET_LENGTH})
 
 
 def _is_local(value: str, folder: Path) -> bool:

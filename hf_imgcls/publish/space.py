@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from hf_imgcls.publish.client import Patience
 from hf_imgcls.publish.files import EXAMPLES_FOLDER, list_names, read_files
 from hf_imgcls.publish.hub import connect, read_destination, use_token
 from hf_imgcls.publish.upload import Destination, find_owner, look_at, upload
+from hf_imgcls.retries import Patience
 
 if TYPE_CHECKING:
     from hf_imgcls.arguments import Arguments

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from hf_imgcls.errors import PushError
-from hf_imgcls.publish.client import Commit, Patience, ask, commit_once, diagnose
+from hf_imgcls.publish.client import Commit, ask, commit_once
 from hf_imgcls.publish.files import PublishedFile
+from hf_imgcls.retries import Patience, diagnose
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -156,7 +156,7 @@ class Stranger:
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         if result.returncode:
-            from hf_imgcls.publish.privacy import hide_secrets
+            from hf_imgcls.tokens import hide_secrets
 
             last = hide_secrets(result.stderr.strip().splitlines()[-1] if result.stderr.strip() else "no output")
             raise ParityError(

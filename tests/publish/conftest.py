@@ -27,7 +27,7 @@ import json, sys
 from pathlib import Path
 from hf_imgcls.arguments import parse_arguments
 from hf_imgcls.errors import UserError
-from hf_imgcls.publish.client import Patience
+from hf_imgcls.retries import Patience
 from hf_imgcls.publish.hub import push_run
 
 args = parse_arguments({argv!r}, groups=("publish", "push"), positional="run")

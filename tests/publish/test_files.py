@@ -11,7 +11,7 @@ import pytest
 
 from hf_imgcls.errors import PushError
 from hf_imgcls.publish.files import check_model, list_names, read_files, select_checkpoint, select_published
-from hf_imgcls.publish.privacy import hide_secrets
+from hf_imgcls.tokens import hide_secrets
 
 PUBLISHED = {
     "config.json", "generation_config.json", "preprocessor_config.json", "model.safetensors",

@@ -26,7 +26,7 @@ def finetune(pushing, folder, *flags, **options):
 _PUSHER = """
 import json
 from pathlib import Path
-from hf_imgcls.publish.client import Patience
+from hf_imgcls.retries import Patience
 from hf_imgcls.publish.during_training import CheckpointPusher
 from hf_imgcls.publish.upload import Destination
 place = Destination("digits", branch="checkpoints")

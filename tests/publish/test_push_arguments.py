@@ -12,9 +12,9 @@ from places import REPOSITORY
 
 from hf_imgcls.arguments import parse_arguments
 from hf_imgcls.errors import ArgumentError
-from hf_imgcls.publish.client import Patience, _read_retry_after
 from hf_imgcls.publish.hub import read_destination
 from hf_imgcls.publish.hub_rules import is_repo_id
+from hf_imgcls.retries import Patience, read_retry_after
 
 
 def parse(*argv):
@@ -108,9 +108,9 @@ def test_mistakes_come_before_heavy_imports(tmp_path):
 
 def test_waits():
     assert list(Patience(4, 1.0, 3.0).waits()) == [1.0, 2.0, 3.0, None]
-    assert _read_retry_after({"Retry-After": "7"}) == 7
-    assert _read_retry_after({"RateLimit": '"api";r=0;t=55'}) == 55
-    assert _read_retry_after({"RateLimit": '"api";r=12;t=55'}) == 0
-    assert _read_retry_after({"Retry-After": "soon"}) == _read_retry_after({}) == 0
+    assert read_retry_after({"Retry-After": "7"}) == 7
+    assert read_retry_after({"RateLimit": '"api";r=0;t=55'}) == 55
+    assert read_retry_after({"RateLimit": '"api";r=12;t=55'}) == 0
+    assert read_retry_after({"Retry-After": "soon"}) == read_retry_after({}) == 0
     date = email.utils.formatdate(time.time() + 60, usegmt=True)
-    assert 50 < _read_retry_after({"Retry-After": date}) <= 61
+    assert 50 < read_retry_after({"Retry-After": date}) <= 61
