@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from hf_imgcls.argument_types import Argument, CoercionError, coerce, is_within
+from hf_imgcls.argument_types import Argument, CoercionError, coerce, is_within, show_value
 from hf_imgcls.data.policies import resolve_augmentation
 from hf_imgcls.errors import ArgumentError
 from hf_imgcls.publish.hub_rules import find_license_problem, find_notes_problem, is_repo_id
@@ -74,10 +74,12 @@ def check_value(argument: Argument, value: Any, prefix: str) -> ArgumentError | 
         value: The value.
         prefix: What to put before the argument's name in a message: ``"--"`` or the file's name.
     """
-    found = f"{prefix}{argument.name} is {value!r}"
+    found = f"{prefix}{argument.name} is {show_value(value)}"
     if argument.type.choices and isinstance(value, str) and value not in argument.type.choices:
         return ArgumentError(found, str(argument.type), "choose one of these")
     numbers = [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, (int, float))]
+    if any(isinstance(number, int) and abs(number) >= 2**63 for number in numbers):
+        return ArgumentError(found, "an integer below 2**63", "choose a smaller value")
     if argument.within and not all(is_within(number, argument.within) for number in numbers):
         return ArgumentError(found, f"{argument.type} in {argument.within}", "choose a value in this range")
     return None

@@ -7,15 +7,16 @@ number of words here, and what does not fit is added to a list of problems that 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from hf_imgcls.argument_types import SECRETS, Argument, load_yaml
+from hf_imgcls.argument_types import SECRETS, Argument, load_json, load_yaml
 from hf_imgcls.errors import ArgumentError
+
+_MAX_BYTES = 4 * 2**20  # of a file of arguments; the recipes have less than 3,000
 
 
 class _Parser(argparse.ArgumentParser):
@@ -134,8 +135,8 @@ def read_file(path: str, problems: list[ArgumentError]) -> dict[str, Any]:
     """
     expected = "a YAML or JSON file with one mapping of argument names to values"
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        content = json.loads(text, object_pairs_hook=_unique) if path.endswith(".json") else load_yaml(text)
+        text = _read_text(Path(path))
+        content = load_json(text, object_pairs_hook=_unique) if path.endswith(".json") else load_yaml(text)
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
         problems.append(ArgumentError(f"{path} cannot be read: {reason}", expected, "correct the file or its name"))
@@ -146,6 +147,22 @@ def read_file(path: str, problems: list[ArgumentError]) -> dict[str, Any]:
         problems.append(ArgumentError(f"{path} {found}", expected, fix))
         return {}
     return {str(name): value for name, value in content.items()}
+
+
+def _read_text(path: Path) -> str:
+    """Return what a file of arguments holds.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is a device or a pipe, is too large, or is not UTF-8.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ValueError("it is not a regular file")
+    with open(path, "rb") as file:
+        content = file.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise ValueError(f"it is larger than {_MAX_BYTES // 2**20} MiB")
+    return content.decode("utf-8")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -210,7 +210,7 @@ def _to_list(value: Any, expected: ValueType) -> list[Any]:
 def _to_dict(value: Any, expected: ValueType) -> dict[str, Any]:
     if isinstance(value, str) and value.lstrip().startswith("{"):
         try:
-            value = json.loads(value)
+            value = load_json(value)
         except ValueError:
             value = load_yaml(value)
     if not isinstance(value, dict):
@@ -226,6 +226,12 @@ _COERCERS: dict[str, Callable[[Any, ValueType], Any]] = {
     "list": _to_list,
     "dict": _to_dict,
 }
+
+
+def show_value(value: Any, limit: int = 200) -> str:
+    """Return a value as a message shows it: its ``repr`` in at most ``limit`` characters."""
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 4]} ..."
 
 
 def is_within(number: float, interval: str) -> bool:
@@ -275,13 +281,63 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.012345
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 
 
+# Far beyond any recipe; what is deeper or larger is a mistake, or written to fill the memory through aliases.
+_MAX_DEPTH, _MAX_NODES = 32, 200_000
+
+
 def load_yaml(text: str) -> Any:
     """Read YAML 1.2 scalars, lists and mappings.
 
     Raises:
-        yaml.YAMLError: The text is not YAML, or a mapping repeats a key.
+        yaml.YAMLError: The text is not YAML, a mapping repeats a key, it is nested more than 32 levels deep, or it has
+            more than 200,000 values, each alias counted in full.
     """
-    return yaml.load(text, Loader=_Loader)
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):  # unlike what follows, this does not recurse
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise yaml.YAMLError(f"it is nested more than {_MAX_DEPTH} levels deep")
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if _count_nodes(node, {}) > _MAX_NODES:
+            raise yaml.YAMLError(f"it has more than {_MAX_NODES:,} values, each alias counted in full")
+        return None if node is None else loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _count_nodes(node: yaml.Node | None, known: dict[int, int]) -> int:
+    """Return how many nodes a tree has once its aliases are written out.
+
+    Raises:
+        yaml.YAMLError: A node contains itself.
+    """
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if known.get(id(node)) == 0:
+        raise yaml.YAMLError("an anchor contains an alias of itself")
+    if id(node) not in known:
+        known[id(node)] = 0  # being counted
+        inner = [part for item in node.value for part in (item if isinstance(item, tuple) else (item,))]
+        known[id(node)] = 1 + sum(_count_nodes(part, known) for part in inner)
+    return known[id(node)]
+
+
+def load_json(text: str, **options: Any) -> Any:
+    """Read JSON.
+
+    Args:
+        text: The document.
+        **options: Of ``json.loads``.
+
+    Raises:
+        ValueError: The text is not JSON, or is nested too deeply.
+    """
+    try:
+        return json.loads(text, **options)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def dump_yaml(content: dict[str, Any]) -> str:

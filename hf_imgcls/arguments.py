@@ -25,8 +25,9 @@ from typing import Any
 
 from hf_imgcls.argument_checks import EXPORT_FORMATS, check_arguments, check_value
 from hf_imgcls.argument_reading import name_first_word, read_file, read_flags
-from hf_imgcls.argument_types import SECRETS, Argument, CoercionError, coerce, dump_yaml, read_annotation
+from hf_imgcls.argument_types import SECRETS, Argument, CoercionError, coerce, dump_yaml, read_annotation, show_value
 from hf_imgcls.errors import ArgumentError, join_errors
+from hf_imgcls.other_names import OTHER_NAMES
 from hf_imgcls.training_defaults import DEFAULT_MODEL, TRAINING_DEFAULTS, fill_training
 from hf_imgcls.training_fields import NEW_NAMES, OLD_NAMES, ONLY_IN_4, ONLY_IN_5, kept_fields, read_training_fields
 
@@ -701,7 +702,7 @@ def _settle(
         if argument is None:
             problems.append(_unknown(name, prefix, known))
             continue
-        shown = "a hidden value" if _current_name(name) in SECRETS else repr(raw)
+        shown = "a hidden value" if _current_name(name) in SECRETS else show_value(raw)
         try:
             value = coerce(raw, argument.type)
         except CoercionError as expected:
@@ -737,13 +738,13 @@ def _unknown(name: str, prefix: str, known: dict[str, Argument]) -> ArgumentErro
         return ArgumentError(
             f"{prefix}{name} is not an argument of this command", "a name that --help lists", "leave it out"
         )
-    close = difflib.get_close_matches(name, known, n=3)
     dashes = "--" if prefix == "--" else ""
-    fix = (
-        f"did you mean {' or '.join(dashes + other for other in close)}?"
-        if close
-        else "run with --help to see all names"
-    )
+    ours = [dashes + other for other in OTHER_NAMES.get(name, ()) if other in known]
+    close = [dashes + other for other in difflib.get_close_matches(name, known, n=3)]
+    if ours:
+        fix = f"here it is {' or '.join(ours)}"
+    else:
+        fix = f"did you mean {' or '.join(close)}?" if close else "run with --help to see all names"
     return ArgumentError(f"{prefix}{name} is not a known argument", "a name that --help lists", fix)
 
 

@@ -86,6 +86,14 @@ class Interrupted(Exception):
         super().__init__(f"{signal_name}: stopped; {command} goes on from {checkpoint}")
 
 
+def printable(text: str) -> str:
+    """Escape the control characters in text that holds names from data, so that they cannot control a terminal.
+
+    Line breaks and tabs stay.
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+
+
 def join_errors(errors: list[UserError]) -> UserError:
     """Fold errors found in one checking pass into one, so that the user sees all of them at once.
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_imgcls.arguments import known_arguments
-from hf_imgcls.errors import Interrupted, LaunchError, OutputError, UserError
+from hf_imgcls.errors import Interrupted, LaunchError, OutputError, UserError, printable
 from hf_imgcls.provenance import describe_hardware, find_commit, list_versions, name_process
 from hf_imgcls.records import RunRecord
 
@@ -71,7 +71,7 @@ def run_recipe(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
-        print(f"\nerror: {error}", file=sys.stderr)
+        print(printable(f"\nerror: {error}"), file=sys.stderr)
         sys.exit(error.exit_code)
     except Interrupted as stop:
         if is_main_process():
@@ -153,11 +153,20 @@ def set_up_logging(args: Arguments) -> None:
     if args.training.get("disable_tqdm"):
         for library in ("HF_HUB", "HF_DATASETS"):
             os.environ.setdefault(f"{library}_DISABLE_PROGRESS_BARS", "1")
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_PrintableFormatter("%(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logger = logging.getLogger("hf_imgcls")
     logger.setLevel(logging.INFO if is_main_process() else logging.ERROR)
     for note in args.notes:
         logger.warning(note)
+
+
+class _PrintableFormatter(logging.Formatter):
+    """Names from data, such as those of classes and files, stand in many messages."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 def check_launch(num_processes: int | None) -> int:

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from hf_imgcls.arguments import parse_arguments
-from hf_imgcls.errors import Interrupted, UserError, join_errors
+from hf_imgcls.errors import Interrupted, UserError, join_errors, printable
 from hf_imgcls.measure.goals import choose_exit_code, parse_goals
 from hf_imgcls.run import (
     BAD_IMAGES_FILE,
@@ -226,7 +226,7 @@ def main() -> None:
 
 def show_advice(lines: list[str]) -> None:
     if is_main_process():
-        print("", *lines, sep="\n", file=sys.stderr)
+        print("", *map(printable, lines), sep="\n", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from hf_imgcls.arguments import Arguments, parse_arguments
-from hf_imgcls.errors import ArgumentError
+from hf_imgcls.errors import ArgumentError, printable
 from hf_imgcls.measure.earlier_run import compare_data, find_run, names_dataset, recall_arguments
 from hf_imgcls.measure.goals import choose_exit_code, parse_goals
 from hf_imgcls.run import check_launch, run_recipe, set_up_logging
@@ -59,7 +59,7 @@ def main() -> None:
     # Score, write, compare with pipeline(), report
     score = measure_saved_model(args.fit.model_name_or_path, dataset, args.measure.split, args, runtime)
     for note in notes:
-        print(f"  note: {note}")
+        print(printable(f"  note: {note}"))
     if train is not None:
         dataset.splits["train"] = train
     sys.exit(choose_exit_code(report_score(args.fit.model_name_or_path, score, dataset, args, runtime)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import random
 import shlex
 import subprocess
@@ -29,6 +30,7 @@ from hf_imgcls.arguments import (
     parse_arguments,
 )
 from hf_imgcls.errors import ArgumentError
+from hf_imgcls.other_names import OTHER_NAMES
 from hf_imgcls.training_defaults import TRAINING_DEFAULTS
 
 ON_5 = int(version("transformers").partition(".")[0]) >= 5
@@ -359,6 +361,46 @@ def test_bad_files(name: str, text: str | None, expected: str, folders: Path) ->
     assert expected in message(f"--config {name}")
 
 
+NINE_TO_THE_EIGHTH = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("run.yaml", NINE_TO_THE_EIGHTH, "more than 200,000 values"),
+        ("run.yaml", "model_config:\n  " + NINE_TO_THE_EIGHTH.replace("\n", "\n  "), "more than 200,000 values"),
+        ("run.yaml", "model_config: " + "[" * 5000 + "]" * 5000, "nested more than 32 levels deep"),
+        ("run.json", '{"model_config": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deeply"),
+        ("run.yaml", "model_config: &a {x: *a}\n", "an alias of itself"),
+        ("run.yaml", "model_config: &a [1, [*a]]\n", "an alias of itself"),
+        ("run.yaml", "seed: 1\n#" + "x" * 5_000_000, "larger than 4 MiB"),
+        ("run.yaml", "max_train_samples: 100000000000000000000000000\n", "an integer below 2**63"),
+        ("run.yaml", f"seed: {'9' * 400}\n", "..."),
+        ("run.yaml", "calibrate: on\n", "true or false"),
+        ("run.yaml", "dataset_name: \xff\n", "cannot be read"),
+    ],
+)
+def test_files_that_would_fill_the_memory_are_one_short_error(
+    name: str, text: str, expected: str, folders: Path
+) -> None:
+    Path(name).write_text(text, encoding="latin-1")
+    told = message(f"--config {name}")
+    assert expected in told
+    assert len(told) < 1500
+
+
+def test_aliases_of_ordinary_size_are_read(folders: Path) -> None:
+    Path("run.yaml").write_text("dataset_name: digits\nmodel_config: {a: &a [1, 2], b: *a, c: *a}\nmodel_type: vit\n")
+    assert parse("--config run.yaml").fit.model_config == {"a": [1, 2], "b": [1, 2], "c": [1, 2]}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes")
+def test_only_a_regular_file_is_read(folders: Path) -> None:
+    os.mkfifo("pipe.yaml")
+    for name in ("pipe.yaml", "/dev/zero"):
+        assert "not a regular file" in message(f"--config {name}")
+
+
 # --- files and flags ---
 
 
@@ -475,12 +517,34 @@ def test_any_group_may_be_left_out(left_out: str) -> None:
 # --- mistakes ---
 
 
+def test_names_of_other_tools_are_answered_with_names_that_exist() -> None:
+    known = known_arguments()
+    assert len(OTHER_NAMES) > 100
+    for other, ours in OTHER_NAMES.items():
+        assert other not in known, f"--{other} is a name of ours"
+        assert ours, other
+        assert set(ours) <= {name for name, argument in known.items() if not argument.hidden}, other
+
+
+def test_a_command_answers_with_its_own_arguments_only() -> None:
+    assert "here it is --model_name_or_path?" not in (told := message("--model x", groups=("measure",)))
+    assert "run with --help" in message("--lr 1 --dataset_name digits", groups=("data", "score", "measure"))
+    assert "learning_rate" not in told
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
         ("--datset_name x", "did you mean --dataset_name"),
         ("--learning-rat 1", "did you mean --learning_rate"),
         ("--qqqq 1", "run with --help"),
+        ("--lr 1", "here it is --learning_rate"),
+        ("--epochs 3", "here it is --num_train_epochs"),
+        ("--batch-size 8", "here it is --per_device_train_batch_size"),
+        ("--model resnet50", "here it is --model_name_or_path or --model_type"),
+        ("--data photos", "here it is --dataset_name or --train_dir or --train_file"),
+        ("--imgsz 224", "here it is --image_size"),
+        ("--patience 3", "here it is --early_stopping_patience"),
         ("--learn 1", "--learn is not a known argument"),  # no abbreviations
         ("stray --dataset_name digits", "'stray' follows no flag"),
         ("--seed", "--seed has no value"),

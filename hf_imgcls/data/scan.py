@@ -25,7 +25,7 @@ from hf_imgcls.data.label_sets import count_classes, list_owners, read_label_ids
 from hf_imgcls.data.labels import list_some
 from hf_imgcls.data.load import ImageDataset, record_labels
 from hf_imgcls.data.survey import SplitSurvey, survey_splits
-from hf_imgcls.errors import DataError
+from hf_imgcls.errors import DataError, printable
 from hf_imgcls.records import DataRecord
 from hf_imgcls.run import is_main_process
 
@@ -209,7 +209,8 @@ def _write_report(table: list[TableRow], report: Path | None) -> None:
     if report is None or not is_main_process():
         return
     text = io.StringIO()
-    csv.writer(text).writerows([TableRow._fields, *table])
+    rows = [[_as_text(cell) for cell in row] for row in table]
+    csv.writer(text).writerows([TableRow._fields, *rows])
     try:
         if not table:
             report.unlink(missing_ok=True)
@@ -220,10 +221,15 @@ def _write_report(table: list[TableRow], report: Path | None) -> None:
         logger.warning("%s, the table of bad images, cannot be written: %s", report, error)
 
 
+def _as_text(cell: str | int) -> str | int:
+    """Keep a spreadsheet from taking a name for a formula (https://owasp.org/www-community/attacks/CSV_Injection)."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+
+
 def _format_table(table: list[TableRow]) -> str:
     """The first lines, in columns. What names hold must not break lines or steer a terminal."""
     lines = [TableRow._fields, *(map(str, row) for row in table[:_MAX_SHOWN])]
-    shown = [["".join(c if c.isprintable() else repr(c)[1:-1] for c in cell) for cell in line] for line in lines]
+    shown = [[printable(cell).replace("\n", "\\n") for cell in line] for line in lines]
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     text = "\n".join(
         "  " + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in shown

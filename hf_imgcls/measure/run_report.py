@@ -13,7 +13,7 @@ from accelerate import PartialState
 from torch.utils.data import IterableDataset
 
 from hf_imgcls.data.decode import decode_image
-from hf_imgcls.errors import ArgumentError, DataError
+from hf_imgcls.errors import ArgumentError, DataError, printable
 from hf_imgcls.fit.imbalance import describe_effect
 from hf_imgcls.measure.calibration import (
     fit_sigmoid_temperature,
@@ -320,9 +320,9 @@ def _print_report(record: ReportRecord, folder: Path) -> None:
     worse = [entry for entry in record.slices if entry["verdict"] == "worse"]
     for entry in worse[:3]:
         group, share = f"{entry['column']} {entry['group']}", f"{entry['value']:.4f} of {entry['n']}"
-        print(f"  worse on {group}: {share} against {entry['rest']:.4f} of the others")
+        print(printable(f"  worse on {group}: {share} against {entry['rest']:.4f} of the others"))
     for judgement in record.goals:
-        print(f"  goal {describe_judgement(judgement)}")
+        print(printable(f"  goal {describe_judgement(judgement)}"))
     print(f"  report                {folder / REPORT_FOLDER / 'report.html'}")
 
 
@@ -365,12 +365,12 @@ def compare_runs(paths: Sequence[str], split: str, folder: Path, seed: int) -> N
     record = compare_tables(a, b, metrics=None if isinstance(a, MultiLabelTable) else SHOWN_METRICS, seed=seed)
     folder.mkdir(parents=True, exist_ok=True)
     record.save(folder / COMPARISON_FILE)
-    print(describe_comparison(record))
+    print(printable(describe_comparison(record)))
     for entry in record.per_class:
         if entry["verdict"] != "not distinguishable":
-            print(f"  {entry['class']}: recall {entry['a']:.4f} -> {entry['b']:.4f}, {entry['verdict']}")
+            print(printable(f"  {entry['class']}: recall {entry['a']:.4f} -> {entry['b']:.4f}, {entry['verdict']}"))
     for note in record.notes:
-        print(f"  note: {note}")
+        print(printable(f"  note: {note}"))
     if find_spec("matplotlib"):
         from hf_imgcls.measure.drawing import PRINT, encode_png
         from hf_imgcls.measure.row_plots import draw_comparison

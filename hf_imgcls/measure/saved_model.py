@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from accelerate import PartialState
 
+from hf_imgcls.errors import printable
 from hf_imgcls.fit.weights import find_commit
 from hf_imgcls.measure.multilabel_table import MultiLabelTable
 from hf_imgcls.measure.parity import PARITY_FILE, check_parity
@@ -84,4 +85,5 @@ def print_score(score: Score) -> None:
         if name in ("num_examples", "loss", "runtime", "samples_per_second"):
             continue
         number = f"not measured: {score.reasons[name]}" if value is None else f"{value:.4f}"
-        print(f"  {name:<21} {number}" + (f"   ({score.remarks[name]})" if name in score.remarks else ""))
+        remark = f"   ({score.remarks[name]})" if name in score.remarks else ""
+        print(printable(f"  {name:<21} {number}{remark}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import itertools
 import json
@@ -238,6 +239,25 @@ def test_a_handful_of_images_trains_and_is_selected_by_what_they_can_give(run_re
     run = run_recipe("finetune", *flags, "--metric_for_best_model", "roc_auc", "--output_dir", tmp_path / "run")
     assert run.exit_code == 0, run.err
     assert 0 <= read(tmp_path / "run", "eval_results.json")["eval_roc_auc"] <= 1
+
+
+@pytest.mark.slow
+def test_names_from_data_are_escaped_on_the_terminal_and_in_the_table_of_bad_images(run_recipe, tmp_path):
+    names = ("\x1b[31mred", "=HYPERLINK(1)")
+    for name, number in itertools.product(names, range(12)):
+        (tmp_path / "photos" / name).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16), (20 * number, 9, 9)).save(tmp_path / "photos" / name / f"{number}.png")
+    (tmp_path / "photos" / names[1] / "bad.png").write_bytes(b"no image")
+    run = run_recipe(
+        "finetune", "--train_dir", tmp_path / "photos", "--image_size", "16", *TINY_VIT, "--max_steps", "1",
+        "--use_cpu", "--disable_tqdm", "true", "--on_bad_image", "skip", "--goals", "worst_class_recall>=0.9",
+        "--output_dir", tmp_path / "run",
+    )  # fmt: skip
+    assert run.exit_code in (0, 3), run.err
+    assert "\x1b[31m" not in run.out + run.err
+    rows = list(csv.reader((tmp_path / "run" / "bad_images.csv").read_text().splitlines()))
+    assert len(rows) == 2
+    assert rows[1][2] == "'=HYPERLINK(1)"
 
 
 def test_a_folder_that_is_not_ours_is_not_written_to(run_recipe, tmp_path):

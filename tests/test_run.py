@@ -1,0 +1,48 @@
+"""What every command does around its work."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from hf_imgcls.errors import printable
+
+CLEAR = "\x1b[2J"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain é 犬 🐕\tand\nlines", "plain é 犬 🐕\tand\nlines"),
+        (f"cat{CLEAR}", "cat\\x1b[2J"),
+        ("title\x1b]0;x\x07", "title\\x1b]0;x\\x07"),
+        ("over\rwritten", "over\\rwritten"),
+        ("c1 \x9b2J", "c1 \\x9b2J"),
+        ("right \u202eto left", "right \\u202eto left"),
+    ],
+)
+def test_names_cannot_control_a_terminal(text, shown):
+    assert printable(text) == shown
+
+
+def test_log_messages_and_errors_are_escaped():
+    program = """
+import logging
+from types import SimpleNamespace
+from hf_imgcls.errors import DataError
+from hf_imgcls.run import run_recipe, set_up_logging
+
+def main():
+    set_up_logging(SimpleNamespace(training={}, notes=["note \\x1b[2J"]))
+    logging.getLogger("hf_imgcls.data").info("class %s", "dog\\x1b[2J")
+    raise DataError("file \\x1b[2J", "a name", "rename it")
+
+run_recipe(main)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "\x1b" not in done.stdout + done.stderr
+    for word in ("note", "dog", "file"):
+        assert f"{word} \\x1b[2J" in done.stderr or f"{word}\\x1b[2J" in done.stderr
