@@ -14,10 +14,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Features, Image, Value
 
+from hf_imgcls.data.class_lists import (
+    ClassLists,
+    FileFeatures,
+    describe_lost_names,
+    match_class_lists,
+    read_class_names,
+)
 from hf_imgcls.data.label_sets import (
     Elements,
     LabelFeature,
-    is_multi_hot,
+    find_vector_length,
+    holds_zeros_and_ones,
+    is_unlabelled,
     list_nested_paths,
     read_elements,
     read_indicator_columns,
@@ -223,35 +232,96 @@ class RawLabels:
         return [self.names[index] for index in np.unique(self.ids[self.ids != MISSING])]
 
 
-def read_raw_labels(dataset: Dataset, column: str, split: str, separator: str | None = None) -> RawLabels:
-    """Read a split's label column as names and indices.
+def read_raw_labels(
+    splits: Mapping[str, Dataset],
+    column: str,
+    separator: str | None,
+    files: Mapping[str, Sequence[FileFeatures]],
+    notes: list[str],
+) -> dict[str, RawLabels]:
+    """Read the label column of all splits as names and indices.
 
     Integers, booleans and whole-numbered floats become names by ``str``. An empty string counts as missing, and so does
-    "nan", which is how Python writes a missing number.
+    "nan", which is how Python writes a missing number. What the values are is decided for all splits together.
 
     Args:
-        dataset: The split.
+        splits: Split -> rows.
         column: As `find_label_column` gives it.
-        split: The split's name, for errors.
         separator: What is between the labels of a text; ``None`` where a text is one label.
+        files: Split -> the data files that it was read from, where they declare features of their own.
+        notes: What was decided is appended here.
 
     Raises:
-        DataError: A label is no name: a fraction, or an index outside the ``ClassLabel``'s list.
+        DataError: A label is no name: a fraction, or an index outside the ``ClassLabel``'s list; or the class lists of
+            the files do not fit together.
     """
-    columns = split_columns(dataset.features, column)
-    if separator is not None:
-        _check_is_text(dataset.features, column)
-        texts = split_texts(dataset, column, separator)
-        return _read_several(texts, LabelFeature(Value("string"), True), column, split)
-    if len(columns) > 1:
-        ids, rows = read_indicator_columns(dataset, columns, split)
-        return RawLabels(ids, columns, declared=True, rows=rows, is_missing=np.zeros(len(dataset), dtype=bool))
-    feature = resolve_feature(dataset.features, column)
-    if feature is None:
-        raise DataError(f"split {split!r} has no column {column!r}", "the same columns in all splits", "add it")
-    if feature.is_list:
-        return _read_several(read_elements(dataset, column), feature, column, split)
-    return _read_names(read_elements(dataset, column).values, feature.item, column, split)
+    found: dict[str, LabelFeature] = {}
+    parts: dict[str, Elements] = {}
+    result: dict[str, RawLabels] = {}
+    for split, dataset in splits.items():
+        columns = split_columns(dataset.features, column)
+        if separator is not None:
+            _check_is_text(dataset.features, column)
+            texts = split_texts(dataset, column, separator)
+            result[split] = _read_names(texts, LabelFeature(Value("string"), True), column, split, None)
+        elif len(columns) > 1:
+            ids, rows = read_indicator_columns(dataset, columns, split)
+            result[split] = RawLabels(ids, columns, declared=True, rows=rows, is_missing=np.zeros(len(dataset), bool))
+        else:
+            feature = resolve_feature(dataset.features, column)
+            if feature is None:
+                raise DataError(f"split {split!r} has no column {column!r}", "the same columns in all splits", "add it")
+            found[split], parts[split] = feature, read_elements(dataset, column)
+    if not found:
+        return result
+    declared = next(iter(found.values())).item
+    lists = match_class_lists(declared, files, column, notes)
+    if not lists:
+        notes += describe_lost_names(declared)
+    if any(feature.is_list for feature in found.values()):
+        vectors = [(found[split], elements) for split, elements in parts.items() if found[split].is_list]
+        length = find_vector_length(vectors, column)
+        if length is not None:
+            return _read_vectors(parts, length, column, notes)
+        if all(isinstance(feature.item, Value) for feature in found.values()) and all(
+            holds_zeros_and_ones(elements) for elements in parts.values()
+        ):
+            notes.append(f"The lists in column {column!r} are read as lists of the classes 0 and 1, not as vectors.")
+    for split, feature in found.items():
+        result[split] = _read_names(parts[split], feature, column, split, lists.get(split))
+    return result
+
+
+def _read_vectors(parts: Mapping[str, Elements], length: int, column: str, notes: list[str]) -> dict[str, RawLabels]:
+    """Read vectors of 0 and 1 as several labels per image, or as one if every row of every split has exactly one 1."""
+    names = [str(place) for place in range(length)]
+    nothing = np.zeros(0, dtype=np.int64)
+    read = {
+        split: (nothing, nothing) if is_unlabelled(elements) else read_multi_hot(elements, length)
+        for split, elements in parts.items()
+    }
+    is_one_hot = all(
+        np.array_equal(read[split][1], np.flatnonzero(~elements.is_missing))
+        for split, elements in parts.items()
+        if not is_unlabelled(elements)
+    )
+    if is_one_hot:
+        notes.append(
+            f"The column {column!r} holds one-hot vectors with {length} places: every row has exactly one 1, so an "
+            f"image has one label, '0' to '{length - 1}', the place of the 1."
+        )
+    else:
+        notes.append(f"The column {column!r} holds vectors of 0 and 1 with {length} places, one for each class.")
+    result = {}
+    for split, (ids, rows) in read.items():
+        is_missing = parts[split].is_missing
+        if is_one_hot:
+            single = np.full(len(is_missing), MISSING, dtype=np.int64)
+            single[rows] = ids
+            result[split] = RawLabels(single, names, declared=True)
+        else:
+            result[split] = RawLabels(ids, names, declared=True, rows=rows, is_missing=is_missing)
+    return result
 
 
 def _check_is_text(features: Features, column: str) -> None:
@@ -265,18 +335,21 @@ def _check_is_text(features: Features, column: str) -> None:
         )
 
 
-def _read_several(elements: Elements, feature: LabelFeature, column: str, split: str) -> RawLabels:
-    if is_multi_hot(feature, elements):
-        ids, rows, length = read_multi_hot(elements)
-        names = [str(place) for place in range(length)]
-        return RawLabels(ids, names, declared=True, rows=rows, is_missing=elements.is_missing)
-    raw = _read_names(elements.values, feature.item, column, split)
-    raw.rows, raw.is_missing = elements.rows, elements.is_missing
+def _read_names(
+    elements: Elements, feature: LabelFeature, column: str, split: str, lists: ClassLists | None
+) -> RawLabels:
+    """Read labels that lie one after another."""
+    raw = _read_values(elements, feature.item, column, split, lists)
+    if feature.is_list:
+        raw.rows, raw.is_missing = elements.rows, elements.is_missing
     return raw
 
 
-def _read_names(values: pa.Array, feature: Any, column: str, split: str) -> RawLabels:
-    """Read labels that lie one after another."""
+def _read_values(elements: Elements, feature: Any, column: str, split: str, lists: ClassLists | None) -> RawLabels:
+    values = elements.values
+    if lists is not None:
+        ids = pc.fill_null(values.cast(pa.int64()), MISSING).to_numpy(zero_copy_only=False)
+        return RawLabels(lists.translate(ids, elements.rows, column, split), lists.names, declared=True)
     if isinstance(feature, ClassLabel):
         ids = pc.fill_null(values, MISSING).to_numpy(zero_copy_only=False).astype(np.int64)
         if len(ids) and (ids.max() >= feature.num_classes or ids.min() < MISSING):
@@ -286,7 +359,7 @@ def _read_names(values: pa.Array, feature: Any, column: str, split: str) -> RawL
                 f"a class index from 0 to {feature.num_classes - 1}, as its ClassLabel declares",
                 "correct the dataset's label column or its list of names",
             )
-        return RawLabels(ids, list(feature.names), declared=True)
+        return RawLabels(ids, read_class_names(feature), declared=True)
     if pa.types.is_floating(values.type):
         values = _whole_numbers(values, column, split)
     if pa.types.is_null(values.type):  # every list is empty

@@ -6,7 +6,7 @@ two go through the same steps of ``load``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -149,31 +149,71 @@ def read_indicator_columns(dataset: Dataset, columns: list[str], split: str) -> 
     return ids.astype(np.int64), rows.astype(np.int64)
 
 
-def is_multi_hot(feature: LabelFeature, elements: Elements) -> bool:
-    """Whether lists are vectors of 0 and 1, one place for each class, and not lists of the classes 0 and 1.
+def find_vector_length(parts: Collection[tuple[LabelFeature, Elements]], column: str) -> int | None:
+    """Tell vectors of 0 and 1, with one place for each class, from lists of the classes 0 and 1.
 
-    Lists of bools are; so are lists of 0 and 1 that all have one length, when one of them holds a value twice.
+    Vectors all have one length, over all splits, which is at least 2. Lists of two that hold 0 and 1 once each would
+    give every image both classes if they were lists of classes, so they are vectors too. A list of one value says the
+    same either way and is read as a class.
+
+    Args:
+        parts: Feature and elements of each split; a split without values says nothing.
+        column: The label column, for errors.
+
+    Returns:
+        The number of places, ``None`` for lists of classes.
+
+    Raises:
+        DataError: Lists of 0 and 1 that hold a value twice, which only vectors do, have several lengths.
     """
-    if not isinstance(feature.item, Value) or not len(elements.rows):
-        return False
-    kind = elements.values.type
-    lengths = np.bincount(elements.rows, minlength=len(elements.is_missing))[~elements.is_missing]
-    if lengths.min() != lengths.max():
-        return False
-    if pa.types.is_boolean(kind):
-        return True
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)) or elements.values.null_count:
-        return False
-    values = elements.values.to_numpy(zero_copy_only=False)
-    return bool(np.isin(values, (0, 1)).all() and lengths[0] > 2)
+    lengths: set[int] = set()
+    repeats = False
+    for feature, elements in parts:
+        kind = elements.values.type
+        if not len(elements.rows):
+            continue
+        if not isinstance(feature.item, Value):
+            return None
+        if not (pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+            return None
+        if is_unlabelled(elements):
+            continue
+        given = pc.cast(elements.values.drop_null(), pa.float64()).to_numpy(zero_copy_only=False)
+        if elements.values.null_count or not np.isin(given, (0, 1)).all():
+            return None
+        counts = np.bincount(elements.rows, minlength=len(elements.is_missing))
+        lengths |= set(counts[~elements.is_missing].tolist())
+        ones = np.bincount(elements.rows, weights=given, minlength=len(counts))
+        repeats |= bool(((ones > 1) | (counts - ones > 1)).any())
+    if repeats and len(lengths) > 1:
+        found = ", ".join(map(str, sorted(lengths)[:5]))
+        raise DataError(
+            f"the label column {column!r} holds vectors of 0 and 1 with {found} places",
+            "the same number of places in every row and split, one for each class",
+            "correct or remove these rows",
+        )
+    return lengths.pop() if len(lengths) == 1 and max(lengths) > 1 else None
 
 
-def read_multi_hot(elements: Elements) -> tuple[np.ndarray, np.ndarray, int]:
-    """Read vectors of 0 and 1: places ``(M,)`` of the ones, the examples ``(M,)`` they belong to, and the length."""
-    length = int(np.bincount(elements.rows).max())
+def is_unlabelled(elements: Elements) -> bool:
+    """Whether no list holds a label: all are empty or null, or hold -1 as where labels are not published."""
+    values = set(pc.unique(elements.values).to_pylist()) if len(elements.values) else set()
+    return values <= {None, -1}
+
+
+def holds_zeros_and_ones(elements: Elements) -> bool:
+    """Whether all values of lists are the numbers 0 and 1, so that they might be meant as vectors."""
+    if not (pa.types.is_integer(elements.values.type) or pa.types.is_floating(elements.values.type)):
+        return False
+    values = set(pc.unique(elements.values).to_pylist())
+    return bool(values) and values <= {0, 1}
+
+
+def read_multi_hot(elements: Elements, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Read vectors of 0 and 1: places ``(M,)`` of the ones, and the examples ``(M,)`` they belong to."""
     places = np.arange(len(elements.rows)) % length
     is_set = pc.cast(elements.values, pa.float64()).to_numpy(zero_copy_only=False).astype(bool)
-    return places[is_set], elements.rows[is_set], length
+    return places[is_set], elements.rows[is_set]
 
 
 def _combine(dataset: Dataset, column: str) -> pa.Array:

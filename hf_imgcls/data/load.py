@@ -15,6 +15,7 @@ import numpy as np
 from datasets import Dataset, Image
 
 from hf_imgcls.arguments import DataArguments
+from hf_imgcls.data.class_lists import drop_conflicting
 from hf_imgcls.data.folders import read_loose_folder
 from hf_imgcls.data.iterative_stratification import cut_iteratively
 from hf_imgcls.data.label_columns import RawLabels, find_image_column, find_label_column, read_raw_labels
@@ -146,10 +147,9 @@ def _assemble(source: Source, args: DataArguments) -> ImageDataset:
     _check_fixed_columns(source, args)
     image_column = source.image_column or _agree(source, args.image_column_name, None)
     label_column = source.label_column or _agree(source, args.label_column_name, image_column)
-    raw = {
-        role: read_raw_labels(split, label_column, source.split_names[role], args.label_separator)
-        for role, split in source.splits.items()
-    }
+    named = {source.split_names[role]: split for role, split in source.splits.items()}
+    labels_of = read_raw_labels(named, label_column, args.label_separator, source.files, notes)
+    raw = {role: labels_of[name] for role, name in source.split_names.items()}
     roles = assign_roles(
         source.split_names,
         {source.split_names[role] for role, labels in raw.items() if labels.is_hidden and role != "train"},
@@ -158,6 +158,7 @@ def _assemble(source: Source, args: DataArguments) -> ImageDataset:
     )
     role_of = {name: role for role, name in source.split_names.items()}
     splits = {role: source.splits[role_of[name]] for role, name in roles.items()}
+    splits = drop_conflicting(splits, source.files, (image_column, *label_column.split(",")), notes)
     used: dict[str, RawLabels] = {role: raw[role_of[name]] for role, name in roles.items()}
     names = build_label_map(used, notes)
     ids = {role: encode_labels(labels, names, roles[role], notes) for role, labels in used.items()}

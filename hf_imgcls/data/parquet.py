@@ -11,12 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features
 
+from hf_imgcls.data.class_lists import FileFeatures, open_file
 from hf_imgcls.errors import DataError
 
 _NUM_THREADS = 16
@@ -40,10 +40,16 @@ class ParquetFiles:
     token: str | bool | None
     groups: np.ndarray
 
-    @property
-    def features(self) -> Features:
-        """Features of the first file, as its schema (and the ``huggingface`` key in it) tells them."""
-        return Features.from_arrow_schema(self.footers[0].schema.to_arrow_schema())
+    def read_features(self) -> list[FileFeatures]:
+        """Return what each file declares, as its schema (and the ``huggingface`` key in it) tells it."""
+        return [
+            FileFeatures(url, footer.num_rows, Features.from_arrow_schema(footer.schema.to_arrow_schema()))
+            for url, footer in zip(self.urls, self.footers, strict=True)
+        ]
+
+    def find_file(self, row: int) -> int:
+        """Return the number of the file that a row of the split is in."""
+        return int(self.groups[np.searchsorted(self.groups[:, 2], row, side="right") - 1, 0])
 
     def read_group(
         self, piece: np.ndarray, first: int, columns: Sequence[str]
@@ -61,7 +67,7 @@ class ParquetFiles:
         file, group, begin, size = (int(value) for value in piece)
         lowest, highest = max(first, begin), begin + size
         at = int(self.groups[(self.groups[:, 0] == file) & (self.groups[:, 1] == group), 2][0])
-        with _open(self.urls[file], self.token) as handle:
+        with open_file(self.urls[file], self.token) as handle:
             reader = pq.ParquetFile(handle, metadata=self.footers[file])
             for batch in reader.iter_batches(
                 _ROWS_PER_READ, row_groups=[group], columns=list(columns), use_threads=False
@@ -74,11 +80,6 @@ class ParquetFiles:
                     return
 
 
-def _open(url: str, token: str | bool | None) -> Any:
-    options = {"token": token} if url.startswith("hf://") and token is not None else {}
-    return fsspec.open(url, "rb", **options)
-
-
 def open_parquet(urls: Sequence[str], token: str | bool | None) -> ParquetFiles:
     """Read the footers of files, 16 at a time.
 
@@ -88,7 +89,7 @@ def open_parquet(urls: Sequence[str], token: str | bool | None) -> ParquetFiles:
 
     def read_footer(url: str) -> pq.FileMetaData:
         try:
-            with _open(url, token) as handle:
+            with open_file(url, token) as handle:
                 return pq.read_metadata(handle)
         except (OSError, ValueError, pa.ArrowException) as error:
             raise DataError(

@@ -13,6 +13,7 @@ from typing import Any
 from datasets import DatasetBuilder, get_dataset_config_names, load_dataset_builder
 
 from hf_imgcls.arguments import DataArguments
+from hf_imgcls.data.class_lists import write_out_dates
 from hf_imgcls.data.splits import ROLES
 from hf_imgcls.errors import DataError
 
@@ -65,6 +66,7 @@ def open_builder(args: DataArguments) -> DatasetBuilder:
             "the revision that --dataset_revision names",
             f"check the name and the connection, or pass --dataset_revision {builder.hash}",
         )
+    write_out_dates(builder.info.features)
     return builder
 
 

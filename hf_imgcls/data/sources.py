@@ -16,6 +16,7 @@ from datasets import Dataset, DatasetDict, load_from_disk
 
 from hf_imgcls.arguments import DataArguments
 from hf_imgcls.data.annotation import read_annotation_file
+from hf_imgcls.data.class_lists import FileFeatures, read_prepared_features
 from hf_imgcls.data.folders import (
     build_dataset,
     describe_hidden,
@@ -52,6 +53,7 @@ class Source:
         label_column: The label column, where the source fixes it.
         validation_is_explicit: The user said which data is validation.
         notes: What is worth telling.
+        files: Split name -> the data files that it consists of, where they declare features of their own.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Source:
     label_column: str | None = None
     validation_is_explicit: bool = False
     notes: list[str] = field(default_factory=list)
+    files: dict[str, list[FileFeatures]] = field(default_factory=dict)
 
 
 def open_source(args: DataArguments) -> Source:
@@ -283,6 +286,7 @@ def read_prepared(args: DataArguments) -> Source:
         builder.download_and_prepare()
         check_not_empty(name, {split: builder.info.splits[split].num_examples for split in names.values()})
         source.splits = {role: builder.as_dataset(split) for role, split in names.items()}
+        source.files = read_prepared_features(builder, set(names.values()), args.token)
     except DataError:
         raise
     except Exception as error:  # A broken file, a full disk and a lost connection each have types of their own.

@@ -8,6 +8,13 @@ import numpy as np
 from datasets import ClassLabel, Features
 
 from hf_imgcls.arguments import DataArguments
+from hf_imgcls.data.class_lists import (
+    ClassLists,
+    FileFeatures,
+    describe_lost_names,
+    match_class_lists,
+    repeat_class_list,
+)
 from hf_imgcls.data.label_columns import find_image_column, find_label_column
 from hf_imgcls.data.label_sets import resolve_feature
 from hf_imgcls.data.labels import describe_names, list_some, suggest_twins
@@ -54,12 +61,13 @@ def load_streaming(args: DataArguments) -> ImageDataset | None:
     found = match_split_names(list_splits(builder), requested_splits(args))
     files = {role: open_parquet(builder.config.data_files[split], args.token) for role, split in found.items()}
     check_not_empty(name, {split: len(files[role].groups) for role, split in found.items()})
-    features = {role: builder.info.features or part.features for role, part in files.items()}
+    declared = {found[role]: part.read_features() for role, part in files.items()}
+    features = {split: builder.info.features or parts[0].features for split, parts in declared.items()}
     image_column = find_image_column(next(iter(features.values())), args.image_column_name)
     label_column = find_label_column(next(iter(features.values())), args.label_column_name, image_column)
-    declared = {role: _read_declaration(features[role], label_column, split) for role, split in found.items()}
-    names = {role: part[0] for role, part in declared.items()}
-    several = _agree_on_kind({split: declared[role][1] for role, split in found.items()})
+    lists = _match_files(features, declared, label_column, notes)
+    several = _agree_on_kind({split: _is_list(features[split], label_column) for split in found.values()})
+    names = {role: lists[split].names for role, split in found.items()}
     if several:
         notes.append(f"Several labels per image (column {label_column!r}): {len(next(iter(names.values())))} classes.")
     labels = names.get("train") or next(iter(names.values()))
@@ -99,7 +107,7 @@ def load_streaming(args: DataArguments) -> ImageDataset | None:
             groups,
             image_column,
             label_column,
-            _match_names(names[source_role], labels, roles[origin], notes),
+            _match_names(lists[roles[origin]], labels, roles[origin], notes),
             labels,
             shuffle_buffer_size=args.shuffle_buffer_size if role == "train" else 0,
             seed=args.split_seed,
@@ -116,8 +124,8 @@ def load_streaming(args: DataArguments) -> ImageDataset | None:
     return dataset
 
 
-def _read_declaration(features: Features, label_column: str, split: str) -> tuple[list[str], bool]:
-    """Class names of a split, and whether an image may have several."""
+def _read_declaration(features: Features, label_column: str, split: str) -> ClassLabel:
+    """Return the feature of one label of a split, whose class names must be known."""
     found = resolve_feature(features, label_column)
     if found is None or not isinstance(found.item, ClassLabel) or label_column not in features:
         raise DataError(
@@ -126,7 +134,27 @@ def _read_declaration(features: Features, label_column: str, split: str) -> tupl
             "a ClassLabel or a list of it, for streaming",
             "leave --streaming out, or cast the column to a ClassLabel and save the dataset again",
         )
-    return list(found.item.names), found.is_list
+    return found.item
+
+
+def _is_list(features: Features, label_column: str) -> bool:
+    found = resolve_feature(features, label_column)
+    return found is not None and found.is_list
+
+
+def _match_files(
+    features: dict[str, Features], files: dict[str, list[FileFeatures]], label_column: str, notes: list[str]
+) -> dict[str, ClassLists]:
+    """Bring the class lists of all files together; a file without one must not be guessed at."""
+    first = resolve_feature(next(iter(features.values())), label_column)
+    lists = match_class_lists(first.item if first is not None else None, files, label_column, notes)
+    for part in lists.values():
+        part.check_all_declared(label_column)
+    declared = {split: _read_declaration(found, label_column, split) for split, found in features.items()}
+    if lists:
+        return lists
+    notes += describe_lost_names(next(iter(declared.values())))
+    return {split: repeat_class_list(feature, files[split]) for split, feature in declared.items()}
 
 
 def _agree_on_kind(is_list: dict[str, bool]) -> bool:
@@ -146,8 +174,9 @@ def _is_hidden(files: ParquetFiles, label_column: str) -> bool:
     return all(row[label_column] in (None, -1, []) for _, row in rows)
 
 
-def _match_names(names: list[str], labels: list[str], split: str, notes: list[str]) -> np.ndarray:
-    unknown = [name for name in names if name not in labels]
+def _match_names(lists: ClassLists, labels: list[str], split: str, notes: list[str]) -> np.ndarray:
+    """Return the table from class ids in the files to the dataset's: int64 ``(F, C)``, -2 where there is no class."""
+    unknown = [name for name in lists.names if name not in labels]
     if unknown:
         raise DataError(
             f"split {split!r} declares classes that training does not have: {list_some(unknown)}"
@@ -155,9 +184,10 @@ def _match_names(names: list[str], labels: list[str], split: str, notes: list[st
             f"only the training split's {len(labels)} classes",
             "correct the ClassLabel of that split",
         )
-    if names != labels:
+    if lists.names != labels:
         notes.append(f"The list of class names of {split!r} differs from training's; its labels were matched by name.")
-    return np.array([labels.index(name) for name in names], dtype=np.int64)
+    own = np.array([labels.index(name) for name in lists.names], dtype=np.int64)
+    return np.where(lists.table >= 0, own[lists.table], lists.table)
 
 
 def _cut_groups(

@@ -56,7 +56,7 @@ class StreamingSplit(IterableDataset):  # type: ignore[type-arg]
         groups: int64 array ``(G, 4)``: the row groups, or parts of them, that belong to this split.
         image_column: The image column in the files.
         label_column: The label column in the files.
-        label_ids: int64 array: the files' class index -> the dataset's.
+        label_ids: int64 array ``(F, C)``: class id in file f -> the dataset's; negative where it has no such class.
         labels: Class names of the dataset.
         shuffle_buffer_size: Most rows that a process holds to shuffle from; 0 keeps the order of the files.
         seed: Seed of the order; may be set later, before iterating.
@@ -276,17 +276,18 @@ class StreamingSplit(IterableDataset):  # type: ignore[type-arg]
             image = {"bytes": image, "path": None}
         if self.multi_label:
             if label is None:
-                raise _describe_label(sample_index, label, len(self.label_ids))
+                raise _describe_label(sample_index, label, self.label_ids.shape[1])
             own: Any = sorted({self._translate(item, sample_index) for item in label})
         else:
             own = self._translate(label, sample_index)
         return {"image": image, "label": own, "sample_index": sample_index}
 
     def _translate(self, label: int | None, sample_index: int) -> int:
-        """The dataset's class id of a file's."""
-        if label is None or not 0 <= label < len(self.label_ids):
-            raise _describe_label(sample_index, label, len(self.label_ids))
-        return int(self.label_ids[label])
+        """Return the dataset's class id of a file's."""
+        own = self.label_ids[self.files.find_file(sample_index)]
+        if label is None or not 0 <= label < len(own) or own[label] < 0:
+            raise _describe_label(sample_index, label, int((own >= 0).sum()))
+        return int(own[label])
 
     def _transform_rows(self, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         if self.transform is None:

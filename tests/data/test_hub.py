@@ -20,6 +20,10 @@ def load(**arguments):
         return {"error": str(error)}
     sizes = {role: len(split) for role, split in dataset.splits.items()}
     return {"sizes": sizes, "labels": dataset.labels, **dataclasses.asdict(dataset.record)}
+
+def read_pairs(name, **arguments):
+    dataset = load_image_dataset(DataArguments(dataset_name=name, train_val_split=0, **arguments))
+    return sorted([row["sample_index"], dataset.labels[row["label"]]] for row in dataset.splits["test"])
 """
 
 
@@ -52,6 +56,9 @@ def session(tmp_path_factory):
         commit_parquet(hub, folder, sized, {"train": train.select(range(10))}, prefix="small")
         secret = hub.create_repository("dataset", "org/secret", token="hf_key")
         commit_parquet(hub, folder, secret, {"train": train.select(range(40))})
+        orders = hub.create_repository("dataset", "org/orders")
+        turned = make_dataset([(index + 1) % 2 for index in range(20)], ["dog", "cat"])
+        commit_parquet(hub, folder, orders, {"train": train.select(range(40)), "test": turned})
         stream = hub.create_repository("dataset", "org/stream")
         commit_parquet(hub, folder, stream, {"train": train, "test": train.select(range(7))})
         code = LOADING + textwrap.dedent(
@@ -78,6 +85,8 @@ def session(tmp_path_factory):
                 "tagged": load(dataset_name="org/pets", dataset_revision="{first}"),
                 "small": load(dataset_name="org/sized", dataset_config_name="small", test_split=0),
                 "secret": load(dataset_name="org/secret", token="hf_key", test_split=0),
+                "orders": read_pairs("org/orders"),
+                "streamed orders": read_pairs("org/orders", streaming=True),
                 "no such revision": load(dataset_name="org/pets", dataset_revision="v9"),
                 "stream": [streamed.record.revision, rows],
             }}, default=int))
@@ -188,6 +197,11 @@ def test_config_and_token_are_passed_on(session):
     assert {request.token for request in session.hub.requests if "secret" in request.path} == {None, "hf_key"}
 
 
+@pytest.mark.parametrize("case", ["orders", "streamed orders"])
+def test_classes_in_another_order_are_matched_by_name(session, case):
+    assert session.found[case] == [[index, ["cat", "dog"][index % 2]] for index in range(20)]
+
+
 def test_only_the_splits_that_are_used_are_fetched(session):
     blobs = session.blobs["org/pets"]
     fetched = {request.path.rsplit("/", 1)[-1] for request in session.hub.requests if request.method == "GET"}
@@ -231,10 +245,11 @@ def test_offline_the_pinned_revision_is_kept(session):
             load(dataset_name="org/secret", dataset_revision="{sha}", test_split=0),
             load(dataset_name="org/secret", dataset_revision="{"0" * 40}"),
             load(dataset_name="org/other"),
+            read_pairs("org/orders"),
         ]))
         """
     )
-    same, other, none = run_client(code, session.hub, session.home, HF_HUB_OFFLINE="1")
+    same, other, none, pairs = run_client(code, session.hub, session.home, HF_HUB_OFFLINE="1")
     assert len(session.hub.requests) == asked
     online = session.found["secret"]["splits"]
     assert (same["revision"], same["sizes"]) == (sha, {"train": 34, "validation": 6})
@@ -242,3 +257,4 @@ def test_offline_the_pinned_revision_is_kept(session):
     assert "read from the cache" in same["notes"][0]
     assert "0" * 40 in other["error"]
     assert "HF_HUB_OFFLINE" in none["error"]
+    assert pairs == session.found["orders"]
