@@ -21,6 +21,7 @@ _STEPS_ONLY = (
     "warmup_steps", "warmup_ratio", "per_device_train_batch_size", "gradient_accumulation_steps",
     "label_smoothing_factor", "augmentation", *AUGMENTATION_PARTS,
 )  # fmt: skip
+SGD_MOMENTUM = 0.9  # fit/optimizers.py
 DEFAULT_MODEL = "google/vit-base-patch16-224-in21k"
 
 
@@ -194,6 +195,12 @@ TRAINING_DEFAULTS = (
         _warmup_ratio,
         "0; 0.1 from scratch, unless warmup_steps is given",
         "the first steps of new weights lead astray at the full learning rate",
+    ),
+    TrainingDefault(
+        "optim_args",
+        None,
+        f"momentum={SGD_MOMENTUM} for --optim sgd",
+        "SGD without momentum is not what is meant by SGD; settings that an optimizer does not have are refused",
     ),
     TrainingDefault("per_device_eval_batch_size", 64, 64, "no gradients are kept"),
     TrainingDefault(

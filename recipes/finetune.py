@@ -79,6 +79,7 @@ def main() -> None:
     from hf_imgcls.fit.ladder import climb
     from hf_imgcls.fit.lr_range import describe_curve, draw_curve, find_learning_rate
     from hf_imgcls.fit.model import build_model, check_model
+    from hf_imgcls.fit.optimizers import check_optimizer
     from hf_imgcls.fit.probe import train_probe
     from hf_imgcls.fit.pruning import prune_model
     from hf_imgcls.fit.quantization import add_quantizers
@@ -113,6 +114,7 @@ def main() -> None:
 
     # Data, every image of it looked at, and before that what a look at the model's config can tell
     if training_args.do_train:
+        check_optimizer(training_args)
         check_model(args.fit, args.data)
     with training_args.main_process_first(desc="loading the dataset"):
         dataset = check_images(load_image_dataset(args.data), args.data, report=output_dir / BAD_IMAGES_FILE)

@@ -53,12 +53,14 @@ def main() -> None:
     from hf_imgcls.fit.batch_size import settle_batch_size
     from hf_imgcls.fit.checkpoints import find_checkpoint
     from hf_imgcls.fit.model import build_model
+    from hf_imgcls.fit.optimizers import check_optimizer
     from hf_imgcls.fit.pretrain import build_pretrainer, describe_neighbours, judge_backbone, save_backbone
     from hf_imgcls.fit.weights import find_commit
     from hf_imgcls.publish.base_model import describe_model
 
     use_all_cores()
     training_args = build_training_arguments(args.training, args.hub_token)
+    check_optimizer(training_args)
     set_seed(training_args.seed)
     disable_progress_bar()
 

@@ -729,7 +729,7 @@ def test_every_default_has_a_reason_and_can_be_overruled() -> None:
         "metric_for_best_model": "loss", "greater_is_better": False, "save_total_limit": 9, "logging_steps": 3,
         "report_to": "tensorboard", "per_device_train_batch_size": 3, "per_device_eval_batch_size": 5,
         "dataloader_num_workers": 1, "label_names": ["label"], "learning_rate": 0.3, "resume_from_checkpoint": "false",
-        "warmup_ratio": 0.2,
+        "warmup_ratio": 0.2, "optim_args": "momentum=0.5",
     }  # fmt: skip
     rows = {row.name for row in TRAINING_DEFAULTS}
     assert set(values) == rows - {"remove_unused_columns", "logging_nan_inf_filter"}

@@ -13,6 +13,7 @@ import torch
 from accelerate import PartialState
 from torch import nn
 from torch.utils.data import DataLoader, Sampler
+from transformers import TrainingArguments
 from transformers.trainer_utils import speed_metrics
 
 from hf_imgcls.compat import refuse_arguments
@@ -24,6 +25,7 @@ from hf_imgcls.fit.distill import Distiller
 from hf_imgcls.fit.evaluation import Accumulator, BatchTransform, build_eval_dataloader, evaluate_batches
 from hf_imgcls.fit.layers import decay_learning_rates
 from hf_imgcls.fit.loss import LossFunction, choose_loss, divide_losses
+from hf_imgcls.fit.optimizers import choose_optimizer, describe_optimizer
 from hf_imgcls.fit.quantization import is_quantizer
 from hf_imgcls.fit.resumable import ResumableTrainer
 from hf_imgcls.fit.schedule import ScheduleBuilder
@@ -217,11 +219,15 @@ class ImageClassificationTrainer(ResumableTrainer):
         try:
             optimizer = super().create_optimizer(*args, **kwargs)
         except (ImportError, RuntimeError, TypeError, ValueError) as error:
-            what = f"--optim {self.args.optim.value} with --optim_args {self.args.optim_args}"
-            raise refuse_arguments(error, what) from error
+            raise refuse_arguments(error, describe_optimizer(self.args)) from error
         if is_new and self._layer_lr_decay < 1:
             decay_learning_rates(optimizer, self.model, self._layer_lr_decay)
         return optimizer
+
+    @staticmethod
+    def get_optimizer_cls_and_kwargs(args: TrainingArguments, model: Any = None) -> tuple[Any, dict[str, Any]]:
+        """Transformers' own, with all of ``optim_args``."""
+        return choose_optimizer(args, model)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Transformers' own; a quantiser's range is no weight that is to be small."""
