@@ -56,7 +56,7 @@ def build_training_arguments(training: dict[str, Any], hub_token: str | None = N
         The installed line's ``TrainingArguments``.
 
     Raises:
-        LaunchError: The processes that were launched do not form one run.
+        LaunchError: The processes that were launched do not form one run, or are to shard a model between CPUs.
         ArgumentError: transformers does not take a value.
     """
     from transformers import TrainingArguments
@@ -87,6 +87,8 @@ def build_training_arguments(training: dict[str, Any], hub_token: str | None = N
     if not torch.accelerator.is_available():
         # Said outright, because without it several processes on CPUs do not find each other: each trains alone.
         values["use_cpu"] = True
+    if values.get("use_cpu"):
+        _refuse_sharding(values)
     cuda = torch.cuda.is_available() and not values.get("use_cpu")
     if cuda and "bf16" not in values and not values.get("fp16") and torch.cuda.is_bf16_supported(False):
         values["bf16"] = True
@@ -113,6 +115,22 @@ def build_training_arguments(training: dict[str, Any], hub_token: str | None = N
             "launch with: accelerate launch --config_file accelerate_config.yaml, or torchrun",
         )
     return arguments
+
+
+def _refuse_sharding(values: dict[str, Any]) -> None:
+    """Refuse FSDP and DeepSpeed on CPUs, where accelerate trains plain replicas without a word.
+
+    Source: ``accelerate/state.py``, ``AcceleratorState.__init__``, which turns to them on accelerators only.
+    """
+    for name, title in (("fsdp", "FSDP"), ("deepspeed", "DeepSpeed")):
+        launched = os.environ.get(f"ACCELERATE_USE_{name.upper()}", "").lower() == "true"
+        if launched or values.get(name):
+            where = "the launcher's configuration" if launched else f"--{name}"
+            raise LaunchError(
+                f"{title} is asked for by {where}, and this run is on the CPU, where nothing would be sharded",
+                "GPUs for a sharded model, or plain data parallelism on CPUs",
+                "launch with accelerate_config.yaml" if launched else f"leave out --{name}",
+            )
 
 
 def refuse_arguments(error: Exception, what: str = "the training arguments") -> ArgumentError:

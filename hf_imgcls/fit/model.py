@@ -18,6 +18,7 @@ from torch import nn
 from hf_imgcls.compat import load_image_processor, plain_image_processor_class
 from hf_imgcls.errors import ModelError
 from hf_imgcls.extras import require
+from hf_imgcls.fit.head_rows import describe_rows, match_rows, pick_rows
 from hf_imgcls.fit.weights import LOADING_ERRORS, pin_source
 from hf_imgcls.records import MULTI_LABEL, SINGLE_LABEL, TEMPERATURE_KEY, THRESHOLDS_KEY
 
@@ -311,16 +312,9 @@ def _load_pretrained(fit: FitArguments, data: DataArguments, labels: list[str]) 
             "use another checkpoint, or --ignore_mismatched_sizes to start these tensors anew",
         )
     has_head = not any(str(key) in head for key in info["missing_keys"])
-    if has_head and old_labels == labels:
-        rows: list[int] | None = list(range(len(labels)))
-    elif has_head and sorted(old_labels) == sorted(labels):
-        rows = [old_labels.index(label) for label in labels]
-        logger.warning("The head's %d rows were reordered by class name.", len(labels))
-    else:
-        rows = None
-        others = f"was trained for {len(old_labels)} other classes ({', '.join(old_labels[:3])} ...)"
-        found = others if has_head else "has none"
-        logger.warning("New head: %s %s, the data has %d classes.", name, found, len(labels))
+    rows = match_rows(old_labels, labels) if has_head else [None] * len(labels)
+    if line := describe_rows(name, old_labels if has_head else None, labels, rows):
+        logger.warning("%s", line)
     model = _auto_model().from_config(config)
     model.load_state_dict(_fit_tensors(model.state_dict(), pretrained.state_dict(), head, rows, name))
     return model
@@ -330,7 +324,7 @@ def _fit_tensors(
     fresh: dict[str, torch.Tensor],
     pretrained: dict[str, torch.Tensor],
     head: set[str],
-    rows: list[int] | None,
+    rows: list[int | None],
     name: str,
 ) -> dict[str, torch.Tensor]:
     """The new model's tensors: copied where they fit, head rows picked by name, position tables interpolated."""
@@ -338,7 +332,7 @@ def _fit_tensors(
     for key, target in fresh.items():
         value = pretrained.get(key)
         if key in head:
-            fitted[key] = target if rows is None or value is None else value[rows]
+            fitted[key] = target if value is None else pick_rows(value, target, rows)
         elif value is None or key.endswith("relative_position_index"):
             fitted[key] = target  # buffers that follow from the geometry
         elif value.shape == target.shape:

@@ -12,6 +12,7 @@ from transformers import pipeline
 
 from hf_imgcls.arguments import DataArguments, FitArguments
 from hf_imgcls.errors import ModelError
+from hf_imgcls.fit.head_rows import match_rows, pick_rows
 from hf_imgcls.fit.model import build_model, check_model, head_parameter_names
 
 LABELS = ["ant", "bee", "cat", "dog"]
@@ -72,6 +73,50 @@ def test_other_classes_replace_the_head_and_nothing_else(saved):
         assert old.shape[0] != len(labels) or not torch.equal(new.state_dict()[weight], old)
 
 
+def test_classes_with_the_same_name_keep_their_rows_and_score_as_before(saved, caplog):
+    folder, model = saved
+    images = torch.rand(3, 3, 32, 32)
+    labels = [" Dog", "zebra", "ant", "CAT", "bee"]
+    with torch.no_grad():
+        expected, logits = (net.eval()(images).logits for net in (model, reload(folder, labels)[0]))
+    assert logits.shape == (3, 5)
+    torch.testing.assert_close(logits[:, [0, 2, 3, 4]], expected[:, [3, 0, 2, 1]])
+    messages = [record.getMessage() for record in caplog.records if record.name.startswith("hf_imgcls.fit")]
+    assert messages == ["4 of 5 classes keep their head rows, by name; new: 'zebra'."]
+
+
+def test_fewer_classes_keep_their_rows(saved_vit, caplog):
+    folder, model = saved_vit
+    images = torch.rand(3, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            reload(folder, ["dog", "ant"])[0].eval()(images).logits, model(images).logits[:, [3, 0]]
+        )
+    assert "All 2 classes keep their head rows" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "rows"),
+    [
+        (["a", "b"], ["a", "b"], [0, 1]),
+        (["a", "A"], ["A", "a"], [1, 0]),  # exact names first
+        (["a", "A"], ["A", " a"], [1, 0]),
+        (["a", "A"], ["x", "a "], [None, None]),  # it could be either
+        (["a b"], ["A  B", "a\tb"], [None, None]),
+        (["crane", "crane", "dog"], ["crane", "dog"], [None, 2]),
+        (["LABEL_0", "LABEL_1"], ["LABEL_0", "dog"], [None, None]),
+        (["LABEL_0", "LABEL_1"], ["LABEL_0", "LABEL_1"], [0, 1]),
+    ],
+)
+def test_rows_match_by_name_where_it_is_not_ambiguous(old, new, rows):
+    assert match_rows(old, new) == rows
+
+
+def test_rows_of_a_convolutional_head_are_picked_too():
+    trained, fresh = torch.arange(8.0).reshape(4, 2, 1, 1), -torch.ones(3, 2, 1, 1)
+    assert pick_rows(trained, fresh, [3, None, 0]).flatten().tolist() == [6, 7, -1, -1, 0, 1]
+
+
 def test_a_replaced_head_says_so_in_one_line(saved_vit, caplog):
     reload(saved_vit[0], ["x", "y"])
     messages = [record.getMessage() for record in caplog.records if record.name.startswith("hf_imgcls")]
@@ -127,6 +172,10 @@ def test_timm_models_keep_names_size_and_normalisation(tmp_path):
     assert config["pretrained_cfg"]["mean"] == [0.1, 0.2, 0.3]
     answers = pipeline("image-classification", model=str(tmp_path / "b"))(Image.new("RGB", (40, 50), "red"))
     assert {answer["label"] for answer in answers} == {"x", "y", "z"}
+    more, images = reload(tmp_path / "b", ["z", "w", "x", "y"])[0], torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        before, after = (net.eval()(images).logits for net in (other, more))
+    torch.testing.assert_close(after[:, [2, 3, 0]], before)
 
 
 def test_mean_and_std_reach_the_saved_processor(saved_vit, tmp_path):

@@ -66,6 +66,21 @@ def test_processes_that_do_not_find_each_other_are_refused(monkeypatch):
         build_training_arguments(arguments)
 
 
+@pytest.mark.parametrize("name", ["fsdp", "deepspeed"])
+def test_a_model_is_not_sharded_on_cpus_in_name_only(name, monkeypatch):
+    from hf_imgcls.compat import build_training_arguments
+    from hf_imgcls.errors import LaunchError
+
+    arguments = {"output_dir": "unused", "report_to": "none", "use_cpu": True}
+    with pytest.raises(LaunchError, match=f"by --{name}, and this run is on the CPU"):
+        build_training_arguments({**arguments, name: "full_shard" if name == "fsdp" else "config.json"})
+    monkeypatch.setenv(f"ACCELERATE_USE_{name.upper()}", "true")  # as accelerate launch says it
+    with pytest.raises(LaunchError, match="the launcher's configuration"):
+        build_training_arguments(arguments)
+    monkeypatch.setenv(f"ACCELERATE_USE_{name.upper()}", "false")
+    assert build_training_arguments(arguments).use_cpu
+
+
 @pytest.mark.parametrize(
     ("given", "expected"), [({}, "10000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")]
 )
