@@ -1,4 +1,4 @@
-"""What a machine does to a run, in words: the errors of torch and the system, translated."""
+"""The errors of torch and the system in words: what the machine, or a layer, could not do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hf_imgcls.errors import MachineError, OutputError, UserError
+from hf_imgcls.errors import ArgumentError, MachineError, OutputError, UserError
 from hf_imgcls.fit.batch_size import is_out_of_memory
 from hf_imgcls.fit.checkpoints import list_checkpoints
 
@@ -47,6 +47,13 @@ def translate_fault(error: BaseException, args: TrainingArguments) -> UserError 
             f"{args.device} is out of memory with {size} images at a time: {text.splitlines()[0] if text else ''}",
             "memory for the model, its gradients and the images' activations",
             f"use {half} (the same images a step), or --auto_find_batch_size, --gradient_checkpointing or --bf16",
+        )
+    if isinstance(error, ValueError) and text.startswith("Expected more than 1 value per channel"):
+        return ArgumentError(
+            f"per_device_train_batch_size is {args.per_device_train_batch_size}, and BatchNorm got a single value per "
+            "channel",
+            "2 images or more in each batch",
+            "raise --per_device_train_batch_size, or freeze these layers: --adaptation head",
         )
     if (isinstance(error, RuntimeError) and _LOST_WORKER.search(text)) or _lost_a_batch(error):
         return MachineError(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from torch import nn
 from torch.utils.data import Sampler
 
 if TYPE_CHECKING:
@@ -95,6 +97,51 @@ class RepeatedSampler(EpochSampler):
     def draw(self, random: np.random.Generator) -> np.ndarray:
         """See `EpochSampler.draw`."""
         return np.repeat(random.permutation(self.num_examples), self.repeats)[: self.num_examples]
+
+
+class ShuffledSampler(EpochSampler):
+    """Every example once, in random order."""
+
+    def draw(self, random: np.random.Generator) -> np.ndarray:
+        """See `EpochSampler.draw`."""
+        return random.permutation(self.num_examples)
+
+
+class WithoutLast(Sampler[int]):
+    """The same order without its last example, another one in each epoch.
+
+    Args:
+        sampler: The order.
+    """
+
+    def __init__(self, sampler: EpochSampler) -> None:
+        self.sampler = sampler
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch's order; Accelerate calls it."""
+        self.sampler.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.sampler) - 1
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.islice(iter(self.sampler), len(self))
+
+
+def leaves_batch_of_one(model: nn.Module, num_examples: int, batch_size: int) -> bool:
+    """Whether an epoch's last batch has one image, and BatchNorm would have to find its variance.
+
+    Layers that do not learn run in evaluation mode (`hf_imgcls.fit.adapt`) and take any batch.
+
+    Args:
+        model: As it is trained.
+        num_examples: N.
+        batch_size: Images per batch of the only process.
+    """
+    if batch_size < 2 or num_examples < 2 or num_examples % batch_size != 1:
+        return False
+    norms = (module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
+    return any(all(parameter.requires_grad for parameter in norm.parameters()) for norm in norms)
 
 
 def build_sampler(fit: FitArguments, batches: BatchPlan, seed: int) -> EpochSampler | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import time
 import warnings
@@ -14,7 +15,7 @@ from accelerate import PartialState
 from torch import nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import TrainingArguments
-from transformers.trainer_utils import speed_metrics
+from transformers.trainer_utils import has_length, speed_metrics
 
 from hf_imgcls.compat import refuse_arguments
 from hf_imgcls.data.collate import collate_batch
@@ -28,8 +29,11 @@ from hf_imgcls.fit.loss import LossFunction, choose_loss, divide_losses
 from hf_imgcls.fit.optimizers import choose_optimizer, describe_optimizer
 from hf_imgcls.fit.quantization import is_quantizer
 from hf_imgcls.fit.resumable import ResumableTrainer
+from hf_imgcls.fit.sampling import EpochSampler, ShuffledSampler, WithoutLast, leaves_batch_of_one
 from hf_imgcls.fit.schedule import ScheduleBuilder
 from hf_imgcls.records import MULTI_LABEL
+
+logger = logging.getLogger(__name__)
 
 
 class ImageClassificationTrainer(ResumableTrainer):
@@ -61,7 +65,7 @@ class ImageClassificationTrainer(ResumableTrainer):
         set_epoch: Callable[[int], None] | None = None,
         build_schedule: ScheduleBuilder | None = None,
         loss: LossFunction | None = None,
-        train_sampler: Sampler[int] | None = None,
+        train_sampler: EpochSampler | None = None,
         distiller: Distiller | None = None,
         layer_lr_decay: float = 1.0,
         train_options: dict[str, Any] | None = None,
@@ -75,6 +79,7 @@ class ImageClassificationTrainer(ResumableTrainer):
         several = kwargs["model"].config.problem_type == MULTI_LABEL
         self._loss: LossFunction = loss or choose_loss("auto", multi_label=several)
         self._train_sampler = train_sampler
+        self._said_without_last = False
         with warnings.catch_warnings():
             # Trainer's own smoothing is not used, and ours does know several labels.
             warnings.filterwarnings("ignore", message="Label smoothing is not compatible with multi-label")
@@ -121,7 +126,20 @@ class ImageClassificationTrainer(ResumableTrainer):
         return 0
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
-        return self._train_sampler or super()._get_train_sampler(train_dataset)
+        sampler = self._train_sampler or super()._get_train_sampler(train_dataset)
+        # Several processes fill their last batches up from the beginning.
+        if self.args.world_size > 1 or self.args.dataloader_drop_last or not has_length(self.train_dataset):
+            return sampler
+        count, size = len(self.train_dataset), self._train_batch_size
+        if not leaves_batch_of_one(self.model, count, size):
+            return sampler
+        if not self._said_without_last:
+            self._said_without_last = True
+            logger.warning(
+                "%d training images in batches of %d leave a last batch of 1, which BatchNorm cannot normalise: each "
+                "epoch leaves out one image, drawn at random.", count, size,
+            )  # fmt: skip
+        return WithoutLast(self._train_sampler or ShuffledSampler(count, self.args.seed))
 
     def get_train_dataloader(self) -> DataLoader:
         """Map-style data is sharded by Accelerate; a stream is already this process's shard and is left alone."""

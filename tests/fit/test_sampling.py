@@ -14,7 +14,13 @@ from hf_imgcls.arguments import DataArguments, FitArguments
 from hf_imgcls.compat import plain_image_processor_class
 from hf_imgcls.data.load import load_image_dataset
 from hf_imgcls.data.transforms import attach_transforms
-from hf_imgcls.fit.sampling import ClassBalancedSampler, RepeatedSampler, build_sampler
+from hf_imgcls.fit.sampling import (
+    ClassBalancedSampler,
+    RepeatedSampler,
+    ShuffledSampler,
+    WithoutLast,
+    build_sampler,
+)
 
 DATA = DataArguments(dataset_name="digits", max_train_samples=61)
 LABELS = [0] * 70 + [1] * 25 + [3] * 6  # nobody has class 2
@@ -85,3 +91,18 @@ def test_samplers_are_asked_for():
     pair = plan.train.__getitems__(list(repeated)[:2])
     assert pair[0]["sample_index"] == pair[1]["sample_index"]
     assert not np.array_equal(pair[0]["crop_box"], pair[1]["crop_box"])
+
+
+@pytest.mark.parametrize(
+    "inner", [ShuffledSampler(17, 0), RepeatedSampler(17, 0, 2), ClassBalancedSampler([0, 1] * 8 + [0], 0)]
+)
+def test_the_last_example_is_left_out_and_another_one_in_each_epoch(inner):
+    sampler, left_out = WithoutLast(inner), set()
+    for epoch in range(8):
+        sampler.set_epoch(epoch)
+        shown = list(sampler)
+        assert len(shown) == len(sampler) == 16
+        inner.set_epoch(epoch)
+        assert shown == list(inner)[:-1]
+        left_out |= set(range(17)).difference(position % 17 for position in shown)
+    assert len(left_out) > 3

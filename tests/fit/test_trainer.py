@@ -379,3 +379,39 @@ def test_stochastic_depth_is_set_where_there_is_one(family, digits, tmp_path):
         build_model(
             FitArguments(model_type="vit", model_config=TINY_CONFIGS["vit"], drop_path_rate=0.1), DATA, ["a", "b"]
         )
+
+
+@pytest.mark.parametrize("training", [{}, {"gradient_accumulation_steps": 2}, {"dataloader_drop_last": True}])
+def test_batchnorm_never_gets_a_last_batch_of_one(training, tmp_path, caplog):
+    data = DataArguments(dataset_name="digits", image_size=32, max_train_samples=17, max_eval_samples=9)
+    small = load_image_dataset(data)
+    sizes = []
+
+    class Sizes(TrainerCallback):
+        def on_train_begin(self, args, state, control, model=None, **kwargs):
+            model.register_forward_pre_hook(
+                lambda _, __, inputs: sizes.append(len(inputs["pixel_values"])) if model.training else None,
+                with_kwargs=True,
+            )
+
+    options = {"max_steps": -1, "num_train_epochs": 2, "per_device_train_batch_size": 8, **training}
+    trainer = make_trainer(small, tmp_path, "mobilenet_v2", data=data, **options)
+    trainer.add_callback(Sizes())
+    trainer.train()
+    assert sizes == [8, 8, 8, 8]
+    drops = training.get("dataloader_drop_last", False)
+    assert ("leave a last batch of 1" in caplog.text) != drops
+    assert trainer.evaluate()["eval_loss"] > 0
+    sizes.clear()
+    frozen = make_trainer(small, tmp_path, "mobilenet_v2", {"adaptation": "head"}, data=data, **options)  # takes any batch
+    frozen.add_callback(Sizes())
+    frozen.train()
+    assert sizes == [8, 8, 8, 8] if drops else sizes == [8, 8, 1, 8, 8, 1]
+    vit = make_trainer(small, tmp_path, "vit", data=data, **options)
+    assert len(vit.get_train_dataloader()) == (2 if drops else 3)
+
+
+def test_batches_of_one_before_batchnorm_are_one_clear_error(digits, tmp_path):
+    trainer = make_trainer(digits, tmp_path, "mobilenet_v2", per_device_train_batch_size=1)
+    with pytest.raises(ArgumentError, match="per_device_train_batch_size is 1"):
+        trainer.train()
