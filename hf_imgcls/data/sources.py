@@ -20,7 +20,6 @@ from hf_imgcls.data.class_lists import FileFeatures, read_prepared_features
 from hf_imgcls.data.folders import (
     build_dataset,
     describe_hidden,
-    find_split_folders,
     holds_plain_images,
     read_class_folder,
 )
@@ -33,6 +32,7 @@ from hf_imgcls.data.repository import (
     suggest_path,
     without_other_splits,
 )
+from hf_imgcls.data.split_folders import find_split_folders
 from hf_imgcls.data.splits import ROLES, check_not_empty, match_split_names
 from hf_imgcls.errors import DataError
 
@@ -224,10 +224,8 @@ def read_class_folders(folders: dict[str, Path], name: str | None = None) -> Sou
     notes: list[str] = []
     name = name or str(folders.get("train") or next(iter(folders.values())))
     explicit = "validation" in folders
-    nested = find_split_folders(folders["train"]) if "train" in folders else {}
+    nested = find_split_folders(folders["train"], notes) if "train" in folders else {}
     if nested:
-        found = ", ".join(path.name for path in nested.values())
-        notes.append(f"{folders['train']} is not a folder of classes but of splits; these were read: {found}.")
         notes += describe_hidden(folders["train"])
         folders = {**nested, **{role: path for role, path in folders.items() if role != "train"}}
     splits = {role: read_class_folder(path, notes) for role, path in folders.items()}
