@@ -135,6 +135,11 @@ class DataArguments:
     )
     streaming: bool = _setting(False, "Read the dataset while training instead of downloading it first.")
     shuffle_buffer_size: int = _setting(10_000, "Examples held to shuffle from when streaming.", within="[1, inf)")
+    download_attempts: int = _setting(
+        5,
+        "How often a request to the Hub is tried when it is busy (429, 5xx) or the connection drops; waits grow.",
+        within="[1, inf)",
+    )
     cache_dir: str | None = _setting(None, "Where downloads are kept (default: the Hugging Face cache).")
     token: str | bool | None = _setting(
         None, "Hub token for private data and models; better log in or set HF_TOKEN.", repr=False, compare=False

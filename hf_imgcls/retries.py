@@ -96,6 +96,34 @@ def with_retries(
     raise AssertionError("the last attempt has returned or raised")
 
 
+def unanswered(error_type: type[UserError], patience: Patience) -> Callable[[Fault, str], UserError | None]:
+    """Return an ``explain`` for `with_retries`: an error about the network, or None for what waiting cannot help.
+
+    Args:
+        error_type: Of the error.
+        patience: As `with_retries` has it.
+    """
+
+    def explain(fault: Fault, what: str) -> UserError | None:
+        if not fault.is_transient:
+            return None
+        status = "" if fault.status is None else f" (HTTP {fault.status})"
+        if fault.retry_after_s > patience.longest_wait_s:
+            return error_type(
+                f"to {what}, the Hub asks to wait {fault.retry_after_s:.0f} s{status}: {fault.message}",
+                f"an answer within {patience.longest_wait_s:.0f} s",
+                "run the same command again after that time; what was downloaded is kept",
+            )
+        return error_type(
+            f"the Hub did not answer the request to {what}{status} after {patience.attempts} attempts: {fault.message}",
+            "a connection to the Hub",
+            "check the network and https://status.huggingface.co, then run the same command again: what was downloaded "
+            "is kept. --download_attempts sets how often a request is tried",
+        )
+
+    return explain
+
+
 def sleep_before_retry(wait: float, fault: Fault, what: str) -> None:
     """Wait, at least as long as the Hub asks, and say so."""
     seconds = max(wait, fault.retry_after_s)
@@ -109,7 +137,8 @@ def diagnose(error: BaseException) -> Fault | None:
     Returns:
         None for what has nothing to do with the Hub or the network.
     """
-    from huggingface_hub.errors import LocalTokenNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub import constants
+    from huggingface_hub.errors import LocalEntryNotFoundError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
     chain = list(_causes(error))
     text = _join_messages(chain)
@@ -123,8 +152,12 @@ def diagnose(error: BaseException) -> Fault | None:
         # Addresses that files are sent to are signed for a while only; the next attempt gets new ones.
         has_expired = status == 403 and "X-Amz-" in str(response.url)
         return Fault(status, text, status in _TRANSIENT or has_expired, read_retry_after(response.headers))
-    if any(isinstance(cause, (network_error(), ConnectionError, TimeoutError)) for cause in chain):
-        return Fault(None, text, True)
+    # The last: a file that is not in the cache, and the Hub could not be asked for it.
+    lost = (network_error(), ConnectionError, TimeoutError, LocalEntryNotFoundError)
+    if any(isinstance(cause, lost) for cause in chain):
+        return Fault(None, text, not constants.HF_HUB_OFFLINE)
+    if any(isinstance(cause, OSError) and "Consistency check failed" in str(cause) for cause in chain):
+        return Fault(None, text, True)  # the answer was cut short
     if any(isinstance(cause, json.JSONDecodeError) for cause in chain):
         return Fault(None, f"the answer is no JSON: {text}", True)
     if isinstance(error, ValueError) and str(error).startswith(("Invalid metadata", "LFS batch API")):

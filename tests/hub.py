@@ -19,6 +19,7 @@ import re
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -109,6 +110,7 @@ class Hub:
         self.folder = folder
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.requests: list[Request] = []
+        self.bytes_sent: Counter[str] = Counter()  # contents only, by their SHA-256
         self.page_size = 1000
         self.url = ""
         # Another host name, as the real one: a client's HEAD reads the redirect's headers instead of following it.
@@ -136,7 +138,9 @@ class Hub:
     ) -> str:
         """Add a commit on a branch (or ``refs/pr/N``) and return its id; ``stored`` are files that are here already."""
         heads = repository.pull_requests if branch.startswith("refs/pr/") else repository.branches
-        parent = heads.get(branch) or repository.branches.get("main")
+        parent = heads.get(branch)
+        if parent is None and not branch.startswith("refs/convert/"):  # the Hub's conversions have no common history
+            parent = repository.branches.get("main")
         tree = dict(repository.commits[parent]) if parent else {}
         for name in deleted:
             del tree[name]
@@ -175,15 +179,22 @@ class Hub:
     def find_blob(self, sha256: str) -> Path:
         return self.folder / "blobs" / sha256
 
-    def fetched(self, name: str) -> list[Request]:
-        """The GET requests whose path contains ``name``, blobs of LFS files included."""
-        hashes = {
+    def count_bytes(self, name: str) -> int:
+        """Bytes sent of the files whose path contains ``name``."""
+        return sum(self.bytes_sent[sha256] for sha256 in self._find_hashes(name))
+
+    def _find_hashes(self, name: str) -> set[str]:
+        return {
             blob.sha256
             for repository in self.repositories.values()
             for tree in repository.commits.values()
             for path, blob in tree.items()
             if name in path
         }
+
+    def fetched(self, name: str) -> list[Request]:
+        """The GET requests whose path contains ``name``, blobs of LFS files included."""
+        hashes = self._find_hashes(name)
         return [
             request
             for request in self.requests
@@ -324,12 +335,17 @@ class HubHandler(BaseHTTPRequestHandler):
                 "branches": [
                     {"name": name, "ref": f"refs/heads/{name}", "targetCommit": sha}
                     for name, sha in repository.branches.items()
+                    if not name.startswith("refs/")
                 ],
                 "tags": [
                     {"name": name, "ref": f"refs/tags/{name}", "targetCommit": sha}
                     for name, sha in repository.tags.items()
                 ],
-                "converts": [],
+                "converts": [
+                    {"name": name.rpartition("/")[2], "ref": name, "targetCommit": sha}
+                    for name, sha in repository.branches.items()
+                    if name.startswith("refs/convert/")
+                ],
                 "pullRequests": [
                     {"name": name, "ref": name, "targetCommit": sha} for name, sha in repository.pull_requests.items()
                 ],
@@ -420,7 +436,7 @@ class HubHandler(BaseHTTPRequestHandler):
         headers = {"Content-Type": "application/octet-stream", **headers}
         wanted = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range") or "")
         if not wanted or wanted.groups() == ("", ""):
-            self.send(200, content, headers)
+            self._send_content(sha256, 200, content, headers)
             return
         first, last = wanted.groups()
         start = int(first) if first else max(len(content) - int(last), 0)
@@ -428,7 +444,13 @@ class HubHandler(BaseHTTPRequestHandler):
         if start >= len(content):
             self.send(416, b"", {**headers, "Content-Range": f"bytes */{len(content)}"})
             return
-        self.send(206, content[start:stop], {**headers, "Content-Range": f"bytes {start}-{stop - 1}/{len(content)}"})
+        place = f"bytes {start}-{stop - 1}/{len(content)}"
+        self._send_content(sha256, 206, content[start:stop], {**headers, "Content-Range": place})
+
+    def _send_content(self, sha256: str, status: int, content: bytes, headers: Mapping[str, str]) -> None:
+        if self.command != "HEAD":
+            self.hub.bytes_sent[sha256] += len(content)
+        self.send(status, content, headers)
 
 
 def _describe_lfs(blob: Blob) -> dict[str, Any]:

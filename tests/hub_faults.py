@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from hub import Refusal
+from hub import Hub, HubHandler, Refusal, serve_hub
 
 if TYPE_CHECKING:
     _Base: Any = BaseHTTPRequestHandler
@@ -32,6 +34,8 @@ class Fault:
         headers: With the status.
         is_done: Whether the request is carried out all the same, and only its answer is lost.
         hold: The request waits for this event before it is carried out.
+        stall_s: It waits for so many seconds instead.
+        is_cut: Half of the answer's content is sent, and then the connection is closed.
         struck: How many it has struck.
     """
 
@@ -43,6 +47,8 @@ class Fault:
     headers: Mapping[str, str] = field(default_factory=dict)
     is_done: bool = False
     hold: threading.Event | None = None
+    stall_s: float = 0.0
+    is_cut: bool = False
     struck: int = 0
 
 
@@ -74,17 +80,25 @@ class FaultyHandler(_Base):
     """Lets planted faults strike before, or instead of, the answer."""
 
     _is_lost = False
+    _is_cut = False
 
     def answer(self, method: str, path: str) -> None:
-        self._is_lost = False
+        self._is_lost = self._is_cut = False
         fault = self.hub.faults.take(method, path)
         if fault is None:
             super().answer(method, path)
             return
         if fault.status is not None:
             raise Refusal(fault.status, "", fault.message, fault.headers)
-        if fault.hold is not None:
-            fault.hold.wait(60)
+        if fault.hold is not None or fault.stall_s:
+            (fault.hold or threading.Event()).wait(fault.stall_s or 60)
+            try:
+                super().answer(method, path)
+            finally:
+                self._is_lost = bool(fault.stall_s)  # the client may have left meanwhile
+            return
+        if fault.is_cut:
+            self._is_cut = True
             super().answer(method, path)
             return
         self._is_lost = True
@@ -96,7 +110,11 @@ class FaultyHandler(_Base):
             self.connection.shutdown(socket.SHUT_RDWR)
 
     def send(self, status: int, content: bytes, headers: Mapping[str, str] | None = None) -> None:
-        if not self._is_lost:
+        if self._is_cut and content:
+            super().send(status, content[: len(content) // 2], {**(headers or {}), "Content-Length": str(len(content))})
+            self._is_lost = self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+        elif not self._is_lost:
             super().send(status, content, headers)
 
     def finish(self) -> None:
@@ -104,3 +122,12 @@ class FaultyHandler(_Base):
             super().finish()
         except (OSError, ValueError):
             assert self._is_lost, urlsplit(self.path).path
+
+
+@contextmanager
+def serve_faulty_hub(folder: Path) -> Iterator[Any]:
+    """Serve a new, empty Hub with an attribute ``faults``."""
+    hub = Hub(folder)
+    hub.faults = Faults()  # type: ignore[attr-defined]
+    with serve_hub(folder, type("FaultyReadHandler", (FaultyHandler, HubHandler), {}), hub) as running:
+        yield running

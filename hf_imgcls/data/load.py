@@ -17,6 +17,7 @@ from datasets import Dataset, Image
 from hf_imgcls.arguments import DataArguments
 from hf_imgcls.data.class_lists import drop_conflicting
 from hf_imgcls.data.folders import read_loose_folder
+from hf_imgcls.data.hub_names import read_hub_name
 from hf_imgcls.data.iterative_stratification import cut_iteratively
 from hf_imgcls.data.label_columns import RawLabels, find_image_column, find_label_column, read_raw_labels
 from hf_imgcls.data.label_sets import (
@@ -86,7 +87,7 @@ def load_image_dataset(args: DataArguments) -> ImageDataset:
     Raises:
         DataError: Anything about the data that stands in the way of training, before any training.
     """
-    dataset = _load(args)
+    dataset = _load(read_hub_name(args))
     record = dataset.record
     counts = ", ".join(f"{name} {split.num_examples:,}" for name, split in record.splits.items() if split.num_examples)
     logger.info("Data: %s, %d classes; %s", record.source, len(record.labels), counts)

@@ -25,12 +25,11 @@ from hf_imgcls.data.folders import (
 )
 from hf_imgcls.data.repository import (
     describe_failure,
-    is_from_cache,
     list_splits,
-    open_builder,
+    open_dataset,
+    prepare_splits,
     requested_splits,
     suggest_path,
-    without_other_splits,
 )
 from hf_imgcls.data.split_folders import find_split_folders
 from hf_imgcls.data.splits import ROLES, check_not_empty, match_split_names
@@ -264,24 +263,22 @@ def read_prepared(args: DataArguments) -> Source:
     Only the splits that are needed are downloaded.
 
     Raises:
-        DataError: As ``open_builder``; or a file of the dataset is broken.
+        DataError: As ``open_dataset``; or a file of the dataset is broken.
     """
     name = str(args.dataset_name)
-    builder = open_builder(args)
-    names = match_split_names(list_splits(builder), requested_splits(args))
+    opened = open_dataset(args)
+    names = match_split_names(list_splits(opened.builder), requested_splits(args))
     source = Source(
         name,
         {},
         names,
-        config=builder.config.name if builder.repo_id else None,
-        revision=builder.hash if builder.repo_id else None,
+        config=opened.config,
+        revision=opened.revision,
         validation_is_explicit=args.validation_split_name is not None,
+        notes=opened.notes,
     )
-    if is_from_cache(builder):
-        source.notes.append(f"The Hub does not give {name}; it is read from the cache, at revision {builder.hash}.")
-    builder = without_other_splits(builder, set(names.values()), args)
     try:
-        builder.download_and_prepare()
+        builder = prepare_splits(opened, set(names.values()), args)
         check_not_empty(name, {split: builder.info.splits[split].num_examples for split in names.values()})
         source.splits = {role: builder.as_dataset(split) for role, split in names.items()}
         source.files = read_prepared_features(builder, set(names.values()), args.token)

@@ -20,7 +20,7 @@ from hf_imgcls.data.label_sets import resolve_feature
 from hf_imgcls.data.labels import describe_names, list_some, suggest_twins
 from hf_imgcls.data.load import ImageDataset
 from hf_imgcls.data.parquet import ParquetFiles, open_parquet, take_groups
-from hf_imgcls.data.repository import is_from_cache, list_splits, open_builder, requested_splits
+from hf_imgcls.data.repository import list_splits, open_dataset, requested_splits
 from hf_imgcls.data.sources import is_hub_layout
 from hf_imgcls.data.splits import ROLES, assign_roles, check_not_empty, count_cuts, match_split_names
 from hf_imgcls.data.streaming import StreamingSplit
@@ -41,13 +41,13 @@ def load_streaming(args: DataArguments) -> ImageDataset | None:
     """
     if not is_hub_layout(args):
         return None
-    builder = open_builder(args)
-    if is_from_cache(builder):
+    opened = open_dataset(args)
+    if opened.is_from_cache:
         return None
-    name, kind = str(args.dataset_name), type(builder).__module__.rsplit(".", 1)[-1]
-    if kind != "parquet":
+    name, builder = opened.name, opened.builder
+    if opened.kind != "parquet":
         raise DataError(
-            f"{name} consists of {kind} files",
+            f"{name} consists of {opened.kind} files",
             "parquet files, for streaming",
             "pass --dataset_revision refs/convert/parquet, the Hub's own conversion, or leave --streaming out",
         )
@@ -57,7 +57,7 @@ def load_streaming(args: DataArguments) -> ImageDataset | None:
             "classes that are known beforehand: a ClassLabel or a list of it",
             "leave --streaming out, or cast the column to a list of ClassLabel and save the dataset again",
         )
-    notes: list[str] = []
+    notes = opened.notes
     found = match_split_names(list_splits(builder), requested_splits(args))
     files = {role: open_parquet(builder.config.data_files[split], args.token) for role, split in found.items()}
     check_not_empty(name, {split: len(files[role].groups) for role, split in found.items()})
@@ -90,8 +90,8 @@ def load_streaming(args: DataArguments) -> ImageDataset | None:
             image_column=image_column,
             label_column=label_column,
             problem_type=MULTI_LABEL if several else SINGLE_LABEL,
-            config=builder.config.name if builder.repo_id else None,
-            revision=builder.hash if builder.repo_id else None,
+            config=opened.config,
+            revision=opened.revision,
             notes=notes,
         ),
     )

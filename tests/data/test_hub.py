@@ -5,26 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 from hub import run_client, serve_hub
+from hub_loading import LOADING
 from numbered_images import make_dataset
-
-LOADING = """
-import dataclasses, json
-from hf_imgcls.arguments import DataArguments
-from hf_imgcls.data.load import load_image_dataset
-from hf_imgcls.errors import DataError
-
-def load(**arguments):
-    try:
-        dataset = load_image_dataset(DataArguments(**arguments))
-    except DataError as error:
-        return {"error": str(error)}
-    sizes = {role: len(split) for role, split in dataset.splits.items()}
-    return {"sizes": sizes, "labels": dataset.labels, **dataclasses.asdict(dataset.record)}
-
-def read_pairs(name, **arguments):
-    dataset = load_image_dataset(DataArguments(dataset_name=name, train_val_split=0, **arguments))
-    return sorted([row["sample_index"], dataset.labels[row["label"]]] for row in dataset.splits["test"])
-"""
 
 
 def commit_parquet(hub, folder, repository, splits, *, prefix="data", **others):

@@ -1,0 +1,127 @@
+"""Layouts that datasets on the Hub have: conversions with several configurations, scripts, addresses, unused splits."""
+
+from types import SimpleNamespace
+
+import pytest
+from hub import serve_hub
+from hub_loading import commit_conversion, make_pets, run_loads, write_parquet
+
+CONVERTED = "refs/convert/parquet"
+FULL = {"dataset_name": "org/scripted", "dataset_revision": CONVERTED, "dataset_config_name": "full"}
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory):
+    """What a client process got from a Hub, and another one, with the same cache, without it."""
+    folder = tmp_path_factory.mktemp("hub")
+    with serve_hub(folder) as hub:
+        scripted = hub.create_repository("dataset", "org/scripted")
+        hub.commit(scripted, {"scripted.py": b"raise SystemExit", "README.md": b"---\nlicense: mit\n---\n"})
+        sizes = {"full": {"train": 40, "validation": 10, "test": 10}, "mini": {"train": 6, "validation": 4, "test": 4}}
+        converted = commit_conversion(hub, scripted, sizes)
+        single = hub.create_repository("dataset", "org/single")
+        hub.commit(single, {"single.py": b"raise SystemExit"})
+        commit_conversion(hub, single, {"default": {"partial-train": 20, "test": 6, "unused": 8}})
+        hub.commit(hub.create_repository("dataset", "org/alone"), {"alone.py": b"raise SystemExit"})
+        unused = hub.create_repository("dataset", "org/unused")
+        files = {f"data/{split}-00000-of-00001.parquet": write_parquet(make_pets(20)) for split in ("train", "test")}
+        hub.commit(unused, {**files, "data/extra-00000-of-00001.parquet": write_parquet(make_pets(99))})
+        unused.tags["v1"] = unused.branches["main"]
+        loads = {
+            "script": {"dataset_name": "org/scripted"},
+            "single script": {"dataset_name": "org/single"},
+            "script without conversion": {"dataset_name": "org/alone"},
+            "several": {"dataset_name": "org/scripted", "dataset_revision": CONVERTED},
+            "wrong": {**FULL, "dataset_config_name": "half"},
+            "full": FULL,
+            "mini": {**FULL, "dataset_config_name": "mini"},
+            "by commit": {"dataset_name": "org/scripted", "dataset_revision": converted},
+            "full by commit": {**FULL, "dataset_revision": converted},
+            "streamed": {**FULL, "streaming": True},
+            "streamed several": {"dataset_name": "org/scripted", "dataset_revision": CONVERTED, "streaming": True},
+            "script after": {"dataset_name": "org/scripted"},
+            "single": {"dataset_name": "org/single", "dataset_revision": CONVERTED},
+            "unused": {"dataset_name": "org/unused", "dataset_revision": "v1"},
+            "page": {"dataset_name": f"{hub.url}/datasets/org/unused/tree/v1"},
+            "path": {"dataset_name": "hf://datasets/org/unused@v1"},
+            "viewer": {
+                "dataset_name": "https://huggingface.co/datasets/org/scripted/viewer/mini/train",
+                "dataset_revision": CONVERTED,
+            },
+            "file": {"dataset_name": "hf://datasets/org/unused/data/train-00000-of-00001.parquet"},
+            "model page": {"dataset_name": "https://huggingface.co/org/unused"},
+            "gone revision": {"dataset_name": "org/unused", "dataset_revision": "v9"},
+        }
+        found = run_loads(hub, folder / "home", loads)
+        offline = {
+            "full": FULL,
+            "several": {"dataset_name": "org/scripted", "dataset_revision": CONVERTED},
+            "plain": {"dataset_name": "org/scripted"},
+            "unused": {"dataset_name": "org/unused", "dataset_revision": "v1"},
+            "streamed": {"dataset_name": "org/unused", "dataset_revision": "v1", "streaming": True},
+            "another revision": {"dataset_name": "org/unused", "dataset_revision": "v2"},
+        }
+        requests = len(hub.requests)
+        without = run_loads(hub, folder / "home", offline, HF_HUB_OFFLINE="1")
+        assert len(hub.requests) == requests
+        yield SimpleNamespace(hub=hub, found=found, offline=without, converted=converted)
+
+
+@pytest.mark.parametrize(
+    ("case", "texts"),
+    [
+        ("script", [f"--dataset_revision {CONVERTED} --dataset_config_name full (or mini)"]),
+        ("script after", [f"--dataset_revision {CONVERTED} --dataset_config_name full (or mini)"]),
+        ("single script", [f"--dataset_revision {CONVERTED},"]),
+        ("script without conversion", ["no conversion", "save_to_disk"]),
+        ("several", ["not given", "full, mini"]),
+        ("streamed several", ["not given", "full, mini"]),
+        ("by commit", ["not given", "full, mini"]),
+        ("wrong", ["half", "full, mini"]),
+        ("file", ["--dataset_name org/unused", "data/train-00000-of-00001.parquet"]),
+        ("model page", ["not the address of a dataset"]),
+        ("gone revision", ["org/unused has no revision 'v9'"]),
+    ],
+)
+def test_errors_say_what_to_pass(session, case, texts):
+    error = session.found[case]["error"]
+    assert [text for text in texts if text not in error] == [], error
+
+
+@pytest.mark.parametrize("case", ["full", "full by commit", "streamed"])
+def test_one_configuration_of_a_conversion_is_read(session, case):
+    found = session.found[case]
+    assert found["sizes"] == {"train": 40, "validation": 10, "test": 10}
+    assert (found["config"], found["revision"]) == ("full", session.converted)
+
+
+def test_configurations_share_no_cache(session):
+    assert session.found["mini"]["sizes"] == {"train": 6, "validation": 4, "test": 4}
+    assert session.found["viewer"]["sizes"] == session.found["mini"]["sizes"]
+
+
+def test_the_only_configuration_is_taken_and_what_is_missing_of_it_is_told(session):
+    found = session.found["single"]
+    assert (found["config"], found["sizes"]) == ("default", {"train": 17, "validation": 3, "test": 6})
+    assert "only the first part" in " ".join(found["notes"])
+
+
+@pytest.mark.parametrize("case", ["page", "path"])
+def test_addresses_are_read_as_names(session, case):
+    found = session.found[case]
+    assert (found["source"], found["sizes"]) == ("org/unused", {"train": 17, "validation": 3, "test": 20})
+
+
+@pytest.mark.parametrize("case", ["unused", "streamed"])
+def test_offline_a_part_of_the_splits_is_found(session, case):
+    online, offline = session.found["unused"], session.offline[case]
+    assert (offline["sizes"], offline["revision"]) == (online["sizes"], online["revision"])
+    assert offline["splits"]["train"]["class_counts"] == online["splits"]["train"]["class_counts"]
+    assert "read from the cache" in offline["notes"][0]
+
+
+def test_offline_a_conversion_is_found_by_its_revision_only(session):
+    assert session.offline["full"]["sizes"] == session.found["full"]["sizes"]
+    assert "full, mini" in session.offline["several"]["error"]
+    assert "HF_HUB_OFFLINE" in session.offline["plain"]["error"]
+    assert "v2" in session.offline["another revision"]["error"]
