@@ -87,7 +87,7 @@ def _parse(text: str | None) -> dict[str, str]:
     pairs = [pair.split("=") for pair in (text or "").replace(" ", "").split(",") if pair]
     if any(len(pair) != 2 or not all(pair) for pair in pairs):
         raise ArgumentError(f"--optim_args {text}", "NAME=VALUE,NAME=VALUE", "for example momentum=0.9,nesterov=true")
-    return {name: value for name, value in pairs}
+    return dict(pairs)
 
 
 def _read_defaults(optimizer: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import logging
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
     from hf_imgcls.arguments import Arguments
     from hf_imgcls.fit.trainer import ImageClassificationTrainer
+
+logger = logging.getLogger(__name__)
 
 _TIMING = ("eval_strategy", "eval_steps", "eval_delay", "warmup_steps", "warmup_ratio", "max_steps")
 _SHOWN = 8  # trials in the printed table
@@ -89,6 +92,7 @@ def search(trainer: ImageClassificationTrainer, asked: Arguments, folder: Path) 
         OutputError: The folder has a search that asks for something else.
     """
     optuna = require("tune")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # `_Trials` tells of each trial in one line
     require("report")  # which draws what comes out, and is missed before and not after it
     args = trainer.args
     known = known_arguments()
@@ -110,11 +114,12 @@ def search(trainer: ImageClassificationTrainer, asked: Arguments, folder: Path) 
         images = args.train_batch_size * args.gradient_accumulation_steps
         steps = count_steps(args.max_steps, args.num_train_epochs, len(trainer.train_dataset), images)
         untrained = copy.deepcopy(trainer.model)
+        trials = _Trials(space, own, metric)
         trainer.model_init = lambda: copy.deepcopy(untrained)
         try:
             trainer.hyperparameter_search(
-                lambda trial: {name: _suggest(trial, name, space[name], own) for name in space},
-                lambda metrics: metrics[f"eval_{metric}"],
+                trials.suggest,
+                trials.judge,
                 missing,
                 direction,
                 "optuna",
@@ -132,6 +137,33 @@ def search(trainer: ImageClassificationTrainer, asked: Arguments, folder: Path) 
             if study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)):
                 raise
     return _read(study, metric, len(trainer.eval_dataset), own)
+
+
+class _Trials:
+    """What the Trainer asks of a search: the values of each trial, and how good it was.
+
+    Args:
+        space: Argument -> what is tried.
+        own: The recipe's own values.
+        metric: What trials are judged by.
+    """
+
+    def __init__(self, space: dict[str, list[Any]], own: dict[str, Any], metric: str) -> None:
+        self.space, self.own, self.metric = space, own, metric
+        self.number, self.values = 0, dict[str, Any]()
+
+    def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
+        """Return the arguments of the next trial."""
+        self.number = trial.number
+        self.values = {name: _suggest(trial, name, allowed, self.own) for name, allowed in self.space.items()}
+        return self.values
+
+    def judge(self, metrics: dict[str, float]) -> float:
+        """Return the metric of a finished trial, and log it."""
+        value = metrics[f"eval_{self.metric}"]
+        shown = ", ".join(f"{name} {_write(value)}" for name, value in self.values.items())
+        logger.info("Trial %d: %s %.4f with %s", self.number, self.metric, value, shown)
+        return value
 
 
 def default_space(learning_rate: float) -> dict[str, list[Any]]:

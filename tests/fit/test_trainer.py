@@ -403,7 +403,9 @@ def test_batchnorm_never_gets_a_last_batch_of_one(training, tmp_path, caplog):
     assert ("leave a last batch of 1" in caplog.text) != drops
     assert trainer.evaluate()["eval_loss"] > 0
     sizes.clear()
-    frozen = make_trainer(small, tmp_path, "mobilenet_v2", {"adaptation": "head"}, data=data, **options)  # takes any batch
+    frozen = make_trainer(
+        small, tmp_path, "mobilenet_v2", {"adaptation": "head"}, data=data, **options
+    )  # takes any batch
     frozen.add_callback(Sizes())
     frozen.train()
     assert sizes == [8, 8, 8, 8] if drops else sizes == [8, 8, 1, 8, 8, 1]

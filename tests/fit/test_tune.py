@@ -68,6 +68,9 @@ def test_trials_start_from_the_same_weights(tmp_path):
     assert len(values) == 2
     assert values[0] == values[1]
     assert study.trials[0].intermediate_values == study.trials[1].intermediate_values
+    for number, value in enumerate(values):
+        assert f"Trial {number}: accuracy {value:.4f} with adam_beta1 0.9\n" in run.output
+    assert "Best is trial" not in run.output  # Optuna's own lines
 
 
 @pytest.mark.slow
