@@ -8,6 +8,7 @@ one sentence with what to do.
 from __future__ import annotations
 
 import difflib
+import glob
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from hf_imgcls.arguments import DataArguments
 from hf_imgcls.data.class_lists import write_out_dates
 from hf_imgcls.data.converted import Conversion, is_conversion
 from hf_imgcls.data.hub_names import CONVERTED_REVISION, is_repo_id
+from hf_imgcls.data.local_paths import make_plain_path
 from hf_imgcls.data.prepared import find_prepared, find_root, remember_prepared
 from hf_imgcls.data.splits import ROLES
 from hf_imgcls.errors import DataError
@@ -120,7 +122,8 @@ def open_dataset(args: DataArguments) -> OpenedDataset:
     """
     name = str(args.dataset_name)
     if Path(name).expanduser().is_dir():
-        return OpenedDataset(name, _build(str(Path(name).expanduser()), args))
+        folder = make_plain_path(Path(name).expanduser(), args.cache_dir)
+        return OpenedDataset(name, _build(str(folder), args))
     try:
         place = _look_up(name, args)
     except HubUnreachableError:
@@ -415,8 +418,9 @@ def prepare_splits(opened: OpenedDataset, wanted: set[str], args: DataArguments)
 
 def _build_from_files(kind: str, files: dict[str, list[str]], args: DataArguments, **options: Any) -> DatasetBuilder:
     """Make the builder of single files, which has a place of its own in the cache."""
+    patterns = {split: [glob.escape(file) for file in names] for split, names in files.items()}
     return call_hub(
-        lambda: load_dataset_builder(kind, data_files=files, cache_dir=args.cache_dir, token=args.token, **options),
+        lambda: load_dataset_builder(kind, data_files=patterns, cache_dir=args.cache_dir, token=args.token, **options),
         f"find the files of {args.dataset_name}",
         args,
     )

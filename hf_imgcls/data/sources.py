@@ -23,6 +23,7 @@ from hf_imgcls.data.folders import (
     holds_plain_images,
     read_class_folder,
 )
+from hf_imgcls.data.local_paths import make_plain_path
 from hf_imgcls.data.repository import (
     describe_failure,
     list_splits,
@@ -242,7 +243,7 @@ def read_class_folders(folders: dict[str, Path], name: str | None = None) -> Sou
 def _read_saved(args: DataArguments, path: Path, name: str) -> Source:
     """Read a folder that ``save_to_disk`` wrote."""
     try:
-        saved = load_from_disk(str(path))
+        saved = load_from_disk(str(make_plain_path(path, args.cache_dir)))
     except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(
             f"{path} cannot be read: {error}", "a folder written by save_to_disk", "write it again, whole"

@@ -1,0 +1,72 @@
+"""Folders with names that ``datasets`` and ``fsspec`` read as patterns (``batch[12]``, ``fold*``) or as chains of file
+systems (``pets::old``): given as they are, a sibling would be read, or nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+
+import datasets
+
+from hf_imgcls.data.labels import is_hidden_name
+from hf_imgcls.errors import DataError
+
+_SPECIAL = re.compile(r"[*?\[\]{}]|::")
+
+
+def make_plain_path(folder: Path, cache_dir: str | None) -> Path:
+    """Return a path to a folder's files whose name is only a name to ``datasets``.
+
+    Args:
+        folder: A folder on this machine.
+        cache_dir: Where ``datasets`` keeps its data; ``None`` for its default.
+
+    Returns:
+        The folder, or for one with a special name a folder of links to its files, in the cache.
+
+    Raises:
+        DataError: The links cannot be made.
+    """
+    real = folder.resolve()
+    if not _SPECIAL.search(str(real)):
+        return folder
+    cache = Path(cache_dir or datasets.config.HF_DATASETS_CACHE).expanduser().resolve()
+    mirror = cache / "hf_imgcls_links" / hashlib.sha256(os.fsencode(real)).hexdigest()[:16]
+    if _SPECIAL.search(str(mirror)):
+        raise DataError(
+            f"the names of {real} and of the cache {cache} hold characters that patterns are made of",
+            "a cache folder without any of * ? [ ] { } ::",
+            "pass another --cache_dir",
+        )
+    try:
+        _link_files(real, mirror)
+    except OSError as error:
+        raise DataError(
+            f"{folder} cannot be read under another name: {error}",
+            "a folder whose name has none of * ? [ ] { } ::, or a cache that can hold links",
+            "rename the folder, or pass another --cache_dir",
+        ) from error
+    return mirror
+
+
+def _link_files(folder: Path, mirror: Path) -> None:
+    """Make a folder of links to all files of a folder that are not hidden; links to files that are gone are removed."""
+    wanted: dict[Path, Path] = {}
+    for current, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not is_hidden_name(name)]
+        place = mirror / Path(current).relative_to(folder)
+        wanted.update({place / name: Path(current) / name for name in files if not is_hidden_name(name)})
+    for current, _, files in os.walk(mirror):
+        for name in files:
+            if (link := Path(current) / name) not in wanted:
+                link.unlink(missing_ok=True)
+    for link, target in wanted.items():
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.is_symlink() or os.readlink(link) != str(target):
+            link.unlink(missing_ok=True)
+            link.symlink_to(target)
+        status = target.stat()  # the time of a file is part of what datasets caches it under
+        os.utime(link, ns=(status.st_atime_ns, status.st_mtime_ns), follow_symlinks=False)
