@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -291,10 +292,21 @@ def _check_pixels(data: DataArguments) -> list[ArgumentError]:
                 _error(f"{name} is {value}", "2 numbers: smallest, largest", "give two numbers in this order")
             )
     problems += _check_augmentation(data)
-    if not re.fullmatch(r"[A-Za-z]+|#[0-9A-Fa-f]{6}", data.alpha_background):
+    if data.alpha_background is not None and not re.fullmatch(r"[A-Za-z]+|#[0-9A-Fa-f]{6}", data.alpha_background):
         problems.append(
             _error(
-                f"alpha_background is {data.alpha_background!r}", "a colour's name or #rrggbb", "try white or '#808080'"
+                f"alpha_background is {data.alpha_background!r}",
+                "drop, a colour's name or #rrggbb",
+                "try white or '#808080'",
+            )
+        )
+    low_high = data.intensity_range
+    if low_high is not None and (len(low_high) != 2 or not -math.inf < low_high[0] < low_high[1] < math.inf):
+        problems.append(
+            _error(
+                f"intensity_range is {low_high}",
+                "2 numbers: the value that becomes black, and a larger one that becomes white",
+                "for example --intensity_range 0 4095",
             )
         )
     if data.streaming and data.cache_decoded_images == "true":

@@ -163,7 +163,18 @@ class DataArguments:
         group="pixels",
         within="(0, inf)",
     )
-    alpha_background: str = _setting("white", "Colour behind transparent pixels: a name or '#rrggbb'.", group="pixels")
+    alpha_background: str | None = _setting(
+        None,
+        "Colour behind transparent pixels: a name or '#rrggbb'; drop: transparency is dropped, as pipeline() drops it. "
+        "If not given, the model's own, which is drop unless it was trained with another.",
+        group="pixels",
+    )
+    intensity_range: list[float] | None = _setting(
+        None,
+        "Values that become black and white in 16-bit, 32-bit and float images; if not given, the model's own, or the "
+        "range of the file's type.",
+        group="pixels",
+    )
     cache_decoded_images: str = _setting(
         "auto",
         "Keep decoded images in memory; auto: when all are small.",
@@ -267,6 +278,10 @@ class DataArguments:
     show_batch: bool = _setting(
         False, "Draw a training batch as the model sees it: train_batch.png in --output_dir.", group="augmentation"
     )
+
+    def __post_init__(self) -> None:
+        # How a saved model's images are read; no argument, and no part of a recipe: see fit/saved_reading.py.
+        self.model_reading: dict[str, Any] = {}
 
 
 @dataclass

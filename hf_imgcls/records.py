@@ -27,6 +27,7 @@ SELECTED_BY = {SINGLE_LABEL: "accuracy", MULTI_LABEL: "mean_average_precision"}
 
 # Keys of config.json: what was found out about a trained model.
 TEMPERATURE_KEY = "calibration_temperature"  # what its head was divided by
+READING_KEY = "image_reading"  # how its images were read: alpha_background, intensity_range, where they were chosen
 THRESHOLDS_KEY = "label_thresholds"  # by class id: from which sigmoid score on an image has the label
 
 
@@ -186,6 +187,15 @@ class ParityRecord(Record):
             labels, of any class's.
         tie_tolerance: Probability difference under which two classes count as tied.
         consumer: What served the images, with version.
+        split: The split that was compared.
+        num_files: Images that the consumer was given as the files that they are; the others were made from arrays.
+        read_otherwise: Why a plain ``pipeline()`` reads other pixels than were scored (``"16-bit"``, ``"transparent"``)
+            -> number of such images. They were given to the consumer converted as well, which is what the numbers above
+            count.
+        metric: The metric of ``scored_value`` and ``plain_value``: ``accuracy``, or ``subset_accuracy`` with several
+            labels.
+        scored_value: It, on the images compared, as scored.
+        plain_value: It, where a plain ``pipeline()`` is given the files themselves.
     """
 
     num_examples: int
@@ -195,6 +205,12 @@ class ParityRecord(Record):
     max_probability_difference: float
     tie_tolerance: float
     consumer: str
+    split: str = ""
+    num_files: int | None = None
+    read_otherwise: dict[str, int] = field(default_factory=dict)
+    metric: str | None = None
+    scored_value: float | None = None
+    plain_value: float | None = None
 
 
 @dataclass

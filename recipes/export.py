@@ -11,6 +11,7 @@ accuracy, size, latency. An export that answers otherwise than it may is an erro
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from hf_imgcls.argument_reading import name_first_word
@@ -33,12 +34,14 @@ def main() -> None:
 
     from hf_imgcls.data.load import load_image_dataset
     from hf_imgcls.data.scan import check_images
+    from hf_imgcls.fit.saved_reading import adopt_reading
     from hf_imgcls.publish.card import write_card
     from hf_imgcls.publish.export.build import export_model
     from hf_imgcls.publish.export.exporter import check_formats
     from hf_imgcls.publish.export.table import show_exports
 
     check_formats(args.publish.export_formats or [])
+    args = replace(args, data=adopt_reading(args.data, args.fit.model_name_or_path, args.fit.model_revision))
 
     # Data: the run's own, unless other was named; of the training split a few images are needed, and only where its bad
     # ones are left out must all of them be looked at, to draw the same ones

@@ -9,6 +9,7 @@ Every command line of transformers' run_image_classification.py works here uncha
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from hf_imgcls.arguments import parse_arguments
@@ -84,6 +85,7 @@ def main() -> None:
     from hf_imgcls.fit.pruning import prune_model
     from hf_imgcls.fit.quantization import add_quantizers
     from hf_imgcls.fit.rehearsal import StepTimes
+    from hf_imgcls.fit.saved_reading import adopt_reading
     from hf_imgcls.fit.saving import save_run
     from hf_imgcls.fit.soup import cook_soup
     from hf_imgcls.fit.tune import finish_search, search
@@ -116,6 +118,8 @@ def main() -> None:
     if training_args.do_train:
         check_optimizer(training_args)
         check_model(args.fit, args.data)
+    if args.fit.model_type is None:
+        args = replace(args, data=adopt_reading(args.data, str(args.fit.model_name_or_path), args.fit.model_revision))
     with training_args.main_process_first(desc="loading the dataset"):
         dataset = check_images(load_image_dataset(args.data), args.data, report=output_dir / BAD_IMAGES_FILE)
     check_measuring(args.measure, dataset)

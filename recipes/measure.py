@@ -14,6 +14,7 @@ outputs/<dataset>_<model>_measured.
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from hf_imgcls.arguments import Arguments, parse_arguments
@@ -25,7 +26,7 @@ from hf_imgcls.run import check_launch, run_recipe, set_up_logging
 FLAGS = (
     "model_name_or_path", "model_revision", "output_dir", "num_processes", "use_cpu",
     "per_device_eval_batch_size", "dataloader_num_workers",
-    "alpha_background", "cache_decoded_images", "decoder", "max_image_pixels",
+    "alpha_background", "cache_decoded_images", "decoder", "intensity_range", "max_image_pixels",
 )  # fmt: skip
 
 
@@ -42,10 +43,12 @@ def main() -> None:
     from hf_imgcls.compat import build_training_arguments
     from hf_imgcls.data.load import load_image_dataset
     from hf_imgcls.data.scan import check_images
+    from hf_imgcls.fit.saved_reading import adopt_reading
     from hf_imgcls.measure.run_report import check_measuring, report_score
     from hf_imgcls.measure.saved_model import measure_saved_model
 
     runtime = build_training_arguments(args.training, args.hub_token)
+    args = replace(args, data=adopt_reading(args.data, args.fit.model_name_or_path, args.fit.model_revision))
 
     # Data: the run's own, unless another was named
     with runtime.main_process_first(desc="loading the dataset"):

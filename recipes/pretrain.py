@@ -10,6 +10,7 @@ Of a dataset with labels its training split is used, the labels only to say what
 """
 
 import sys
+from dataclasses import replace
 
 from hf_imgcls.arguments import Arguments, parse_arguments
 from hf_imgcls.errors import Interrupted
@@ -55,6 +56,7 @@ def main() -> None:
     from hf_imgcls.fit.model import build_model
     from hf_imgcls.fit.optimizers import check_optimizer
     from hf_imgcls.fit.pretrain import build_pretrainer, describe_neighbours, judge_backbone, save_backbone
+    from hf_imgcls.fit.saved_reading import adopt_reading
     from hf_imgcls.fit.weights import find_commit
     from hf_imgcls.publish.base_model import describe_model
 
@@ -65,6 +67,8 @@ def main() -> None:
     disable_progress_bar()
 
     # Data, every image of it looked at
+    if args.fit.model_type is None:
+        args = replace(args, data=adopt_reading(args.data, str(args.fit.model_name_or_path), args.fit.model_revision))
     with training_args.main_process_first(desc="loading the dataset"):
         load = load_unlabelled if args.data.unlabelled_dir else load_image_dataset
         dataset = check_images(load(args.data), args.data, report=output_dir / BAD_IMAGES_FILE)

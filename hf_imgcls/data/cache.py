@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from hf_imgcls.data.decode import EncodedImage, decode_image, name_sample
+from hf_imgcls.data.reading import Reading
 from hf_imgcls.errors import DataError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from hf_imgcls.arguments import DataArguments
 
-_LAYOUT = "1"  # part of the key: raise it when decoding or the file changes
+_LAYOUT = "2"  # part of the key: raise it when decoding or the file changes
 _MAX_BYTES = 1 << 30
 _MAX_SIDE_PX = 64
 _CHUNK = 1000
@@ -82,9 +83,7 @@ class DecodedCache:
         return self.images[self._rows[places]]
 
 
-def build_decoded_cache(
-    split: Dataset, mode: str, folder: Path, *, background: str, max_pixels: int
-) -> DecodedCache | None:
+def build_decoded_cache(split: Dataset, mode: str, folder: Path, reading: Reading) -> DecodedCache | None:
     """Decode a split once, or find that this was done before.
 
     Args:
@@ -92,8 +91,7 @@ def build_decoded_cache(
         mode: ``"auto"``: where all images have one size of at most 64 px a side and fit 1 GiB together; ``"true"``:
             whatever their size and number, as long as it is one size; ``"false"``: never.
         folder: Where the file is kept; made if missing.
-        background: Colour behind transparent pixels.
-        max_pixels: Most pixels an image may have.
+        reading: How files become pixels.
 
     Returns:
         The cache; None where the mode says so.
@@ -103,16 +101,15 @@ def build_decoded_cache(
     """
     if mode == "false" or len(split) == 0:
         return None
-    options = {"background": background, "max_pixels": max_pixels}
-    width, height = EncodedImage(split[0]["image"], **options).size  # type: ignore[arg-type]
+    width, height = EncodedImage(split[0]["image"], reading).size
     num_bytes = len(split) * 3 * height * width
     if mode == "auto" and (max(height, width) > _MAX_SIDE_PX or num_bytes > _MAX_BYTES):
         return None
     sample_index = np.asarray(split.with_format("numpy")["sample_index"][:], dtype=np.int64)
-    path = folder / f"decoded-{fingerprint_files(split, _LAYOUT, options)}.npy"
+    path = folder / f"decoded-{fingerprint_files(split, _LAYOUT, reading.key)}.npy"
     if not path.exists():
         try:
-            _write(path, split, (len(split), 3, height, width), options)
+            _write(path, split, (len(split), 3, height, width), reading)
         except (OSError, _SizesDiffer) as error:
             if mode == "auto":
                 _logger.info("Images are decoded in every epoch: %s", error)
@@ -129,13 +126,13 @@ class _SizesDiffer(Exception):
     """Images of several sizes do not fit one array."""
 
 
-def _write(path: Path, split: Dataset, shape: tuple[int, int, int, int], options: dict[str, Any]) -> None:
+def _write(path: Path, split: Dataset, shape: tuple[int, int, int, int], reading: Reading) -> None:
     """Write the file sequentially, because a full disk kills whoever writes through a map."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with write_atomically(path) as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_2_0(file, header)
-        for pixels in _decode_chunks(split, shape[2:], options):
+        for pixels in _decode_chunks(split, shape[2:], reading):
             file.write(pixels.tobytes())
 
 
@@ -153,13 +150,13 @@ def write_atomically(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
-def _decode_chunks(split: Dataset, size: tuple[int, ...], options: dict[str, Any]) -> Iterator[NDArray[np.uint8]]:
+def _decode_chunks(split: Dataset, size: tuple[int, ...], reading: Reading) -> Iterator[NDArray[np.uint8]]:
     rows = split.select_columns(["image", "sample_index"]).with_format(None)
     for chunk in rows.iter(_CHUNK):
         pixels = np.empty((len(chunk["image"]), 3, *size), dtype=np.uint8)
         for out, source, index in zip(pixels, chunk["image"], chunk["sample_index"], strict=True):
             try:
-                image = decode_image(source, **options)
+                image = decode_image(source, reading)
             except DataError as error:
                 raise name_sample(error, index) from error
             if (image.height, image.width) != size:

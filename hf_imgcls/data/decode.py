@@ -4,17 +4,17 @@ Decoding is Pillow, restricted to the formats below. `torchvision.io` is not use
 down on a corrupt file. A file is read in two steps, header first, so that its size is checked before any memory is
 spent on pixels, and so that training can pick its crop before decoding and then decode no more than it needs.
 
-What becomes of images that are not plain 8-bit RGB:
+What becomes of images that are not plain 8-bit RGB; deep pictures and a chosen background apart, it is what the stock
+``pipeline("image-classification")`` makes of the file (transformers' ``load_image``):
 
 ============================  =========================================================================================
 EXIF (or XMP) orientation     applied: pixels come out upright; an unreadable EXIF block is ignored
 1-bit, grayscale              repeated into three channels
-16-bit grayscale, 12-bit TIFF scaled by the type's range, value * 255 / 65535 (or 4095), never clipped
+deep: 16-bit grayscale,       scaled by the range of the type, or by `Reading.intensity_range`, see
+32-bit, float                 `hf_imgcls.data.intensity`; NaN and infinity are an error
 16-bit RGB(A) PNG             Pillow keeps the high byte
-32-bit integer                PNG, PPM and images made in memory hold 16-bit values: / 65535; a TIFF: / (2^31 - 1)
-32-bit float                  0..1 when no value exceeds 1, else 0..255; NaN and infinity are an error
-palette                       looked up; with transparency composed like alpha
-alpha, colour-key             composed over ``background``
+palette                       looked up
+alpha, colour-key             dropped, or composed over `Reading.alpha_background`
 CMYK, YCbCr, HSV              Pillow's conversion (JPEGs of Adobe's inverted kind included), without ICC profiles
 animation, several pages      the first frame
 ============================  =========================================================================================
@@ -22,40 +22,26 @@ animation, several pages      the first frame
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import io
 import math
+import os
+import stat
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image, ImageOps
 
-# Importing the plugins registers them, so that Pillow does not have to load all of its fifty to learn what exists.
-from PIL import (
-    BmpImagePlugin,  # noqa: F401
-    GifImagePlugin,  # noqa: F401
-    Image,
-    ImageColor,
-    JpegImagePlugin,  # noqa: F401
-    PngImagePlugin,  # noqa: F401
-    PpmImagePlugin,  # noqa: F401
-    TiffImagePlugin,
-    WebPImagePlugin,  # noqa: F401
-)
-
+from hf_imgcls.data.formats import FORMATS, name_other_format
+from hf_imgcls.data.intensity import Depth, find_depth, is_deep, name_depth, read_values, scale_values
+from hf_imgcls.data.reading import DEFAULT_READING, MAX_PIXELS, Reading, parse_background
 from hf_imgcls.errors import ArgumentError, DataError
 from hf_imgcls.extras import require
 
-with contextlib.suppress(ImportError):  # Pillow < 11.3
-    from PIL import AvifImagePlugin  # noqa: F401
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-FORMATS = tuple(name for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF") if name in Image.OPEN)
-# Pillow warns of a decompression bomb above this size and refuses at twice it; here the warning is an error too.
-MAX_PIXELS = 89_478_485
 
 ImageSource = dict[str, Any] | bytes | str | Path | Image.Image
 
@@ -70,23 +56,6 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION_HOLDERS = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
-
-
-@functools.lru_cache(maxsize=16)
-def parse_background(background: str) -> tuple[int, int, int]:
-    """Read a colour as Pillow writes them: a name, ``"#rrggbb"`` or ``"rgb(r, g, b)"``.
-
-    Raises:
-        ArgumentError: The text is not a colour.
-    """
-    try:
-        return ImageColor.getcolor(background, "RGB")  # type: ignore[return-value]
-    except ValueError as error:
-        raise ArgumentError(
-            f"alpha_background is {background!r}",
-            'a colour such as "white", "black", "#7f7f7f" or "rgb(124, 116, 104)"',
-            "set --alpha_background to one of these",
-        ) from error
 
 
 class Scratch:
@@ -109,9 +78,7 @@ class EncodedImage:
     Args:
         source: A row of a `datasets.Image(decode=False)` column (``{"bytes", "path"}``; a path may be remote), the
             bytes of a file, a path, or a Pillow image.
-        background: Colour that shows through transparent pixels.
-        max_pixels: Most pixels (width * height) an image may have; never more than Pillow's own bomb limit,
-            ``PIL.Image.MAX_IMAGE_PIXELS``.
+        reading: How to read it, and how large it may be.
 
     Attributes:
         name: The image's path, or its size in bytes where it has none.
@@ -119,17 +86,17 @@ class EncodedImage:
         mode: Pillow's name for the kind of pixels that the file holds, for example ``"RGB"``, ``"P"`` or ``"I;16"``.
 
     Raises:
-        DataError: The file is missing, is not one of the formats, or has more pixels than allowed.
+        DataError: The file is missing, is not one of the formats, or has more bytes or pixels than allowed.
     """
 
-    def __init__(self, source: ImageSource, *, background: str = "white", max_pixels: int = MAX_PIXELS) -> None:
-        self.background = background
-        self.name, self.data, image = _locate(source)
+    def __init__(self, source: ImageSource, reading: Reading = DEFAULT_READING) -> None:
+        self.reading = reading
+        self.name, self.data, image = _locate(source, reading.max_bytes)
         if image is None:
             try:
                 image = Image.open(io.BytesIO(self.data), formats=FORMATS)
             except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-                raise self._too_large(str(error), max_pixels) from error
+                raise self._too_large(str(error), reading.max_pixels) from error
             except MemoryError:
                 raise
             except Exception as error:  # a plugin may raise anything on hostile bytes
@@ -137,7 +104,7 @@ class EncodedImage:
         self._image: Image.Image = image
         self.mode: str = image.mode
         width, height = image.size
-        limit = min(max_pixels, Image.MAX_IMAGE_PIXELS or max_pixels)
+        limit = min(reading.max_pixels, Image.MAX_IMAGE_PIXELS or reading.max_pixels)
         if width * height > limit:
             raise self._too_large(f"{width} x {height} pixels", limit)
         if width * height == 0:
@@ -183,7 +150,7 @@ class EncodedImage:
         """
         self._load(reduce)
         try:
-            image = _convert_to_rgb(self._image, self.background)
+            image = _convert_to_rgb(self._image, self.reading)
             orientation = self.orientation
             return image.transpose(_UPRIGHT[orientation]) if orientation != 1 else image
         except (ArgumentError, MemoryError):
@@ -214,6 +181,40 @@ class EncodedImage:
             if pixels is not None:
                 return pixels
         return _lend_pixels(self.read(reduce))
+
+    def read_as_pipeline(self) -> Image.Image | None:
+        """Decode as the stock ``pipeline()`` does (transformers' ``load_image``); None where that fails."""
+        try:
+            image = Image.open(io.BytesIO(self.data), formats=FORMATS) if self.data else self._image
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return ImageOps.exif_transpose(image).convert("RGB")
+        except MemoryError:
+            raise
+        except Exception:  # Pillow converts most modes, not all
+            return None
+
+    @property
+    def reads_otherwise(self) -> str:
+        """Why ``pipeline()`` may read other pixels: ``"16-bit"`` or another depth, ``"transparent"``, or ``""``.
+
+        Transparency counts where a background was chosen. The file's header tells.
+        """
+        if is_deep(self._image):
+            return name_depth(self._image)
+        return "transparent" if not self.reading.drops_alpha and self._image.has_transparency_data else ""
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether some pixels may be transparent."""
+        return bool(self._image.has_transparency_data)
+
+    def read_depth(self) -> tuple[Depth, NDArray[Any]] | None:
+        """Return kind, range and values ``(height, width)`` of a deep picture, else None. Call `read` first."""
+        if not is_deep(self._image):
+            return None
+        values = read_values(self._image)
+        return find_depth(self._image, values), values
 
     def verify(self) -> None:
         """Hold a PNG file against its own checksums, which decoding passes over: wrong pixels may come of it.
@@ -251,13 +252,12 @@ class EncodedImage:
             raise self._unreadable(error) from error
 
     def _unreadable(self, error: Exception) -> DataError:
-        reason = f"{error}"
+        reason, fix = f"{error}" or type(error).__name__, "repair or remove the file"
         if isinstance(error, Image.UnidentifiedImageError):
             reason = "not an image" if self.data else "the file is empty"
+            reason, fix = name_other_format(self.data) or (reason, fix)
         return DataError(
-            f"cannot read {self.name}: {reason or type(error).__name__}",
-            f"a whole image file in one of the formats {', '.join(FORMATS)}",
-            "repair or remove the file",
+            f"cannot read {self.name}: {reason}", f"a whole image file in one of the formats {', '.join(FORMATS)}", fix
         )
 
     def _too_large(self, found: str, limit: int) -> DataError:
@@ -270,18 +270,13 @@ class EncodedImage:
 
 
 def decode_image(
-    source: ImageSource,
-    *,
-    background: str = "white",
-    max_pixels: int = MAX_PIXELS,
-    min_size: tuple[int, int] | None = None,
+    source: ImageSource, reading: Reading = DEFAULT_READING, *, min_size: tuple[int, int] | None = None
 ) -> Image.Image:
     """Decode an image to upright 8-bit RGB; the module's table says what becomes of other kinds.
 
     Args:
         source: See `EncodedImage`.
-        background: Colour that shows through transparent pixels.
-        max_pixels: Most pixels an image may have.
+        reading: How to read it.
         min_size: ``(width, height)`` in pixels that is enough: a JPEG at least twice, four or eight times that large is
             decoded at 1/2, 1/4 or 1/8 of its size, which is cheaper and not pixel-equal to decoding and shrinking.
 
@@ -289,10 +284,10 @@ def decode_image(
         A Pillow image of mode RGB.
 
     Raises:
-        DataError: The file is missing, corrupt, truncated, too large, or no image.
-        ArgumentError: ``background`` is not a colour.
+        DataError: The file is missing, corrupt, truncated, too large, or not an image.
+        ArgumentError: The background is not a colour.
     """
-    encoded = EncodedImage(source, background=background, max_pixels=max_pixels)
+    encoded = EncodedImage(source, reading)
     reduce = choose_reduction(encoded.size, min_size) if min_size and encoded.reducible else 1
     return encoded.read(reduce)
 
@@ -307,7 +302,7 @@ def name_sample(error: DataError, sample_index: int) -> DataError:
     return DataError(f"{error.found} (sample_index {sample_index})", error.expected, error.fix)
 
 
-def _locate(source: ImageSource) -> tuple[str, bytes, Image.Image | None]:
+def _locate(source: ImageSource, max_bytes: int) -> tuple[str, bytes, Image.Image | None]:
     """Name, file contents and, for an image in memory, the image itself."""
     path: str | Path | None = None
     data: bytes | None = None
@@ -325,7 +320,9 @@ def _locate(source: ImageSource) -> tuple[str, bytes, Image.Image | None]:
                 f"an image that is {source!r}"[:200], "a path or the bytes of an image file", "remove the row"
             )
         # Only rows of a dataset may point to a remote file; a bare string could come from outside.
-        data = _read_file(path, allow_remote=isinstance(source, dict))
+        data = _read_file(path, max_bytes, allow_remote=isinstance(source, dict))
+    elif len(data) > max_bytes:
+        raise _too_many_bytes(describe_source(source), len(data), max_bytes)
     return describe_source(source), data, None
 
 
@@ -337,50 +334,57 @@ def describe_source(source: Any) -> str:
     return str(path) if path is not None else f"an image of {len(data or b''):,} bytes"
 
 
-def _read_file(path: str | Path, *, allow_remote: bool) -> bytes:
+def _read_file(path: str | Path, max_bytes: int, *, allow_remote: bool) -> bytes:
+    """Read a file that is not too large: its size is known before it takes any memory, or reading stops there."""
     try:
         if allow_remote and "://" in str(path):
             import fsspec
 
             with fsspec.open(str(path), "rb") as file:
-                return file.read()
-        return Path(path).read_bytes()
+                data: bytes = file.read(max_bytes + 1)
+        else:
+            status = os.stat(path)
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError("it is not a regular file")
+            if status.st_size > max_bytes:
+                raise _too_many_bytes(str(path), status.st_size, max_bytes)
+            with Path(path).open("rb") as file:
+                data = file.read(max_bytes + 1)
     except (OSError, ValueError) as error:  # a ValueError: no file can have such a name
         reason = getattr(error, "strerror", None) or error
         raise DataError(
             f"cannot read {path}: {reason}", "a readable image file", "check that the file is there"
         ) from error
+    if len(data) > max_bytes:
+        raise _too_many_bytes(str(path), len(data), max_bytes)
+    return data
 
 
-def _convert_to_rgb(image: Image.Image, background: str) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
+def _too_many_bytes(name: str, found: int, limit: int) -> DataError:
+    return DataError(
+        f"{name} has {found:,} bytes" if found > limit + 1 else f"{name} has more than {limit:,} bytes",
+        f"at most {limit:,} bytes, about 8 for each of the pixels that an image may have",
+        "make the image smaller (or raise --max_image_pixels)",
+    )
+
+
+def _convert_to_rgb(image: Image.Image, reading: Reading) -> Image.Image:
+    if is_deep(image):
+        values = read_values(image)
+        low, high = reading.intensity_range or find_depth(image, values)[1:]
+        return Image.fromarray(scale_values(values, low, high)).convert("RGB")
+    if image.mode == "RGB" and (reading.drops_alpha or "transparency" not in image.info):
         return image
-    if image.has_transparency_data:
-        if image.mode in ("La", "RGBa"):  # alpha already multiplied in: undo it first
-            image = image.convert(image.mode.replace("a", "A"))
-        canvas = Image.new("RGBA", image.size, (*parse_background(background), 255))
-        canvas.alpha_composite(image.convert("RGBA"))
-        return canvas.convert("RGB")
-    if image.mode.startswith("I;16"):
-        return _scale_to_rgb(np.asarray(image), 4095 if _bits_per_sample(image) == 12 else 65535)
-    if image.mode == "I":
-        return _scale_to_rgb(np.asarray(image), 2**31 - 1 if image.format == "TIFF" else 65535)
-    if image.mode == "F":
-        values = np.asarray(image)
-        if not np.isfinite(values).all():
-            raise ValueError("it holds NaN or infinite values")
-        return _scale_to_rgb(values, 1.0 if values.max() <= 1.0 else 255.0)
-    return image.convert("RGB")
-
-
-def _scale_to_rgb(values: NDArray[Any], highest: float) -> Image.Image:
-    levels = np.rint(values.astype(np.float64) * (255.0 / highest)).clip(0, 255).astype(np.uint8)
-    return Image.fromarray(levels).convert("RGB")
-
-
-def _bits_per_sample(image: Image.Image) -> int:
-    tags = getattr(image, "tag_v2", None)
-    return tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0] if tags is not None else 16
+    if image.mode in ("La", "RGBa"):  # alpha already multiplied in: undo it first
+        image = image.convert(image.mode.replace("a", "A"))
+    if image.mode == "P" and isinstance(image.info.get("transparency"), bytes) and reading.drops_alpha:
+        image = image.copy()  # Pillow warns of dropping it
+        del image.info["transparency"]
+    if reading.drops_alpha or not image.has_transparency_data:
+        return image.convert("RGB")
+    canvas = Image.new("RGBA", image.size, (*parse_background(reading.alpha_background), 255))
+    canvas.alpha_composite(image.convert("RGBA"))
+    return canvas.convert("RGB")
 
 
 class _Borrowed:

@@ -30,7 +30,7 @@ from hf_imgcls.data.label_sets import (
     to_column,
 )
 from hf_imgcls.data.labels import build_label_map, encode_labels, hint_separator, list_some
-from hf_imgcls.data.sources import Source, open_source
+from hf_imgcls.data.sources import BUILT_IN_SAMPLE, Source, open_source
 from hf_imgcls.data.splits import (
     ROLES,
     assign_roles,
@@ -73,6 +73,11 @@ class ImageDataset:
     def is_multi_label(self) -> bool:
         """Whether an image may show several of the classes, or none."""
         return self.record.problem_type == MULTI_LABEL
+
+    @property
+    def are_files(self) -> bool:
+        """Whether images are files; those of the built-in sample are arrays, which become PNG when they are loaded."""
+        return self.record.source != BUILT_IN_SAMPLE
 
 
 def load_image_dataset(args: DataArguments) -> ImageDataset:

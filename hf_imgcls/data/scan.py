@@ -20,10 +20,11 @@ from datasets import ClassLabel, Dataset
 
 from hf_imgcls.arguments import DataArguments
 from hf_imgcls.data.cache import write_atomically
-from hf_imgcls.data.decode import FORMATS, parse_background
+from hf_imgcls.data.formats import FORMATS
 from hf_imgcls.data.label_sets import count_classes, list_owners, read_label_ids
 from hf_imgcls.data.labels import list_some
 from hf_imgcls.data.load import ImageDataset, record_labels
+from hf_imgcls.data.reading import Reading
 from hf_imgcls.data.survey import SplitSurvey, survey_splits
 from hf_imgcls.errors import DataError, printable
 from hf_imgcls.records import DataRecord
@@ -62,7 +63,7 @@ def check_images(dataset: ImageDataset, args: DataArguments, report: Path | None
     splits = {role: split for role, split in dataset.splits.items() if isinstance(split, Dataset)}
     if not splits:
         return dataset
-    parse_background(args.alpha_background)
+    Reading.from_arguments(args)
     tried = splits if args.scan_images else {role: _take_first_images(split) for role, split in splits.items()}
     surveys = survey_splits(tried, args, kept=args.scan_images)
     table = [row for role, split in tried.items() for row in _list_bad(role, split, surveys[role], dataset.labels)]
@@ -255,6 +256,8 @@ def _describe_bad(
     skip = "--on_bad_image skip" if args.scan_images else "--scan_images true --on_bad_image skip"
     return DataError(
         f"{len(table):,} of {num_images:,} images cannot be read{why_not}:\n{_format_table(table)}{place}",
-        f"whole files of at most {args.max_image_pixels:,} pixels, in one of the formats {', '.join(FORMATS)}",
+        f"whole files of at most {args.max_image_pixels:,} pixels and "
+        f"{Reading.from_arguments(args).max_bytes:,} bytes, in "
+        f"one of the formats {', '.join(FORMATS)}",
         "repair or remove these files" + ("" if loss else f", or leave them out: {skip}"),
     )

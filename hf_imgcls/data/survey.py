@@ -27,7 +27,9 @@ from torch.utils.data import DataLoader
 
 from hf_imgcls.arguments import DataArguments
 from hf_imgcls.data.cache import find_cache_folder, fingerprint_files, write_atomically
-from hf_imgcls.data.decode import FORMATS, EncodedImage, describe_source
+from hf_imgcls.data.decode import EncodedImage, describe_source
+from hf_imgcls.data.formats import FORMATS
+from hf_imgcls.data.reading import Reading
 from hf_imgcls.errors import DataError, MachineError
 from hf_imgcls.provenance import count_cores
 from hf_imgcls.run import is_main_process
@@ -129,7 +131,7 @@ def survey_splits(splits: Mapping[str, Dataset], args: DataArguments, *, kept: b
 
     Args:
         splits: Role -> a split with the column ``image`` (not decoded).
-        args: ``alpha_background``, ``max_image_pixels`` and ``cache_dir`` are read.
+        args: What `Reading.from_arguments` reads, and ``cache_dir``.
         kept: Whether results are kept, and kept ones used.
 
     Returns:
@@ -139,14 +141,14 @@ def survey_splits(splits: Mapping[str, Dataset], args: DataArguments, *, kept: b
         MachineError: A process that decoded images died.
     """
     started = time.perf_counter()
-    options: dict[str, Any] = {"background": args.alpha_background, "max_pixels": args.max_image_pixels}
-    lookers = {role: _Looker(split, **options) for role, split in splits.items()}
+    reading = Reading.from_arguments(args)
+    lookers = {role: _Looker(split, reading) for role, split in splits.items()}
     paths: dict[str, Path] = {}
     surveys: dict[str, SplitSurvey] = {}
     if kept:
         purpose = f"scan {_LAYOUT}, Pillow {PIL.__version__} with {FORMATS}"
         for role, split in splits.items():
-            paths[role] = find_cache_folder(args) / f"scan-{fingerprint_files(split, purpose, options)}.parquet"
+            paths[role] = find_cache_folder(args) / f"scan-{fingerprint_files(split, purpose, reading.key)}.parquet"
             earlier = _recall(paths[role], lookers[role])
             if earlier is not None:
                 surveys[role] = earlier
@@ -180,9 +182,9 @@ def _show_progress(num_images: int) -> Any:
 class _Looker:
     """Decodes images and keeps what there is to know about them; a map-style dataset for a `DataLoader`."""
 
-    def __init__(self, split: Dataset, background: str, max_pixels: int) -> None:
+    def __init__(self, split: Dataset, reading: Reading) -> None:
         self._rows = split.select_columns("image").with_format(None)
-        self._options: dict[str, Any] = {"background": background, "max_pixels": max_pixels}
+        self._reading = reading
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -195,7 +197,7 @@ class _Looker:
 
     def _look(self, source: dict[str, Any]) -> _Finding:
         try:
-            image = EncodedImage(source, **self._options)
+            image = EncodedImage(source, self._reading)
             image.verify()
             content_hash, is_flat = _hash_pixels(image.read())
             file_hash = hashlib.blake2b(image.data, digest_size=16).digest()

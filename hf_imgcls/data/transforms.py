@@ -20,11 +20,12 @@ from hf_imgcls.data.augment import crop_and_resize, draw_crops_and_flips
 from hf_imgcls.data.batches import BatchedSplit
 from hf_imgcls.data.cache import DecodedCache, build_decoded_cache, find_cache_folder
 from hf_imgcls.data.collate import allocate_batch
-from hf_imgcls.data.decode import EncodedImage, Scratch, choose_reduction, name_sample, parse_background
+from hf_imgcls.data.decode import EncodedImage, Scratch, choose_reduction, name_sample
 from hf_imgcls.data.mixing import build_mixing
 from hf_imgcls.data.operations import build_operations
 from hf_imgcls.data.policies import Augmentation, resolve_augmentation
 from hf_imgcls.data.preprocess import Preprocessor
+from hf_imgcls.data.reading import Reading
 from hf_imgcls.errors import DataError
 from hf_imgcls.extras import require
 
@@ -64,7 +65,7 @@ class EvalTransform:
 
     Args:
         processor: A ready image processor.
-        data_args: ``alpha_background``, ``max_image_pixels`` and ``decoder`` are read.
+        data_args: What `Reading.from_arguments` reads, and ``decoder``.
         cache: Pixels of the split, decoded before; the rows then need no image.
         num_labels: K, where an image may have several labels; ``None`` where it has one.
     """
@@ -355,7 +356,7 @@ def attach_transforms(
         ModelError: The processor's images cannot be stacked.
         DataError: A small image cannot be decoded, or the cache asked for cannot be built.
     """
-    parse_background(data_args.alpha_background)
+    Reading.from_arguments(data_args)
     choose_decoder(data_args.decoder)
     caches = {name: _build_cache(split, data_args) for name, split in dataset.splits.items()}
     num_labels = len(dataset.labels) if dataset.is_multi_label else None
@@ -395,13 +396,12 @@ class _FileReader:
     """Opens and decodes images as the arguments say, and names the sample where that fails."""
 
     def __init__(self, data_args: DataArguments) -> None:
-        self.background = data_args.alpha_background
-        self.max_pixels = data_args.max_image_pixels
+        self.reading = Reading.from_arguments(data_args)
         self.decoder = choose_decoder(data_args.decoder)
 
     def open(self, source: dict[str, Any], sample_index: int) -> EncodedImage:
         try:
-            return EncodedImage(source, background=self.background, max_pixels=self.max_pixels)
+            return EncodedImage(source, self.reading)
         except DataError as error:
             raise name_sample(error, sample_index) from error
 
@@ -442,8 +442,7 @@ def _build_cache(split: Any, data_args: DataArguments) -> DecodedCache | None:
         split,
         data_args.cache_decoded_images,
         find_cache_folder(data_args),
-        background=data_args.alpha_background,
-        max_pixels=data_args.max_image_pixels,
+        Reading.from_arguments(data_args),
     )
 
 

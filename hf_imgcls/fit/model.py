@@ -19,6 +19,7 @@ from hf_imgcls.compat import load_image_processor, plain_image_processor_class
 from hf_imgcls.errors import ModelError
 from hf_imgcls.extras import require
 from hf_imgcls.fit.head_rows import describe_rows, match_rows, pick_rows
+from hf_imgcls.fit.saved_reading import save_reading
 from hf_imgcls.fit.weights import LOADING_ERRORS, pin_source
 from hf_imgcls.records import MULTI_LABEL, SINGLE_LABEL, TEMPERATURE_KEY, THRESHOLDS_KEY
 
@@ -42,7 +43,8 @@ def build_model(
 
     Args:
         fit: Which model: ``model_name_or_path``, or ``model_type`` with ``model_config`` for one from scratch.
-        data: ``image_size``, ``image_mean`` and ``image_std`` override what the processor says.
+        data: ``image_size``, ``image_mean`` and ``image_std`` override what the processor says; how images are read is
+            kept in the config.
         labels: Class names; the position is the class id.
         multi_label: Whether an image may have several labels: ``pipeline()`` then answers with a sigmoid of each.
 
@@ -70,6 +72,7 @@ def build_model(
         model = _load_pretrained(fit, data, labels)
         processor = _pretrained_processor(fit, data, model.config)
     _set_problem_type(model.config, multi_label)
+    save_reading(model.config, data)
     _check_image_size(model.config)
     _check_forward(model, processor)
     return model.train(), processor

@@ -27,6 +27,7 @@ from transformers.trainer_utils import TrainOutput
 from hf_imgcls.data.batches import BatchedSplit
 from hf_imgcls.data.cache import find_cache_folder, fingerprint_files, write_atomically
 from hf_imgcls.data.label_sets import read_label_ids
+from hf_imgcls.data.reading import Reading
 from hf_imgcls.data.transforms import EvalTransform
 from hf_imgcls.errors import DataError, ModelError, NumericsError
 from hf_imgcls.fit.evaluation import build_eval_dataloader
@@ -178,7 +179,7 @@ def compute_features(
     options = {
         "weights": digest_backbone(trainer.model, head),
         "processor": json.dumps(preprocessor.processor.to_dict(), sort_keys=True, default=str),
-        "background": args.data.alpha_background,
+        **Reading.from_arguments(args.data).key,
     }
     path = find_cache_folder(args.data) / f"features-{fingerprint_files(raw, f'features {_LAYOUT}', options)}.npy"
     started, seconds = time.perf_counter(), 0.0

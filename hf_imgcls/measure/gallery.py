@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from hf_imgcls.data.decode import MAX_PIXELS, decode_image
+from hf_imgcls.data.decode import decode_image
+from hf_imgcls.data.reading import DEFAULT_READING, Reading
 from hf_imgcls.errors import DataError
 from hf_imgcls.measure.columns import name_files
 from hf_imgcls.measure.predictions import unique_names
@@ -55,8 +56,7 @@ def build_gallery(
     dataset: Any = None,
     train: Any = None,
     *,
-    background: str = "white",
-    max_pixels: int = MAX_PIXELS,
+    reading: Reading = DEFAULT_READING,
 ) -> Gallery:
     """Choose examples and make their thumbnails.
 
@@ -65,8 +65,7 @@ def build_gallery(
         dataset: The split that was measured: rows with ``image`` and ``sample_index``, as `load_image_dataset` gives
             them, in memory or streaming; None leaves the pictures out.
         train: The training split, with ``label`` too, for examples of confused classes; a stream is not searched.
-        background: Colour that shows through transparent pixels.
-        max_pixels: Most pixels an image may have.
+        reading: How files become pixels.
 
     Returns:
         The gallery. An image that cannot be read is left out with the reason, which is no error: the numbers stand.
@@ -79,7 +78,7 @@ def build_gallery(
     confused = [_find_mistakes(table, pair["label_id"], pair["prediction_id"])[:_NUM_PER_PAIR] for pair in pairs]
 
     chosen = sorted({int(row) for rows in (worst, unsure, *confused) for row in rows})
-    album = Album(background, max_pixels)
+    album = Album(reading)
     sources = {}
     if dataset is not None:
         sources = find_rows(dataset, [int(table.sample_index[row]) for row in chosen])
@@ -160,13 +159,10 @@ def find_rows(dataset: Any, sample_indices: Iterable[int]) -> dict[int, Any]:
 class Album:
     """Thumbnails, each made once."""
 
-    def __init__(self, background: str, max_pixels: int) -> None:
+    def __init__(self, reading: Reading) -> None:
         self.thumbnails: dict[str, bytes] = {}
         self._decode: Callable[[Any], Image.Image] = lambda source: decode_image(
-            source,
-            background=background,
-            max_pixels=max_pixels,
-            min_size=(2 * THUMBNAIL_SIDE_PX, 2 * THUMBNAIL_SIDE_PX),
+            source, reading, min_size=(2 * THUMBNAIL_SIDE_PX, 2 * THUMBNAIL_SIDE_PX)
         )
 
     def add(self, split: str, sample_index: int, source: Any, otherwise: str) -> dict[str, str | None]:

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from hf_imgcls.data.decode import EncodedImage, choose_reduction, name_sample
+from hf_imgcls.data.reading import Reading
 from hf_imgcls.errors import DataError
 from hf_imgcls.measure.formulas import FloatArray, IntArray
 from hf_imgcls.provenance import count_cores
@@ -82,7 +83,7 @@ class _ImageRuler:
 
     def __init__(self, split: Dataset, data: DataArguments) -> None:
         self._rows = split.select_columns(["image", "sample_index"]).with_format(None)
-        self._options: dict[str, Any] = {"background": data.alpha_background, "max_pixels": data.max_image_pixels}
+        self._reading = Reading.from_arguments(data)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -93,7 +94,7 @@ class _ImageRuler:
 
     def _measure(self, source: Any, sample_index: int) -> list[float]:
         try:
-            encoded = EncodedImage(source, **self._options)
+            encoded = EncodedImage(source, self._reading)
             width, height = encoded.size
             enough = (_SHORTER_SIDE_PX, _SHORTER_SIDE_PX)
             image = encoded.read(choose_reduction(encoded.size, enough) if encoded.reducible else 1)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_imgcls.data.decode import MAX_PIXELS
+from hf_imgcls.data.reading import DEFAULT_READING, Reading
 from hf_imgcls.measure.gallery import NUM_LEAST_CONFIDENT, NUM_WORST, Album, Gallery, find_rows, rank_rows
 from hf_imgcls.measure.predictions import unique_names
 
@@ -16,16 +16,13 @@ if TYPE_CHECKING:
 _MAX_NAMED = 10
 
 
-def build_label_gallery(
-    table: MultiLabelTable, dataset: Any = None, *, background: str = "white", max_pixels: int = MAX_PIXELS
-) -> Gallery:
+def build_label_gallery(table: MultiLabelTable, dataset: Any = None, *, reading: Reading = DEFAULT_READING) -> Gallery:
     """Choose examples and make their thumbnails; arguments as for `hf_imgcls.measure.gallery.build_gallery`.
 
     Args:
         table: The predictions.
         dataset: The split that was measured; None leaves the pictures out.
-        background: Colour that shows through transparent pixels.
-        max_pixels: Most pixels an image may have.
+        reading: How files become pixels.
 
     Returns:
         The gallery: ``worst_mistakes``, by loss, and ``least_confident_right``, by the distance of the nearest score to
@@ -37,7 +34,7 @@ def build_label_gallery(
     wrong, right = np.flatnonzero(~table.correct), np.flatnonzero(table.correct)
     worst = rank_rows(wrong, -table.log_loss[wrong], table.sample_index)[:NUM_WORST]
     narrow = rank_rows(right, margin[right], table.sample_index)[:NUM_LEAST_CONFIDENT]
-    album, names = Album(background, max_pixels), unique_names(table.labels)
+    album, names = Album(reading), unique_names(table.labels)
     sources = {}
     if dataset is not None:
         sources = find_rows(dataset, [int(table.sample_index[row]) for row in {*worst, *narrow}])

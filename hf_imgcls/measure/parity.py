@@ -1,64 +1,53 @@
 """Served = scored: a plain ``pipeline()`` on the saved folder must predict what was scored.
 
 The consumer's side is exactly ``pipeline("image-classification", model=FOLDER)`` with nothing of ours in it (for an
-exported model see `hf_imgcls.measure.consumer`). What it is given are the split's own images, decoded and upright.
+exported model see `hf_imgcls.measure.consumer`). It is given the split's own files, and reads them itself. Files that
+it reads otherwise than they were scored, for a known reason (`hf_imgcls.measure.offered`), are given to it twice:
+converted, which must give the scored answer, and as they are, which gives the second number of the record.
 """
 
 from __future__ import annotations
 
+import io
 import itertools
-import logging
+import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 from torch.utils.data import IterableDataset
 
-from hf_imgcls.data.decode import decode_image
+from hf_imgcls.data.reading import Reading
 from hf_imgcls.errors import DataError, ParityError
 from hf_imgcls.measure.consumer import load_pipeline
 from hf_imgcls.measure.exported_model import ExportedClassifier
 from hf_imgcls.measure.metrics import ExampleTable
-from hf_imgcls.measure.multilabel_formulas import DEFAULT_THRESHOLD
 from hf_imgcls.measure.multilabel_metrics import MultiLabelExamples
+from hf_imgcls.measure.offered import Picture, offer
+from hf_imgcls.measure.scored_answers import (
+    Disagreement,
+    ScoredAnswers,
+    SetDisagreement,
+    Tolerance,
+    build_scored,
+)
 from hf_imgcls.records import ParityRecord
 
 if TYPE_CHECKING:
     from hf_imgcls.arguments import DataArguments
 
-logger = logging.getLogger(__name__)
-
 PARITY_FILE = "parity.json"
 # Two classes whose scores are closer than this may change places through float noise alone: the same weights in
 # batches of another size differ by about 1e-6 in float32, and by up to 1e-3 where a GPU convolves in TF32 (10 bits).
 TIE_TOLERANCE = {"cpu": 1e-4, "cuda": 1e-3}
-# A larger change of the top-1 probability is no float noise even when the top-1 class stays the same.
-_NOTABLE_PROBABILITY_DIFFERENCE = 0.01
+# A larger change of a probability is not float noise even when the labels stay the same. Integer models round the
+# activations of a batch together, so that theirs depend on what else is in it.
+SCORE_TOLERANCE = {"cpu": 1e-3, "cuda": 1e-2}
 _NUM_NAMED = 5
-
-
-class Disagreement(NamedTuple):
-    """One image that the served model answers differently.
-
-    Attributes:
-        sample_index: The image's position in its source split.
-        scored: Class name and probability of the scored prediction.
-        served: Class name and score of the consumer's first answer.
-        served_score: What the consumer gives the scored class.
-    """
-
-    sample_index: int
-    scored: tuple[str, float]
-    served: tuple[str, float]
-    served_score: float
-
-    def __str__(self) -> str:
-        return (
-            f"sample_index {self.sample_index}: scored {self.scored[0]!r} ({self.scored[1]:.4f}), "
-            f"served {self.served[0]!r} ({self.served[1]:.4f}; {self.scored[0]!r} has {self.served_score:.4f})"
-        )
 
 
 class Consumer(Protocol):
@@ -75,8 +64,10 @@ class Consumer(Protocol):
     @property
     def device_type(self) -> str: ...
 
-    def answer(self, images: Iterator[Any], batch_size: int) -> Iterator[list[dict[str, Any]]]:
-        """For each image (``PIL.Image``) ``label`` and ``score`` of every class, the best first."""
+    def answer(self, images: Iterator[Picture], batch_size: int) -> Iterator[list[dict[str, Any]]]:
+        """For each image (a path, the bytes of a file, or a picture) ``label`` and ``score`` of every class, the best
+        first.
+        """
         ...
 
 
@@ -103,42 +94,12 @@ class PipelineConsumer:
         runtime = _name_exported(self.classifier)
         self.description = f"pipeline of transformers {transformers.__version__} on {self.device_type}{runtime}"
 
-    def answer(self, images: Iterator[Any], batch_size: int) -> Iterator[list[dict[str, Any]]]:
+    def answer(self, images: Iterator[Picture], batch_size: int) -> Iterator[list[dict[str, Any]]]:
         """See `Consumer`."""
         num_labels = self.classifier.model.config.num_labels
-        yield from self.classifier(images, batch_size=batch_size, top_k=num_labels)
-
-
-class SetDisagreement(NamedTuple):
-    """One image that the served model gives other labels, or other scores.
-
-    Attributes:
-        sample_index: The image's position in its source split.
-        label: The class whose score differs most.
-        threshold: From which score on it is answered.
-        scored: Its score when the split was scored.
-        served: The consumer's score.
-    """
-
-    sample_index: int
-    label: str
-    threshold: float
-    scored: float
-    served: float
-
-    def __str__(self) -> str:
-        return (
-            f"sample_index {self.sample_index}: {self.label!r} scored {self.scored:.4f}, served {self.served:.4f}; its "
-            f"threshold is {self.threshold:.4f}"
-        )
-
-
-class _Outcome(NamedTuple):
-    """How an image's two answers compare: the difference of probabilities, whether it is a tie, what is wrong."""
-
-    difference: float
-    is_tie: bool = False
-    disagreement: Disagreement | SetDisagreement | None = None
+        # pipeline() takes paths and pictures; of a path it opens the file, as is done here with bytes.
+        opened = (Image.open(io.BytesIO(image)) if isinstance(image, bytes) else image for image in images)
+        yield from self.classifier(opened, batch_size=batch_size, top_k=num_labels)
 
 
 def check_parity(
@@ -155,6 +116,7 @@ def check_parity(
     batch_size: int = 32,
     tie_tolerance: float | None = None,
     consumer: Consumer | None = None,
+    are_files: bool = True,
 ) -> ParityRecord:
     """Compare scored predictions with the consumer's, by class name.
 
@@ -164,7 +126,7 @@ def check_parity(
             ``sample_index`` (int). Of a stream, only this process's share is compared.
         examples: The scored predictions, one per row of the split; matched by ``sample_index``.
         labels: Class names; the position is the class id of ``examples``.
-        data: How images are decoded, as in scoring.
+        data: How images are read, as in scoring.
         revision: Branch, tag or commit of a model on the Hub.
         thresholds: Where an image may have several labels: from which score on it has each; 0.5 by default.
         max_samples: Compare at most so many images, drawn at random (of a stream: the first ones); ``None`` compares
@@ -174,98 +136,93 @@ def check_parity(
         tie_tolerance: Two classes whose scores differ by at most this count as tied; by default `TIE_TOLERANCE` of
             the consumer's device.
         consumer: Who serves ``folder``; by default `PipelineConsumer`.
+        are_files: Whether what the rows hold are files of the user's, and not pictures that were made of arrays.
 
     Returns:
         The record, with an agreement of 1.
 
     Raises:
-        ParityError: An image that is no tie has another top-1 class, or other labels, where it may have several; the
-            first ones are named. With several labels a score that is off by more than float noise is an error too: a
-            softmax in place of a sigmoid may leave the labels as they are.
+        ParityError: An image that is no tie has another top-1 class, other labels, where it may have several, or a
+            score that is off by more than float noise (`SCORE_TOLERANCE`): a softmax in place of a sigmoid may leave
+            the labels as they are. The first such images are named. Files that are known to be read otherwise count
+            by their converted picture.
         DataError: An image of the split was not scored.
     """
     consumer = consumer or PipelineConsumer(folder, revision, data)
-    positions: list[int] = []  # in `examples`, of the images read so far
-
-    def read_images() -> Iterator[Any]:
-        for row in _draw_rows(dataset, max_samples, seed):
-            positions.append(_find_scored(row["sample_index"], examples))
-            yield decode_image(row["image"], background=data.alpha_background, max_pixels=data.max_image_pixels)
-
-    outcomes = []
-    for number, answer in enumerate(consumer.answer(read_images(), batch_size)):
-        if tie_tolerance is None:
-            tie_tolerance = TIE_TOLERANCE.get(consumer.device_type, TIE_TOLERANCE["cuda"])
-        position = positions[number]
-        if isinstance(examples, MultiLabelExamples):
-            limits = np.full(len(labels), DEFAULT_THRESHOLD) if thresholds is None else np.asarray(thresholds)
-            outcomes.append(_compare_labels(examples, position, labels, limits, answer, tie_tolerance))
-        else:
-            outcomes.append(_compare_best(examples, position, labels, answer, tie_tolerance))
-    num_ties = sum(outcome.is_tie for outcome in outcomes)
-    disagreements = [outcome.disagreement for outcome in outcomes if outcome.disagreement is not None]
-
-    if not positions or tie_tolerance is None:
+    scored = build_scored(examples, labels, thresholds)
+    questions = _Questions(scored, Reading.from_arguments(data))
+    outcomes, num_plain_right = [], 0
+    answers = consumer.answer(questions.ask(_draw_rows(dataset, max_samples, seed)), batch_size)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what Pillow says to a consumer about odd files
+        for number, answer in enumerate(answers):
+            row, is_plain = questions.asked[number]
+            if is_plain:
+                num_plain_right += scored.is_right(row, answer)
+            else:
+                outcomes.append(scored.compare(row, answer, _choose_tolerance(consumer, tie_tolerance)))
+                num_plain_right += scored.is_right(row, answer) and row not in questions.converted
+    if not outcomes:
         raise DataError("a split without images", "at least one image to compare", "check the split")
+    disagreements = [outcome.disagreement for outcome in outcomes if outcome.disagreement is not None]
+    n = len(outcomes)
     record = ParityRecord(
-        num_examples=len(positions),
-        num_agreeing=len(positions) - len(disagreements),
-        num_ties=num_ties,
-        top1_agreement=(len(positions) - len(disagreements)) / len(positions),
+        num_examples=n,
+        num_agreeing=n - len(disagreements),
+        num_ties=sum(outcome.is_tie for outcome in outcomes),
+        top1_agreement=(n - len(disagreements)) / n,
         max_probability_difference=max(outcome.difference for outcome in outcomes),
-        tie_tolerance=tie_tolerance,
+        tie_tolerance=_choose_tolerance(consumer, tie_tolerance).tie,
         consumer=consumer.description,
+        num_files=questions.num_files if are_files else 0,
+        read_otherwise=dict(questions.reasons.most_common()),
+        metric=scored.metric,
+        scored_value=sum(scored.is_right(row) for row, is_plain in questions.asked if not is_plain) / n,
+        plain_value=num_plain_right / n,
     )
     if disagreements:
         raise _parity_error(folder, record, disagreements)
-    if record.max_probability_difference > _NOTABLE_PROBABILITY_DIFFERENCE:
-        logger.warning(
-            "Served and scored agree on every top-1 class, but their probabilities differ by up to %.3f.",
-            record.max_probability_difference,
-        )
     return record
 
 
-def _compare_best(
-    examples: ExampleTable, position: int, labels: list[str], answer: list[dict[str, Any]], tie_tolerance: float
-) -> _Outcome:
-    """Hold the best class against the consumer's first answer."""
-    name, probability = labels[examples.prediction[position]], float(examples.probability[position])
-    # Two classes may share a name (imagenet-1k has "crane" twice): the better one is what a reader would see.
-    own = max((item["score"] for item in answer if item["label"] == name), default=0.0)
-    difference = abs(own - probability)
-    if answer[0]["label"] == name:
-        return _Outcome(difference)
-    if answer[0]["score"] - own <= tie_tolerance:
-        return _Outcome(difference, is_tie=True)
-    served = (answer[0]["label"], answer[0]["score"])
-    index = int(examples.sample_index[position])
-    return _Outcome(difference, disagreement=Disagreement(index, (name, probability), served, own))
+class _Questions:
+    """What a consumer is asked, in order, and why.
+
+    Attributes:
+        asked: For each question the row of the scored predictions, and whether it is a file that the consumer is known
+            to read otherwise.
+        converted: Rows of such files.
+        reasons: Why they are read otherwise -> how many.
+        num_files: Images that are files.
+    """
+
+    def __init__(self, scored: ScoredAnswers, reading: Reading) -> None:
+        self._scored, self._reading = scored, reading
+        self.asked: list[tuple[int, bool]] = []
+        self.converted: set[int] = set()
+        self.reasons: Counter[str] = Counter()
+        self.num_files = 0
+
+    def ask(self, rows: Iterator[dict[str, Any]]) -> Iterator[Picture]:
+        """Give each image once, or twice if it has to be converted to give what was scored."""
+        for row in rows:
+            place = self._scored.find(row["sample_index"])
+            offered = offer(row["image"], self._reading)
+            self.num_files += offered.is_file
+            if offered.converted is not None:
+                self.reasons[offered.reason] += 1
+                self.converted.add(place)
+                self.asked.append((place, False))
+                yield offered.converted
+            if offered.original is not None:
+                self.asked.append((place, offered.converted is not None))
+                yield offered.original
 
 
-def _compare_labels(
-    examples: MultiLabelExamples,
-    position: int,
-    labels: list[str],
-    thresholds: npt.NDArray[Any],
-    answer: list[dict[str, Any]],
-    tie_tolerance: float,
-) -> _Outcome:
-    """Hold the scores of all classes, and the labels that they give, against the consumer's."""
-    by_name = {item["label"]: item["score"] for item in answer}
-    served = np.array([by_name[name] for name in labels])
-    scored = examples.scores[position].astype(np.float64)
-    differences = np.abs(served - scored)
-    changed = (served >= thresholds) != (scored >= thresholds)
-    worst = int(np.where(changed, 1.0 + differences, differences).argmax())
-    difference = float(differences.max())
-    if not changed.any() and difference <= _NOTABLE_PROBABILITY_DIFFERENCE:
-        return _Outcome(difference)
-    if difference <= _NOTABLE_PROBABILITY_DIFFERENCE and differences[changed].max() <= tie_tolerance:
-        return _Outcome(difference, is_tie=True)
-    index = int(examples.sample_index[position])
-    limits = float(thresholds[worst]), float(scored[worst]), float(served[worst])
-    return _Outcome(difference, disagreement=SetDisagreement(index, labels[worst], *limits))
+def _choose_tolerance(consumer: Consumer, tie: float | None) -> Tolerance:
+    """Return what is float noise on the consumer's device, which is known once it has answered."""
+    device = consumer.device_type if consumer.device_type in TIE_TOLERANCE else "cuda"
+    return Tolerance(TIE_TOLERANCE[device] if tie is None else tie, SCORE_TOLERANCE[device])
 
 
 def _name_exported(classifier: Any) -> str:
@@ -284,18 +241,6 @@ def _draw_rows(dataset: Any, max_samples: int | None, seed: int) -> Iterator[dic
     return (dataset[int(number)] for number in numbers)
 
 
-def _find_scored(sample_index: int, examples: ExampleTable | MultiLabelExamples) -> int:
-    """Row of ``examples``, which are ordered by sample_index."""
-    position = int(np.searchsorted(examples.sample_index, sample_index))
-    if position == len(examples) or examples.sample_index[position] != sample_index:
-        raise DataError(
-            f"an image was not scored (sample_index {sample_index})",
-            "the split that was scored",
-            "compare on the same split, revision and max_test_samples",
-        )
-    return position
-
-
 def _parity_error(
     folder: str | Path, record: ParityRecord, disagreements: Sequence[Disagreement | SetDisagreement]
 ) -> ParityError:
@@ -304,8 +249,7 @@ def _parity_error(
         f"the served model disagrees with the scored one on {len(disagreements)} of {record.num_examples} images, "
         f"{record.num_ties} ties not counted:\n{listed}",
         "the same labels and scores for every image"
-        if isinstance(disagreements[0], SetDisagreement)
-        else f"the same top-1 class for every image (scores within {record.tie_tolerance:g} are ties)",
+        + f" (classes within {record.tie_tolerance:g} of each other are ties)",
         f"compare config.json (id2label, problem_type) and preprocessor_config.json in {folder} with those of the "
         "training run",
     )

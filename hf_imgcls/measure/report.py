@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_imgcls.data.decode import MAX_PIXELS
+from hf_imgcls.data.reading import DEFAULT_READING, Reading
 from hf_imgcls.errors import OutputError
 from hf_imgcls.extras import require
 from hf_imgcls.measure.formulas import count_confusions
@@ -42,8 +42,7 @@ def write_report(
     table: Table | None = None,
     dataset: Any = None,
     train: Any = None,
-    background: str = "white",
-    max_pixels: int = MAX_PIXELS,
+    reading: Reading = DEFAULT_READING,
 ) -> Path:
     """Write ``report.json``, ``report.html`` and pictures (``reliability.png``, ``confusion.png`` and so on).
 
@@ -54,8 +53,7 @@ def write_report(
         table: The predictions, for the confusion matrix and, unless the record has one, the gallery.
         dataset: The split that was measured, for the gallery's pictures, see `build_gallery`.
         train: The training split, for the gallery.
-        background: Colour that shows through transparent pixels.
-        max_pixels: Most pixels an image may have.
+        reading: How files become pixels.
 
     Returns:
         The report's folder.
@@ -72,9 +70,9 @@ def write_report(
     gallery = Gallery({})
     if record.gallery is None and table is not None:
         if isinstance(table, MultiLabelTable):
-            gallery = build_label_gallery(table, dataset, background=background, max_pixels=max_pixels)
+            gallery = build_label_gallery(table, dataset, reading=reading)
         else:
-            gallery = build_gallery(table, dataset, train, background=background, max_pixels=max_pixels)
+            gallery = build_gallery(table, dataset, train, reading=reading)
         record = dataclasses.replace(record, gallery=gallery.content)
     content = record.to_json()
     files = {f"{name}.png": encode_png(chart) for name, chart in draw_charts(content, table, PRINT).items()}

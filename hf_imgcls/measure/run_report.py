@@ -13,6 +13,7 @@ from accelerate import PartialState
 from torch.utils.data import IterableDataset
 
 from hf_imgcls.data.decode import decode_image
+from hf_imgcls.data.reading import Reading
 from hf_imgcls.errors import ArgumentError, DataError, printable
 from hf_imgcls.fit.imbalance import describe_effect
 from hf_imgcls.measure.calibration import (
@@ -139,7 +140,7 @@ def report_table(
     ):
         from hf_imgcls.measure.latency import measure_latency
 
-        image = decode_image(split[0]["image"], background=args.data.alpha_background)
+        image = decode_image(split[0]["image"], Reading.from_arguments(args.data))
         revision = table.source.get("model_revision")
         record.latency = measure_latency(
             table.source["model"], image, model_revision=revision, is_trusted=args.data.trust_remote_code
@@ -150,7 +151,7 @@ def report_table(
     record.exports = _keep_exports(record, folder)
     write_report(
         record, folder, table=table, dataset=split, train=train,
-        background=args.data.alpha_background, max_pixels=args.data.max_image_pixels,
+        reading=Reading.from_arguments(args.data),
     )  # fmt: skip
     _print_report(record, folder)
     return record.goals
@@ -298,10 +299,7 @@ def _explain_mistakes(
     images_folder = folder / REPORT_FOLDER / "images"
     images_folder.mkdir(parents=True, exist_ok=True)
     rows = find_rows(split, table.sample_index[chosen].tolist())
-    images = [
-        decode_image(rows[index], background=data.alpha_background, max_pixels=data.max_image_pixels)
-        for index in table.sample_index[chosen].tolist()
-    ]
+    images = [decode_image(rows[index], Reading.from_arguments(data)) for index in table.sample_index[chosen].tolist()]
     ids = {str(name): index for index, name in model.config.id2label.items()}
     targets = [ids[table.labels[table.prediction[row]]] for row in chosen]
     explained = explain_examples(model, processor, images, targets, overlay_folder=images_folder)

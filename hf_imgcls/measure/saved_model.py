@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 from accelerate import PartialState
 
 from hf_imgcls.errors import printable
+from hf_imgcls.fit.saved_reading import adopt_reading
 from hf_imgcls.fit.weights import find_commit
 from hf_imgcls.measure.multilabel_table import MultiLabelTable
+from hf_imgcls.measure.offered import describe_input, describe_plain
 from hf_imgcls.measure.parity import PARITY_FILE, check_parity
 from hf_imgcls.measure.predictions import PREDICTIONS_FILE
 from hf_imgcls.measure.results import write_results
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
     from hf_imgcls.arguments import Arguments
     from hf_imgcls.data.load import ImageDataset
+    from hf_imgcls.records import ParityRecord
 
 
 def measure_saved_model(
@@ -44,10 +47,11 @@ def measure_saved_model(
     if split not in dataset.splits:
         state.print(f"\n{split}: not measured, the dataset has no {split} split (see --test_split, --{split}_dir)")
         return None
+    data = adopt_reading(args.data, model, args.fit.model_revision)
     score = score_folder(
         model,
         dataset,
-        args.data,
+        data,
         split=split,
         model_revision=args.fit.model_revision,
         batch_size=training_args.per_device_eval_batch_size,
@@ -66,16 +70,25 @@ def measure_saved_model(
         dataset.splits[split],
         score.examples,
         score.labels,
-        args.data,
+        data,
         revision=find_commit(model, args.data, args.fit.model_revision),
         thresholds=score.table.thresholds if isinstance(score.table, MultiLabelTable) else None,
         max_samples=args.measure.max_parity_samples,
         seed=args.data.split_seed,
         batch_size=training_args.per_device_eval_batch_size,
+        are_files=dataset.are_files,
     )
+    parity.split = split
     parity.save(folder / PARITY_FILE)
-    print(f"  served = scored       {parity.top1_agreement:.2%} of {parity.num_examples} images, {parity.consumer}")
+    print_parity(parity)
     return score
+
+
+def print_parity(parity: ParityRecord) -> None:
+    """Print whether a consumer answers as was scored and, where a plain ``pipeline()`` does not, what it scores."""
+    print(f"  served = scored       {parity.top1_agreement:.2%} of {describe_input(parity)}, {parity.consumer}")
+    if plain := describe_plain(parity):
+        print(f"  plain pipeline()      {plain}")
 
 
 def print_score(score: Score) -> None:

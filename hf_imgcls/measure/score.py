@@ -24,6 +24,7 @@ from torch.utils.data import IterableDataset
 
 from hf_imgcls.compat import load_image_processor
 from hf_imgcls.errors import DataError, ModelError
+from hf_imgcls.fit.saved_reading import adopt_reading
 from hf_imgcls.fit.weights import find_commit, load_trained, pin_source
 from hf_imgcls.measure.columns import read_columns
 from hf_imgcls.measure.exported_model import ExportedClassifier, find_exported_file, load_exported
@@ -96,7 +97,7 @@ def score_folder(
     Args:
         model_name_or_path: A folder that ``pipeline("image-classification")`` can load, or a Hub id.
         dataset: From `load_image_dataset`.
-        data: How images are decoded, and how the Hub is reached.
+        data: How images are read, where the model does not say it, and how the Hub is reached.
         split: The split to score.
         model_revision: Branch, tag or commit of a Hub model.
         batch_size: Images per forward pass and process.
@@ -125,6 +126,7 @@ def score_folder(
             f"one of {', '.join(dataset.splits)}",
             "name another split, or say which split it is with --test_split_name or --test_dir",
         )
+    data = adopt_reading(data, model_name_or_path, model_revision)
     model, processor = load_classifier(
         model_name_or_path, data, revision=model_revision, trusts_programs=trusts_programs
     )

@@ -10,6 +10,7 @@ import numpy as np
 from datasets import Dataset
 
 from hf_imgcls.data.decode import decode_image
+from hf_imgcls.data.reading import Reading
 from hf_imgcls.publish.files import EXAMPLES_FOLDER
 from hf_imgcls.publish.verify import RunData
 
@@ -41,9 +42,7 @@ def write_examples(folder: Path, source: RunData) -> list[tuple[str, str]]:
     (folder / EXAMPLES_FOLDER).mkdir()
     examples = []
     for number, (classes, row) in enumerate(rows.items(), 1):
-        image = decode_image(
-            row["image"], background=source.data.alpha_background, max_pixels=source.data.max_image_pixels
-        )
+        image = decode_image(row["image"], Reading.from_arguments(source.data))
         image.thumbnail((_MAX_SIZE_PX, _MAX_SIZE_PX))
         name = f"{EXAMPLES_FOLDER}/{number}.{'png' if max(image.size) <= 64 else 'jpg'}"
         image.save(folder / name, quality=90)

@@ -222,6 +222,7 @@ def _print_push(destination: Destination, commit: Commit, plan: Plan) -> None:
 
 
 def _verify(record: PushRecord, plan: Plan) -> None:
+    from hf_imgcls.measure.saved_model import print_parity
     from hf_imgcls.publish.verify import RunData, verify_revision
 
     try:
@@ -232,8 +233,7 @@ def _verify(record: PushRecord, plan: Plan) -> None:
         raise
     if isinstance(result, ParityRecord):
         record.parity, record.not_verified = result, ""
-        agreement = f"{result.top1_agreement:.2%} of {result.num_examples} images"
-        print(f"  served = scored       {agreement}, {result.consumer}")
+        print_parity(result)
     else:
         record.not_verified = result
         print(f"  served = scored       not verified: {result}")

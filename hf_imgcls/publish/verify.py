@@ -21,6 +21,7 @@ from hf_imgcls.run import RECIPE_FILE
 if TYPE_CHECKING:
     from hf_imgcls.arguments import DataArguments
     from hf_imgcls.data.load import ImageDataset
+    from hf_imgcls.measure.offered import Picture
     from hf_imgcls.records import ParityRecord
 
 MAX_VERIFIED = 256  # the files' checksums are compared on the way: this is about what comes after them
@@ -54,11 +55,13 @@ def recall_data(folder: Path) -> RunData:
     """Load the data that a run's recipe names, but for its training split."""
     from hf_imgcls.data.load import load_image_dataset
     from hf_imgcls.data.scan import check_images
+    from hf_imgcls.fit.saved_reading import adopt_reading
 
     if not (folder / RECIPE_FILE).is_file():
         return RunData(None, reason=f"{folder} has no {RECIPE_FILE}, which names the data")
     try:
         data = parse_arguments(["--config", str(folder / RECIPE_FILE)], groups=("data", "pixels")).data
+        data = adopt_reading(data, folder)
         dataset = load_image_dataset(data)
         dataset.splits.pop("train", None)
         dataset = check_images(dataset, data)
@@ -109,7 +112,19 @@ def verify_revision(repo_id: str, revision: str, folder: Path, source: RunData) 
             max_samples=MAX_VERIFIED,
             batch_size=_BATCH_SIZE,
             consumer=Stranger(repo_id, revision, Path(place)),
+            are_files=source.dataset.are_files,
         )
+
+
+def _as_file(image: Picture, place: Path) -> str:
+    """Return the path of an image, written to ``place`` if it has none. pipeline() ignores the name's ending."""
+    if isinstance(image, str):
+        return image
+    if isinstance(image, bytes):
+        place.write_bytes(image)
+    else:
+        image.save(place)  # lossless
+    return str(place)
 
 
 class Stranger:
@@ -126,12 +141,9 @@ class Stranger:
         self.device_type = ""
         self.description = ""
 
-    def answer(self, images: Iterator[Any], batch_size: int) -> Iterator[list[dict[str, Any]]]:
+    def answer(self, images: Iterator[Picture], batch_size: int) -> Iterator[list[dict[str, Any]]]:
         """See `hf_imgcls.measure.parity.Consumer`."""
-        paths = []
-        for number, image in enumerate(images):
-            paths.append(str(self.place / f"{number}.png"))  # lossless
-            image.save(paths[-1])
+        paths = [_as_file(image, self.place / f"{number}.png") for number, image in enumerate(images)]
         answers = self.place / "answers.jsonl"
         request = {"model": self.repo_id, "revision": self.revision, "images": paths, "batch_size": batch_size}
         self._run(json.dumps({**request, "answers": str(answers)}))

@@ -3,6 +3,7 @@
 import logging
 import os
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,9 +17,10 @@ from hf_imgcls.data import cache as cache_module
 from hf_imgcls.data.augment import crop_and_resize
 from hf_imgcls.data.cache import DecodedCache, build_decoded_cache
 from hf_imgcls.data.collate import collate_batch
+from hf_imgcls.data.reading import Reading
 from hf_imgcls.errors import DataError
 
-OPTIONS = {"background": "white", "max_pixels": 10**6}
+READING = Reading(max_pixels=10**6)
 
 
 @pytest.fixture
@@ -27,7 +29,7 @@ def files():
 
 
 def build(files, folder, mode="auto", **options):
-    return build_decoded_cache(build_split(files), mode, folder, **{**OPTIONS, **options})
+    return build_decoded_cache(build_split(files), mode, folder, replace(READING, **options))
 
 
 def test_cache_holds_the_decoded_pixels(files, tmp_path):
@@ -48,9 +50,10 @@ def test_cache_is_built_once_and_keyed_by_what_it_depends_on(files, tmp_path, mo
     monkeypatch.setattr(cache_module, "decode_image", lambda *args, **options: pytest.fail("decoded again"))
     assert build(files, tmp_path).path == first.path
     monkeypatch.undo()
-    assert build(files, tmp_path, background="black").path != first.path
+    assert build(files, tmp_path, alpha_background="black").path != first.path
+    assert build(files, tmp_path, intensity_range=(0.0, 4095.0)).path != first.path
     assert build(files[:-1], tmp_path).path != first.path
-    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".npy"] * 3  # nothing temporary is left
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".npy"] * 4  # nothing temporary is left
 
 
 def test_a_replaced_file_is_noticed(files, tmp_path):
@@ -60,10 +63,10 @@ def test_a_replaced_file_is_noticed(files, tmp_path):
     split = Dataset.from_dict(
         {"image": [{"bytes": None, "path": str(path)}], "label": [0], "sample_index": [0]}, features=split.features
     )
-    first = build_decoded_cache(split, "auto", tmp_path / "cache", **OPTIONS)
+    first = build_decoded_cache(split, "auto", tmp_path / "cache", READING)
     path.write_bytes(files[1])
     os.utime(path, ns=(1, 1))
-    second = build_decoded_cache(split, "auto", tmp_path / "cache", **OPTIONS)
+    second = build_decoded_cache(split, "auto", tmp_path / "cache", READING)
     assert not np.array_equal(first.images, second.images)
 
 
@@ -140,7 +143,7 @@ def test_resampling_is_exact_under_autocast():
 
 def test_cache_of_a_subset_finds_its_samples(files, tmp_path):
     split = build_split(files).select([9, 2, 5])
-    cache = build_decoded_cache(split, "auto", tmp_path, **OPTIONS)
+    cache = build_decoded_cache(split, "auto", tmp_path, READING)
     assert np.array_equal(cache.gather(np.array([102]))[0].transpose(1, 2, 0), np.asarray(photo(20, 24, 2)))
     assert isinstance(cache, DecodedCache)
     assert isinstance(Image.fromarray(cache.images[0].transpose(1, 2, 0)), Image.Image)

@@ -10,11 +10,12 @@ from pictures import encode, photo
 from PIL import Image
 
 from hf_imgcls.data.decode import EncodedImage, choose_reduction, decode_image
+from hf_imgcls.data.reading import Reading
 from hf_imgcls.errors import ArgumentError, DataError
 
 
 def pixel(data, **options):
-    image = decode_image(data, **options)
+    image = decode_image(data, Reading(**options))
     assert image.mode == "RGB"
     return image.getpixel((0, 0))
 
@@ -43,22 +44,22 @@ def animation(format):
         (encode(flat("RGB", (1, 2, 3))), (1, 2, 3)),
         (encode(flat("1", 1)), (255, 255, 255)),
         (encode(flat("L", 77)), (77, 77, 77)),
-        (encode(flat("L", 77), transparency=77), (255, 255, 255)),
-        (encode(flat("LA", (100, 0))), (255, 255, 255)),
+        (encode(flat("L", 77), transparency=77), (77, 77, 77)),
+        (encode(flat("LA", (100, 0))), (100, 100, 100)),
         (encode(flat("LA", (100, 255))), (100, 100, 100)),
-        (encode(flat("RGBA", (10, 20, 30, 0))), (255, 255, 255)),
+        (encode(flat("RGBA", (10, 20, 30, 0))), (10, 20, 30)),
         (encode(flat("RGBA", (10, 20, 30, 255))), (10, 20, 30)),
-        (encode(flat("RGBA", (0, 100, 255, 128))), (127, 177, 255)),
-        (encode(flat("RGB", (9, 8, 7)), transparency=(9, 8, 7)), (255, 255, 255)),
+        (encode(flat("RGBA", (0, 100, 255, 128))), (0, 100, 255)),
+        (encode(flat("RGB", (9, 8, 7)), transparency=(9, 8, 7)), (9, 8, 7)),
         (palette_image(False), (200, 100, 50)),
-        (palette_image(True), (255, 255, 255)),
+        (palette_image(True), (200, 100, 50)),
         (encode(uint16_image(0)), (0, 0, 0)),
         (encode(uint16_image(257)), (1, 1, 1)),
         (encode(uint16_image(32768)), (128, 128, 128)),
         (encode(uint16_image(65535)), (255, 255, 255)),
         (encode(uint16_image(51400), "TIFF"), (200, 200, 200)),
         (encode(uint16_image(51400), "PPM"), (200, 200, 200)),
-        (encode(flat("I", 2**30), "TIFF"), (128, 128, 128)),
+        (encode(flat("I", 2**30), "TIFF"), (191, 191, 191)),
         (encode(flat("F", 0.5), "TIFF"), (128, 128, 128)),
         (encode(flat("F", 200.0), "TIFF"), (200, 200, 200)),
         (encode(flat("CMYK", (0, 0, 0, 0)), "JPEG"), (255, 255, 255)),
@@ -74,7 +75,9 @@ def test_odd_images_become_the_expected_rgb(data, expected):
 
 
 def test_premultiplied_and_in_memory_images():
-    assert decode_image(flat("RGBa", (50, 50, 50, 128))).getpixel((0, 0)) == (177, 177, 177)
+    premultiplied = flat("RGBa", (50, 50, 50, 128))
+    assert decode_image(premultiplied, Reading(alpha_background="white")).getpixel((0, 0)) == (177, 177, 177)
+    assert decode_image(premultiplied).getpixel((0, 0)) == (99, 99, 99)
     assert decode_image(flat("I", 51400)).getpixel((0, 0)) == (200, 200, 200)
 
 
@@ -90,10 +93,20 @@ def test_twelve_bits_are_scaled_by_their_own_range():
 
 def test_background_is_what_shows_through():
     transparent = encode(flat("RGBA", (0, 0, 0, 0)))
-    assert pixel(transparent, background="black") == (0, 0, 0)
-    assert pixel(transparent, background="#102030") == (16, 32, 48)
+    assert pixel(transparent, alpha_background="white") == (255, 255, 255)
+    assert pixel(transparent, alpha_background="#102030") == (16, 32, 48)
+    half = encode(flat("RGBA", (0, 100, 255, 128)))
+    assert pixel(half, alpha_background="white") == (127, 177, 255)
+    assert pixel(encode(flat("LA", (100, 255))), alpha_background="white") == (100, 100, 100)
+    for other in (
+        encode(flat("L", 77), transparency=77),
+        encode(flat("RGB", (9, 8, 7)), transparency=(9, 8, 7)),
+        encode(flat("LA", (100, 0))),
+        palette_image(True),
+    ):
+        assert pixel(other, alpha_background="#102030") == (16, 32, 48)
     with pytest.raises(ArgumentError, match="alpha_background"):
-        pixel(transparent, background="no colour")
+        pixel(transparent, alpha_background="no colour")
 
 
 @pytest.mark.parametrize("orientation", range(1, 10))
@@ -210,11 +223,11 @@ def test_checksums_of_png_files_are_looked_at_when_asked():
 
 def test_too_many_pixels_are_refused_before_decoding(monkeypatch):
     data = encode(flat("L", 0).resize((200, 100)))
-    assert decode_image(data, max_pixels=20_000).size == (200, 100)
+    assert decode_image(data, Reading(max_pixels=20_000)).size == (200, 100)
     with monkeypatch.context() as patch:
         patch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
         with pytest.raises(DataError, match="200 x 100 pixels"):
-            decode_image(data, max_pixels=19_999)
+            decode_image(data, Reading(max_pixels=19_999))
     # Pillow's own limit, where it only warns, is a limit too.
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 15_000)
     with pytest.warns(Image.DecompressionBombWarning), pytest.raises(DataError, match="15,000 pixels"):
@@ -229,6 +242,7 @@ import io, sys, warnings
 import numpy as np
 from PIL import Image
 from hf_imgcls.data.decode import EncodedImage
+from hf_imgcls.data.reading import Reading
 from hf_imgcls.errors import DataError
 
 warnings.simplefilter("ignore")
@@ -253,7 +267,7 @@ for round in range(60):
             data[random.integers(0, len(data))] = random.integers(0, 256)
         for decoder in sys.argv[1:]:
             try:
-                array = EncodedImage(bytes(data), max_pixels=10**6).read_array(1 + round % 2, decoder=decoder)
+                array = EncodedImage(bytes(data), Reading(max_pixels=10**6)).read_array(1 + round % 2, decoder=decoder)
                 int(array.sum())
                 outcomes["image"] += 1
             except DataError:

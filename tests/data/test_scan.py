@@ -117,7 +117,8 @@ def test_every_kind_of_bad_file_is_told_with_its_reason(check, make_folders, tmp
     files = {
         "cut.jpg": (jpeg[: len(jpeg) // 2], "image file is truncated"),
         "empty.jpg": (b"", "the file is empty"),
-        "text.jpg": (b"<html>404 Not Found</html>", "not an image"),
+        "text.jpg": (b"<html>404 Not Found</html>", "a web page (HTML)"),
+        "heic.jpg": (b"\0\0\0\x18ftypheic\0\0\0\0", "a HEIC file"),
         "flipped.png": (flip_pixels(), "broken PNG file"),
         "claims.png": (claim_size(50_000, 50_000), "decompression bomb"),
         "warned.png": (claim_size(12_000, 12_000), "has 12000 x 12000 pixels"),
@@ -382,16 +383,16 @@ def test_a_cache_that_cannot_be_written_costs_only_time(check, make_folders, tmp
 def test_files_that_could_not_be_opened_are_tried_again(check, make_folders, monkeypatch):
     """As rights, a disk or a network may have been mended; the other processes of a run take the first one's word."""
     folder = make_folders("train", {"a": 5, "b": 5})
-    read_bytes = type(folder).read_bytes
+    open_file = type(folder).open
 
-    def refuse(path):
+    def refuse(path, *args, **options):
         if path.name == "2.png":
             raise PermissionError(13, "Permission denied")
-        return read_bytes(path)
+        return open_file(path, *args, **options)
 
     arguments = {"train_dir": folder, "on_bad_image": "skip", **WHOLE}
     with monkeypatch.context() as patch:
-        patch.setattr(type(folder), "read_bytes", refuse)
+        patch.setattr(type(folder), "open", refuse)
         assert len(check(**arguments).splits["train"]) == 8
     with monkeypatch.context() as patch:
         patch.setenv("RANK", "1")

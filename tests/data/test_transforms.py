@@ -249,8 +249,9 @@ def test_collate_returns_the_batch_itself(files):
 
 def test_pixel_arguments_change_pixels(files):
     transparent = encode(Image.new("RGBA", (40, 40), (0, 0, 0, 0)), "PNG")
-    white, black = attach([transparent]), attach([transparent], alpha_background="black")
+    dropped, white, black = (attach([transparent], alpha_background=name) for name in (None, "white", "black"))
     assert white.validation[0]["pixel_values"].min() == 255
+    assert dropped.validation[0]["pixel_values"].max() == 0
     assert black.validation[0]["pixel_values"].max() == 0
     assert black.train[0]["pixel_values"].max() == 0
     with pytest.raises(ArgumentError, match="colour"):
