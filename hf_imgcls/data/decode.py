@@ -209,6 +209,10 @@ class EncodedImage:
         """Whether some pixels may be transparent."""
         return bool(self._image.has_transparency_data)
 
+    def has_shape(self) -> bool:
+        """Return whether colour or transparency varies. Call it after `read`."""
+        return any(low != high for low, high in self._image.convert("RGBA").getextrema())  # type: ignore[misc]
+
     def read_depth(self) -> tuple[Depth, NDArray[Any]] | None:
         """Return kind, range and values ``(height, width)`` of a deep picture, else None. Call `read` first."""
         if not is_deep(self._image):

@@ -25,6 +25,7 @@ from hf_imgcls.data.label_sets import count_classes, list_owners, read_label_ids
 from hf_imgcls.data.labels import list_some
 from hf_imgcls.data.load import ImageDataset, record_labels
 from hf_imgcls.data.reading import Reading
+from hf_imgcls.data.reading_hints import describe_reading
 from hf_imgcls.data.survey import SplitSurvey, survey_splits
 from hf_imgcls.errors import DataError, printable
 from hf_imgcls.records import DataRecord
@@ -63,7 +64,7 @@ def check_images(dataset: ImageDataset, args: DataArguments, report: Path | None
     splits = {role: split for role, split in dataset.splits.items() if isinstance(split, Dataset)}
     if not splits:
         return dataset
-    Reading.from_arguments(args)
+    reading = Reading.from_arguments(args)
     tried = splits if args.scan_images else {role: _take_first_images(split) for role, split in splits.items()}
     surveys = survey_splits(tried, args, kept=args.scan_images)
     table = [row for role, split in tried.items() for row in _list_bad(role, split, surveys[role], dataset.labels)]
@@ -82,7 +83,11 @@ def check_images(dataset: ImageDataset, args: DataArguments, report: Path | None
     for role, split in splits.items():
         images = surveys[role].digest if args.scan_images else None
         record.splits[role].fingerprint = _fingerprint(split, dataset.labels, images)
+    hints = describe_reading(surveys.values(), reading, range_is_given=args.intensity_range is not None)
+    for hint in hints:
+        logger.warning("%s", hint)
     if args.scan_images:
+        record.notes += hints
         modes = sum((Counter(survey.modes) for survey in surveys.values()), Counter[str]())
         record.image_modes = dict(sorted(modes.items(), key=lambda item: (-item[1], item[0])))
     return ImageDataset({**dataset.splits, **splits}, dataset.labels, record)

@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,10 +37,11 @@ from hf_imgcls.run import is_main_process
 
 logger = logging.getLogger(__name__)
 
-_LAYOUT = "2"  # part of what results are kept under: raise it when decoding or `ImageFacts` changes
+_LAYOUT = "3"  # part of what results are kept under: raise it when decoding or `ImageFacts` changes
 _BATCH = 32
 _ALONE_S = 0.5  # What takes longer is worth the start of worker processes.
 _BAR_AFTER_S = 2.0
+_MAX_VALUES = 1 << 16  # of a deep picture, whose range is measured
 
 
 class ImageFacts(NamedTuple):
@@ -51,12 +53,29 @@ class ImageFacts(NamedTuple):
         content_hash: XXH3 of the upright RGB pixels and their size, 16 bytes: equal for every file, of whatever
             format, that decodes to the same picture.
         is_flat: All pixels have one colour.
+        otherwise: Why ``pipeline()`` reads other pixels (``"16-bit"`` or another depth, ``"transparent"``); else None.
+        flat_level: Grey level, 0 to 255, of the one flat colour that ``pipeline()`` reads although the picture has
+            more; else None.
+        depth: `Depth.kind` of a deep picture; None, as all that follows, for any other.
+        type_low: Value of its type that is black.
+        type_high: Value of its type that is white.
+        low: Below it lies a thousandth of its values.
+        high: Above it lies a thousandth of its values.
+        num_levels: Grey levels that it has as it is read, 1 to 256.
     """
 
     mode: str
     file_hash: bytes
     content_hash: bytes
     is_flat: bool
+    otherwise: str | None = None
+    flat_level: int | None = None
+    depth: str | None = None
+    type_low: float | None = None
+    type_high: float | None = None
+    low: float | None = None
+    high: float | None = None
+    num_levels: int | None = None
 
 
 class BadImage(NamedTuple):
@@ -80,6 +99,14 @@ _SCHEMA = pa.schema(
         "file_hash": pa.binary(16),
         "content_hash": pa.binary(16),
         "is_flat": pa.bool_(),
+        "otherwise": pa.string(),
+        "flat_level": pa.int16(),
+        "depth": pa.string(),
+        "type_low": pa.float64(),
+        "type_high": pa.float64(),
+        "low": pa.float64(),
+        "high": pa.float64(),
+        "num_levels": pa.int16(),
         "file": pa.string(),
         "reason": pa.string(),
         "is_unread": pa.bool_(),
@@ -199,9 +226,10 @@ class _Looker:
         try:
             image = EncodedImage(source, self._reading)
             image.verify()
-            content_hash, is_flat = _hash_pixels(image.read())
+            pixels = image.read()
+            content_hash, is_flat = _hash_pixels(pixels)
             file_hash = hashlib.blake2b(image.data, digest_size=16).digest()
-            return ImageFacts(image.mode, file_hash, content_hash, is_flat)
+            return ImageFacts(image.mode, file_hash, content_hash, is_flat, **_compare_readings(image, pixels))
         except DataError as error:
             name, cause = describe_source(source), error.__cause__
             reason = error.found.removeprefix(f"cannot read {name}: ").removeprefix(f"{name} ")
@@ -220,6 +248,26 @@ def _hash_pixels(image: PIL.Image.Image) -> tuple[bytes, bool]:
     digest = xxhash.xxh3_128(f"{image.width}x{image.height} RGB ".encode())
     digest.update(pixels)
     return digest.digest(), is_flat
+
+
+def _compare_readings(image: EncodedImage, pixels: PIL.Image.Image) -> dict[str, Any]:
+    """Return the rest of `ImageFacts`, of an image that ``pipeline()`` may read otherwise."""
+    if not image.reads_otherwise and not image.has_alpha:
+        return {}
+    plain, facts = image.read_as_pipeline(), dict[str, Any]()
+    if image.reads_otherwise and (plain is None or plain.tobytes() != pixels.tobytes()):
+        facts["otherwise"] = image.reads_otherwise
+    deep = image.read_depth()
+    has_shape = bool(deep[1].min() < deep[1].max()) if deep else image.has_shape()
+    if plain is not None and has_shape and _hash_pixels(plain)[1]:
+        facts["flat_level"] = plain.convert("L").getpixel((0, 0))
+    if deep:
+        (facts["depth"], facts["type_low"], facts["type_high"]), values = deep
+        some = values.ravel()[:: -(-values.size // _MAX_VALUES)]
+        facts["low"] = float(np.quantile(some, 0.001, method="lower"))
+        facts["high"] = float(np.quantile(some, 0.999, method="higher"))
+        facts["num_levels"] = sum(count > 0 for count in pixels.getchannel(0).histogram())
+    return facts
 
 
 def _survey(role: str, looker: _Looker, advance: Callable[[int], Any]) -> SplitSurvey:

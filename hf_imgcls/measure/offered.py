@@ -88,9 +88,7 @@ def describe_plain(record: ParityRecord) -> str:
     """Say what a plain ``pipeline()`` scores on the files beside what was scored, or "" where it reads them alike."""
     if not record.read_otherwise or record.scored_value is None or record.plain_value is None:
         return ""
-    kinds = " and ".join(f"{count:,} {kind}" for kind, count in record.read_otherwise.items())
+    n = record.num_examples
+    kinds = " and ".join(f"{count:,} of {n:,} are {kind}" for kind, count in record.read_otherwise.items())
     name = str(record.metric).replace("_", " ")
-    return (
-        f"{name} {record.plain_value:.4f} on the files as they are, {record.scored_value:.4f} as scored; of "
-        f"{record.num_examples:,} images {kinds}"
-    )
+    return f"{name} {record.plain_value:.4f} on the files as they are, {record.scored_value:.4f} as scored ({kinds})"

@@ -31,12 +31,14 @@ from hf_imgcls.measure.image_statistics import measure_images
 from hf_imgcls.measure.multilabel_summary import summarise_label_sets
 from hf_imgcls.measure.multilabel_table import MultiLabelTable, Table, load_table
 from hf_imgcls.measure.multilabel_thresholds import MIN_POSITIVES, tune_thresholds
+from hf_imgcls.measure.offered import describe_plain
+from hf_imgcls.measure.parity import PARITY_FILE
 from hf_imgcls.measure.predictions import PREDICTIONS_FILE, PredictionTable
 from hf_imgcls.measure.report import REPORT_FILE, REPORT_FOLDER, read_report, write_report
 from hf_imgcls.measure.score import load_classifier, score_folder
 from hf_imgcls.measure.slices import build_slices, check_columns, relate_support_to_recall
 from hf_imgcls.measure.summary import summarise
-from hf_imgcls.records import MULTI_LABEL, THRESHOLDS_KEY, DataRecord, RunRecord
+from hf_imgcls.records import MULTI_LABEL, THRESHOLDS_KEY, DataRecord, ParityRecord, RunRecord
 from hf_imgcls.run import DATA_FILE, RUN_FILE
 
 if TYPE_CHECKING:
@@ -147,6 +149,7 @@ def report_table(
         )
     if split is not None and measure.explain_samples and isinstance(table, PredictionTable):
         record.explanations = _explain_mistakes(table, split, args.data, measure.explain_samples, folder)
+    record.notes += _note_plain(folder, table.split)
     record.goals = [judge(goal, record) for goal in goals]
     record.exports = _keep_exports(record, folder)
     write_report(
@@ -155,6 +158,15 @@ def report_table(
     )  # fmt: skip
     _print_report(record, folder)
     return record.goals
+
+
+def _note_plain(folder: Path, split: str) -> list[str]:
+    """Return what a plain ``pipeline()`` scores on the split's files, where it reads them otherwise."""
+    if not (folder / PARITY_FILE).is_file():
+        return []
+    parity = ParityRecord.load(folder / PARITY_FILE)
+    plain = describe_plain(parity) if parity.split == split else ""
+    return [f"A plain pipeline() reads some files otherwise than they were scored: {plain}."] if plain else []
 
 
 def _find_effect(table: Table, data: DataRecord) -> tuple[str, dict[str, float]] | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from hf_imgcls.measure.offered import describe_plain
+from hf_imgcls.publish.card_conversions import build_conversions
 from hf_imgcls.publish.card_facts import (
     describe_confidence,
     describe_data,
@@ -78,6 +80,8 @@ def build_view(records: CardRecords, *, name: str, is_on_hub: bool, license_sent
         "snippet_model": _quote(name),
         "is_on_hub": is_on_hub,
         "preprocessing": describe_preprocessing(records),
+        "conversions": build_conversions(records),
+        "plain": describe_plain(records.parity) if records.parity else "",
         "data": escape(records.data_name),
         "multi_label": records.is_multi_label,
         "limitations": list_limitations(records),

@@ -142,7 +142,7 @@ def test_every_kind_of_bad_file_is_told_with_its_reason(check, make_folders, tmp
         assert file not in rows[file]["reason"]
         assert (rows[file]["split"], rows[file]["class_name"]) == ("train", file.split("/")[-2])
     message = str(caught.value)
-    assert f"{len(expected)} of {10 + 8} images cannot be read" in message
+    assert f"{len(expected)} of {10 + 9} images cannot be read" in message
     assert all(file in message for file in expected)
     assert str(report) in message
     assert "--on_bad_image skip" in message
