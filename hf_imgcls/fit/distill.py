@@ -108,7 +108,7 @@ def build_distiller(
         return None
     if multi_label:
         raise ArgumentError("teacher_model with several labels per image", "one label per image", "leave it out")
-    source = pin_source(fit.teacher_model, data, "main")
+    source = pin_source(fit.teacher_model, data, "main", fetches_weights=True)
     teacher = load_trained(fit.teacher_model, source)
     preprocessor = Preprocessor(load_image_processor(fit.teacher_model, **source))
     return Distiller(

@@ -282,7 +282,7 @@ def _load_config(fit: FitArguments, source: dict[str, Any]) -> PretrainedConfig:
 
 def _load_pretrained(fit: FitArguments, data: DataArguments, labels: list[str]) -> PreTrainedModel:
     name = str(fit.model_name_or_path)
-    source = pin_source(name, data, fit.model_revision)
+    source = pin_source(name, data, fit.model_revision, fetches_weights=True)
     config = _load_config(fit, source)
     old_config = copy.deepcopy(config)
     try:

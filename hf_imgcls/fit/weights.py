@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 
 from hf_imgcls.errors import ModelError, network_error
+from hf_imgcls.retries import Patience, unanswered, with_retries
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -19,27 +22,37 @@ if TYPE_CHECKING:
 
 # What torch.load and its like would execute.
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
+T = TypeVar("T")
+_WEIGHTS = "model.safetensors"
+_SMALL_FILES = ("config.json", "preprocessor_config.json", "processor_config.json", f"{_WEIGHTS}.index.json")
 # What from_pretrained raises about files that are missing, damaged, or another model's.
 LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
 logger = logging.getLogger(__name__)
 
 
-def pin_source(name: str | Path, data: DataArguments, revision: str) -> dict[str, Any]:
-    """Settle what is loaded, before any weight is fetched.
+def pin_source(
+    name: str | Path, data: DataArguments, revision: str, *, fetches_weights: bool = False
+) -> dict[str, Any]:
+    """Settle what is loaded, and fetch it from the Hub: with retries, which ``from_pretrained`` has for few requests.
 
     Args:
         name: A folder or Hub id.
-        data: ``cache_dir``, ``token`` and ``trust_remote_code``.
+        data: ``cache_dir``, ``token``, ``trust_remote_code`` and ``download_attempts``.
         revision: Branch, tag or commit on the Hub.
+        fetches_weights: Fetch the weights too, not only the small files.
 
     Returns:
         Keyword arguments of ``from_pretrained``, with the commit that ``revision`` stands for now.
 
     Raises:
-        ModelError: There is nothing of that name, or its weights are pickles only.
+        ModelError: There is nothing of that name, its weights are pickles only, or the Hub does not answer.
     """
     commit = find_commit(name, data, revision)
-    _check_safetensors(str(name), data, commit)
+    files = _list_files(str(name), data, commit)
+    if files is not None:
+        _check_safetensors(str(name), files)
+        if commit is not None:
+            _fetch(str(name), _select_files(files, fetches_weights), data, commit)
     return {
         "revision": commit or revision,
         "cache_dir": data.cache_dir,
@@ -89,18 +102,23 @@ def find_commit(name: str | Path, data: DataArguments, revision: str) -> str | N
     Raises:
         ModelError: There is no model of that name.
     """
-    return _find_commit(str(name), data.cache_dir, data.token, revision)
+    return _find_commit(str(name), data.cache_dir, data.token, revision, data.download_attempts)
 
 
 @cache
-def _find_commit(name: str, cache_dir: str | None, token: str | bool | None, revision: str) -> str | None:
+def _find_commit(
+    name: str, cache_dir: str | None, token: str | bool | None, revision: str, attempts: int
+) -> str | None:
     from transformers.utils.hub import cached_file, extract_commit_hash
 
-    try:
-        path = cached_file(
+    def find() -> str | None:
+        return cached_file(
             name, "config.json", cache_dir=cache_dir, token=token, revision=revision,
             _raise_exceptions_for_missing_entries=False,
         )  # fmt: skip
+
+    try:
+        path = _call_hub(find, f"look up the model {name}", attempts)
     except (OSError, ValueError) as error:
         raise ModelError(
             f"no model could be loaded from {name!r}: {error}",
@@ -110,10 +128,37 @@ def _find_commit(name: str, cache_dir: str | None, token: str | bool | None, rev
     return None if Path(name).is_dir() else extract_commit_hash(path, None)
 
 
-def _check_safetensors(name: str, data: DataArguments, commit: str | None) -> None:
+def _call_hub(request: Callable[[], T], what: str, attempts: int) -> T:
+    """Do something that may be repeated; a ModelError if the Hub does not answer."""
+    patience = Patience(attempts=attempts)
+    return with_retries(request, what, patience, unanswered(ModelError, patience))
+
+
+def _select_files(files: list[str], fetches_weights: bool) -> list[str]:
+    """Choose what ``from_pretrained`` will ask for."""
+    chosen = [file for file in files if file in _SMALL_FILES]
+    if fetches_weights:
+        shards = [file for file in files if re.fullmatch(r"model-\d+-of-\d+\.safetensors", file)]
+        chosen += [_WEIGHTS] if _WEIGHTS in files else shards
+    return chosen
+
+
+def _fetch(name: str, files: list[str], data: DataArguments, commit: str) -> None:
+    from huggingface_hub import hf_hub_download
+
+    for file in files:
+        _call_hub(
+            lambda file=file: hf_hub_download(  # type: ignore[misc]
+                name, file, revision=commit, cache_dir=data.cache_dir, token=data.token
+            ),
+            f"download {file} of the model {name}",
+            data.download_attempts,
+        )
+
+
+def _check_safetensors(name: str, names: list[str]) -> None:
     """Refuse a model that has only pickles, while nothing of them has been downloaded."""
-    names = _list_files(name, data, commit)
-    if names is None or any(file.endswith(".safetensors") for file in names):
+    if any(file.endswith(".safetensors") for file in names):
         return
     pickles = sorted(file for file in names if file.endswith(_PICKLES))
     raise ModelError(

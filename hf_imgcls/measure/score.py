@@ -314,7 +314,7 @@ def load_classifier(
         processor = load_image_processor(str(name_or_path), trust_remote_code=data.trust_remote_code)
         is_trusted = data.trust_remote_code or trusts_programs
         return load_exported(name_or_path, processor, is_trusted=is_trusted), processor
-    source = pin_source(name_or_path, data, revision)
+    source = pin_source(name_or_path, data, revision, fetches_weights=True)
     return load_trained(name_or_path, source), load_image_processor(str(name_or_path), **source)
 
 

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from hub import run_client, serve_hub
+from hub_faults import serve_faulty_hub
 from tiny_models import TINY_CONFIGS
 from transformers import AutoConfig, AutoModelForImageClassification, ViTImageProcessor
 
@@ -131,3 +132,38 @@ def test_code_of_a_repository_is_not_run_unless_that_is_asked_for(tmp_path):
     assert not trace.exists()
     build_model(fit, DataArguments(trust_remote_code=True), ["a", "b"])
     assert trace.exists()
+
+
+FAULTS = {
+    "config": {"method": "HEAD", "path": "/org/config/resolve/main/config.json", "status": 503},
+    "cut": {"path": "/blobs/{}", "is_cut": True},
+    "stall": {"path": "/blobs/{}", "stall_s": 4},
+    "busy": {"path": "/blobs/{}", "status": 429, "headers": {"Retry-After": "2"}},
+    "down": {"path": "/blobs/{}", "status": 503, "times": -1},
+}
+
+
+@pytest.mark.slow
+def test_models_are_loaded_while_the_hub_is_busy(tmp_path):
+    """Waits are real."""
+    planted = {}
+    with serve_faulty_hub(tmp_path / "hub") as hub:
+        for index, (name, fault) in enumerate(FAULTS.items()):
+            save_model(tmp_path / name, float(index))
+            repository = hub.create_repository("model", f"org/{name}")
+            commit = hub.commit_folder(repository, tmp_path / name)
+            options = {"method": "GET", **fault}
+            blob = repository.commits[commit]["model.safetensors"].sha256
+            planted[name] = hub.faults.plant(options.pop("method"), options.pop("path").format(blob), **options)
+        code = LOADING + (
+            "found = {name: attempt(lambda: head(f'org/{name}')) for name in ('config', 'cut', 'stall', 'busy')}\n"
+            "fit = FitArguments(model_name_or_path='org/down')\n"
+            "found['down'] = attempt(lambda: build_model(fit, DataArguments(download_attempts=2), ['a', 'b']))\n"
+            "print(json.dumps(found))"
+        )
+        limits = {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "2", "HF_HUB_ETAG_TIMEOUT": "2"}
+        found = run_client(code, hub, tmp_path / "home", timeout_s=300, **limits)
+    for index, name in enumerate(("config", "cut", "stall", "busy")):
+        assert (planted[name].struck, found[name][0]) == (1, [index, index])
+    assert "download model.safetensors of the model org/down (HTTP 503) after 2 attempts" in found["down"]
+    assert "pickle" not in found["down"]
