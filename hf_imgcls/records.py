@@ -315,6 +315,9 @@ class RunRecord(Record):
         base_model: The pretrained model: Hub id, or folder as the user named it; None for one from scratch.
         base_model_revision: The commit of it that was loaded, where it came from the Hub.
         model: What is trained; None in records of older releases.
+        files: Path in the folder -> size and checksum, for every file that the finished run has left, see
+            `hf_imgcls.digests`; empty in records of older releases.
+        checksum: SHA-256 of this record without this field, as JSON with sorted keys; empty while it runs.
     """
 
     state: str
@@ -334,6 +337,8 @@ class RunRecord(Record):
     base_model: str | None = None
     base_model_revision: str | None = None
     model: ModelRecord | None = None
+    files: dict[str, FileRecord] = field(default_factory=dict)
+    checksum: str = ""
 
 
 @dataclass

@@ -5,6 +5,7 @@ Only the standard library is imported, so that these errors come at once.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -17,7 +18,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_imgcls.arguments import known_arguments
+from hf_imgcls.digests import describe_changes, find_changes
 from hf_imgcls.errors import Interrupted, LaunchError, OutputError, UserError, printable
+from hf_imgcls.layout import (
+    BAD_IMAGES_FILE,
+    BATCH_PICTURE,
+    DATA_FILE,
+    EXPORT_FILE,
+    EXPORTS_PICTURE,
+    LR_RANGE_PICTURE,
+    PUSH_FILE,
+    RECIPE_FILE,
+    RUN_FILE,
+    TUNE_FILE,
+    TUNE_PICTURE,
+    TUNED_RECIPE,
+)
 from hf_imgcls.provenance import describe_hardware, find_commit, list_versions, name_process
 from hf_imgcls.records import RunRecord
 
@@ -30,21 +46,6 @@ if TYPE_CHECKING:
     from hf_imgcls.fit.checkpoints import Inspection
     from hf_imgcls.records import DataRecord, ModelRecord
 
-RECIPE_FILE = "recipe.yaml"
-DATA_FILE = "data.json"
-RUN_FILE = "run.json"
-PUSH_FILE = "push.json"
-BAD_IMAGES_FILE = "bad_images.csv"
-EXPORT_FILE = "export.json"
-EXPORTS_PICTURE = "exports.png"
-BATCH_PICTURE = "train_batch.png"
-LR_RANGE_PICTURE = "lr_range.png"
-TUNE_FILE = "tune.db"
-TUNE_PICTURE = "tune.png"
-TUNED_RECIPE = "tuned.yaml"
-REPEATS_FILE = "repeats.json"
-CARD_FILE = "README.md"
-QUANTIZERS_FILE = "quantizers.safetensors"
 _LOCK_FILE = ".lock"
 _BORROWED = ".borrowed"
 _JOURNALS = ("-journal", "-wal", "-shm")  # of SQLite
@@ -278,6 +279,8 @@ def _check_earlier_run(folder: Path, args: Arguments) -> bool:
     if is_main_process():
         push = f" To push it: python recipes/push.py {folder}." if args.training.get("push_to_hub") else ""
         print(f"The run in {folder} is finished; pass --overwrite_output_dir to run it again.{push}", file=sys.stderr)
+        if changes := describe_changes(find_changes(folder)):
+            print(f"Warning: {folder} was changed. {changes}", file=sys.stderr)
     sys.exit(run.exit_code)
 
 
@@ -396,18 +399,13 @@ def begin_run(
     ).save(folder / RUN_FILE)
 
 
-def mark_run(folder: Path, state: str, exit_code: int = 0) -> None:
-    """Set the state in ``run.json``: ``"interrupted"`` or ``"finished"``, and with what exit code."""
+def mark_interrupted(folder: Path) -> None:
+    """Say in ``run.json`` that the run was stopped; a finished one is sealed by `hf_imgcls.digests.seal_run`."""
     if not is_main_process():
         return
     record = RunRecord.load(folder / RUN_FILE)
-    # The name of a machine of the user's does not belong into what may be published.
-    record = replace(record, state=state, exit_code=exit_code, process="")
-    try:
-        record.save(folder / RUN_FILE)
-    except OSError:
-        if state != "interrupted":  # a full disk must not hide the signal
-            raise
+    with contextlib.suppress(OSError):  # a full disk must not hide the signal
+        replace(record, state="interrupted", process="").save(folder / RUN_FILE)
 
 
 def check_disk_space(folder: Path, model_bytes: int, training_args: TrainingArguments) -> None:

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from hf_imgcls.argument_reading import name_first_word
 from hf_imgcls.arguments import Arguments, parse_arguments
+from hf_imgcls.digests import recording
 from hf_imgcls.errors import ArgumentError, join_errors
-from hf_imgcls.measure.earlier_run import compare_data, names_dataset, recall_arguments
+from hf_imgcls.measure.earlier_run import check_run, compare_data, names_dataset, recall_arguments
 from hf_imgcls.run import RUN_FILE, check_launch, hold_folder, run_recipe, set_up_logging
 
 FLAGS = ("model_name_or_path", "model_revision", "output_dir", "num_processes", "per_device_eval_batch_size")
@@ -31,6 +32,7 @@ def main() -> None:
     check_launch(args.fit.num_processes or 1)
     hold_folder(output_dir)
     set_up_logging(args)
+    changes = check_run(args.fit.model_name_or_path)
 
     from hf_imgcls.data.load import load_image_dataset
     from hf_imgcls.data.scan import check_images
@@ -55,9 +57,10 @@ def main() -> None:
 
     # Write, measure, compare, and only then give each its name
     batch_size = args.training.get("per_device_eval_batch_size") or 32
-    failures = export_model(args.fit.model_name_or_path, dataset, args, output_dir, batch_size)
-    show_exports(output_dir)
-    for note in notes:
+    with recording(output_dir, amends=("report/*",)):
+        failures = export_model(args.fit.model_name_or_path, dataset, args, output_dir, batch_size)
+        show_exports(output_dir)
+    for note in filter(None, (*notes, changes)):
         print(f"  note: {note}")
     if (output_dir / RUN_FILE).is_file():
         write_card(output_dir)

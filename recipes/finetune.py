@@ -13,7 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from hf_imgcls.arguments import parse_arguments
+from hf_imgcls.digests import seal_run
 from hf_imgcls.errors import Interrupted, UserError, join_errors, printable
+from hf_imgcls.measure.earlier_run import check_run
 from hf_imgcls.measure.goals import choose_exit_code, parse_goals
 from hf_imgcls.run import (
     BAD_IMAGES_FILE,
@@ -24,7 +26,7 @@ from hf_imgcls.run import (
     check_disk_space,
     check_launch,
     is_main_process,
-    mark_run,
+    mark_interrupted,
     open_output_folder,
     run_recipe,
     set_up_logging,
@@ -38,6 +40,8 @@ def main() -> None:
     check_launch(args.fit.num_processes)
     output_dir = open_output_folder(args)
     set_up_logging(args)
+    for name in (args.fit.model_name_or_path, args.fit.teacher_model):
+        check_run(name)
     if args.publish.dry_run:
         from hf_imgcls.fit.rehearsal import rehearse
 
@@ -181,7 +185,7 @@ def main() -> None:
             else:
                 result = trainer.train(resume_from_checkpoint=resumed)
         except Interrupted:
-            mark_run(output_dir, "interrupted")
+            mark_interrupted(output_dir)
             raise
         if args.fit.model_soup:
             cook_soup(trainer, output_dir)
@@ -215,10 +219,9 @@ def main() -> None:
     if args.publish.export_formats and training_args.do_train and is_main_process():
         failures = export_model(output_dir, dataset, args, output_dir, training_args.per_device_eval_batch_size)
         show_exports(output_dir)
-    if training_args.do_train:
-        mark_run(output_dir, "finished", UserError.exit_code if failures else choose_exit_code(goals))
-        if training_args.should_save:
-            write_card(output_dir, notes=args.publish.card_notes)
+    if training_args.do_train and training_args.should_save:
+        seal_run(output_dir, UserError.exit_code if failures else choose_exit_code(goals))
+        write_card(output_dir, notes=args.publish.card_notes)
     if pushes and pusher is not None:
         pusher.finish()
     if failures:

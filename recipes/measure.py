@@ -19,7 +19,7 @@ from pathlib import Path
 
 from hf_imgcls.arguments import Arguments, parse_arguments
 from hf_imgcls.errors import ArgumentError, printable
-from hf_imgcls.measure.earlier_run import compare_data, find_run, names_dataset, recall_arguments
+from hf_imgcls.measure.earlier_run import check_run, compare_data, find_run, names_dataset, recall_arguments
 from hf_imgcls.measure.goals import choose_exit_code, parse_goals
 from hf_imgcls.run import check_launch, run_recipe, set_up_logging
 
@@ -39,6 +39,7 @@ def main() -> None:
     set_up_logging(args)
     if args.measure.compare or args.measure.predictions:
         sys.exit(measure_tables(args))
+    changes = check_run(args.fit.model_name_or_path)
 
     from hf_imgcls.compat import build_training_arguments
     from hf_imgcls.data.load import load_image_dataset
@@ -63,6 +64,8 @@ def main() -> None:
     score = measure_saved_model(args.fit.model_name_or_path, dataset, args.measure.split, args, runtime)
     for note in notes:
         print(printable(f"  note: {note}"))
+    for note in filter(None, (*notes, changes)):
+        print(f"  note: {note}")
     if train is not None:
         dataset.splits["train"] = train
     sys.exit(choose_exit_code(report_score(args.fit.model_name_or_path, score, dataset, args, runtime)))
@@ -73,6 +76,8 @@ def measure_tables(args: Arguments) -> int:
     from hf_imgcls.measure.run_report import compare_runs, find_tables, report_table
 
     folder = Path(args.training["output_dir"])
+    for path in map(Path, args.measure.compare or (str(args.measure.predictions),)):
+        check_run(path if path.is_dir() else path.parent)
     if args.measure.compare:
         compare_runs(args.measure.compare, args.measure.split, folder, args.data.split_seed)
         return 0

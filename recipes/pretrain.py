@@ -13,6 +13,7 @@ import sys
 from dataclasses import replace
 
 from hf_imgcls.arguments import Arguments, parse_arguments
+from hf_imgcls.digests import seal_run
 from hf_imgcls.errors import Interrupted
 from hf_imgcls.run import (
     BAD_IMAGES_FILE,
@@ -23,7 +24,7 @@ from hf_imgcls.run import (
     check_disk_space,
     check_launch,
     is_main_process,
-    mark_run,
+    mark_interrupted,
     open_output_folder,
     run_recipe,
     set_up_logging,
@@ -93,7 +94,7 @@ def main() -> None:
     try:
         result = trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint.path))
     except Interrupted:
-        mark_run(output_dir, "interrupted")
+        mark_interrupted(output_dir)
         raise
     if result.metrics:
         trainer.save_metrics("train", result.metrics)
@@ -112,7 +113,8 @@ def main() -> None:
         else:
             print("What the features are worth is not measured by several processes: probe the backbone to know.")
         print(f"The backbone is in {output_dir}: recipes/finetune.py --model_name_or_path {output_dir}")
-    mark_run(output_dir, "finished")
+    if training_args.should_save:
+        seal_run(output_dir)
 
 
 def read_arguments() -> Arguments:

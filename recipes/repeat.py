@@ -18,8 +18,9 @@ from pathlib import Path
 
 from hf_imgcls.arguments import FINETUNE_GROUPS, parse_arguments
 from hf_imgcls.errors import Interrupted, OutputError
+from hf_imgcls.layout import REPEATS_FILE
 from hf_imgcls.measure.repeats import describe_repeats, summarise_repeats
-from hf_imgcls.run import REPEATS_FILE, run_recipe, set_up_logging
+from hf_imgcls.run import run_recipe, set_up_logging
 
 FINETUNE = Path(__file__).with_name("finetune.py")
 

@@ -15,6 +15,7 @@ from hf_imgcls.errors import ArgumentError, ModelError
 from hf_imgcls.extras import require
 from hf_imgcls.fit.layers import find_blocks, find_head_modules, number_layers
 from hf_imgcls.fit.model import head_parameter_names
+from hf_imgcls.layout import ADAPTER_FOLDER
 from hf_imgcls.records import MULTI_LABEL
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from hf_imgcls.arguments import FitArguments
 
 logger = logging.getLogger(__name__)
-
-ADAPTER_FOLDER = "adapter"
 
 
 def adapt_model(model: PreTrainedModel, fit: FitArguments) -> nn.Module:

@@ -7,7 +7,6 @@ disk leaves something that looks like a checkpoint and is none.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -15,13 +14,14 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import transformers
 
+from hf_imgcls.digests import compare_file, compute_checksum, digest_file
 from hf_imgcls.errors import OutputError, UserError
 from hf_imgcls.fit.stopping import decide_on_main
-from hf_imgcls.records import CheckpointRecord, DataRecord, FileRecord, RunIdentity
+from hf_imgcls.records import CheckpointRecord, DataRecord, RunIdentity
 
 if TYPE_CHECKING:
     from torch import nn
@@ -171,11 +171,10 @@ def seal_checkpoint(folder: Path, record: CheckpointRecord) -> Path:
     partial, final = partial_path(folder, record.step), checkpoint_path(folder, record.step)
     record.files = {}
     for path in _walk(partial):
+        record.files[path.relative_to(partial).as_posix()] = digest_file(path)
         with path.open("rb") as file:
-            digest = _digest(file)
             os.fsync(file.fileno())
-        record.files[path.relative_to(partial).as_posix()] = FileRecord(path.stat().st_size, digest)
-    record.checksum = _checksum(record.to_json())
+    record.checksum = compute_checksum(record.to_json())
     record.save(partial / MANIFEST_FILE)
     for inner in {partial, *(path.parent for path in _walk(partial))}:
         _flush_folder(inner)
@@ -200,7 +199,7 @@ def inspect_checkpoint(path: Path) -> Inspection:
     if MANIFEST_FILE in names:
         try:
             content = json.loads((path / MANIFEST_FILE).read_text(encoding="utf-8"))
-            if content["checksum"] != _checksum(content):
+            if content["checksum"] != compute_checksum(content):
                 raise UserError("it does not have the checksum that it states")
             result.record = record = CheckpointRecord.load(path / MANIFEST_FILE)
         except (UserError, OSError, TypeError, ValueError, KeyError) as error:
@@ -208,7 +207,7 @@ def inspect_checkpoint(path: Path) -> Inspection:
             return result
         listed = set(record.files)
         for name, expected in sorted(record.files.items()):
-            problem = _compare(path / name, expected)
+            problem = compare_file(path / name, expected)
             if problem is None:
                 continue
             what = next((what for what, known in _STATE_PREFIXES.items() if name.startswith(known)), None)
@@ -364,33 +363,6 @@ def rotate_checkpoints(folder: Path, limit: int | None, newest: int, best: int |
 
 def _walk(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith("."))
-
-
-def _compare(path: Path, expected: FileRecord) -> str | None:
-    """What is wrong with a file, or None."""
-    if not path.is_file():
-        return "is missing"
-    try:
-        size = path.stat().st_size
-        if size != expected.size:
-            return f"has {size:,} bytes instead of {expected.size:,}"
-        with path.open("rb") as file:
-            return None if _digest(file) == expected.sha256 else "does not have its checksum"
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-
-
-def _digest(file: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while chunk := file.read(1 << 20):
-        digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _checksum(manifest: dict[str, Any]) -> str:
-    """SHA-256 of everything in a manifest but this."""
-    content = {name: value for name, value in manifest.items() if name != "checksum"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _flush_folder(folder: Path) -> None:

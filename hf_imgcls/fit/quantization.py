@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 from hf_imgcls.errors import ArgumentError, ModelError
 from hf_imgcls.extras import require
-from hf_imgcls.run import QUANTIZERS_FILE
+from hf_imgcls.layout import QUANTIZERS_FILE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hf_imgcls.fit.adapt import merge_adapter
 from hf_imgcls.fit.quantization import is_quantized, remove_quantizers
-from hf_imgcls.run import DATA_FILE, QUANTIZERS_FILE, RECIPE_FILE
+from hf_imgcls.layout import DATA_FILE, QUANTIZERS_FILE, RECIPE_FILE
 
 if TYPE_CHECKING:
     from transformers.image_processing_utils import BaseImageProcessor

@@ -25,7 +25,6 @@ from hf_imgcls.measure.multilabel_table import MultiLabelTable, Table
 from hf_imgcls.measure.predictions import PredictionTable, unique_names
 from hf_imgcls.records import ComparisonRecord, Estimate, MetricComparison
 
-COMPARISON_FILE = "comparison.json"
 BETTER, WORSE, NOT_DISTINGUISHABLE = "better", "worse", "not distinguishable"
 _RANKS = (WORSE, BETTER, NOT_DISTINGUISHABLE)
 _NUM_NAMED = 5

@@ -5,11 +5,15 @@ Only the standard library is imported: this is read before arguments are parsed.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from hf_imgcls.digests import describe_changes, find_changes
 from hf_imgcls.records import DataRecord
-from hf_imgcls.run import DATA_FILE, EXPORT_FILE, RECIPE_FILE
+from hf_imgcls.run import DATA_FILE, EXPORT_FILE, RECIPE_FILE, is_main_process
+
+logger = logging.getLogger(__name__)
 
 _SOURCES = ("dataset_name", "train_dir", "validation_dir", "test_dir", "train_file", "validation_file", "test_file")
 # What describes a source and would be wrong about another one.
@@ -53,6 +57,24 @@ def find_run(model: str | Path) -> Path:
     """The run's folder that a model belongs to: its own, or for an exported model the one around it."""
     folder = Path(model)
     return folder.parent if (folder / EXPORT_FILE).is_file() else folder
+
+
+def check_run(model: str | Path | None) -> str:
+    """Say what has changed in a run's folder since it finished, before its model or a number of it is used.
+
+    Args:
+        model: A run's folder, an exported model in it, or anything else, which has recorded nothing.
+
+    Returns:
+        The sentence that was logged, see `hf_imgcls.digests.describe_changes`; ``""`` if nothing has changed.
+    """
+    if not model or not is_main_process():
+        return ""
+    folder = find_run(model)
+    changes = describe_changes(find_changes(folder))
+    if changes:
+        logger.warning("Warning: %s was changed. %s", folder, changes)
+    return changes
 
 
 def names_dataset(argv: Sequence[str]) -> bool:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from hf_imgcls.data.reading import DEFAULT_READING, Reading
 from hf_imgcls.errors import OutputError
 from hf_imgcls.extras import require
+from hf_imgcls.layout import REPORT_FOLDER
 from hf_imgcls.measure.formulas import count_confusions
 from hf_imgcls.measure.gallery import IMAGE_FOLDER, IMAGE_PREFIX, Gallery, build_gallery
 from hf_imgcls.measure.multilabel_gallery import build_label_gallery
@@ -26,7 +27,6 @@ from hf_imgcls.records import Estimate, ReportRecord
 if TYPE_CHECKING:
     from hf_imgcls.measure.drawing import Chart, Theme
 
-REPORT_FOLDER = "report"
 REPORT_FILE = "report.json"
 PAGE_FILE = "report.html"
 CHART_FILES = tuple(

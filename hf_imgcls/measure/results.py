@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_imgcls.measure.metrics import METRIC_NAMES
-from hf_imgcls.measure.multilabel_formulas import MULTI_LABEL_METRIC_NAMES
 from hf_imgcls.records import write_json
 
 if TYPE_CHECKING:
@@ -33,7 +31,7 @@ def flatten_score(score: Score) -> dict[str, Any]:
 
 
 def write_results(folder: str | Path, score: Score) -> dict[str, Any]:
-    """Write ``<prefix>_results.json``, and merge the numbers into ``all_results.json``.
+    """Write ``<prefix>_results.json``, and all files of that kind merged as ``all_results.json``.
 
     Where an image has one label, the confusion matrix is written too.
 
@@ -61,9 +59,9 @@ def write_results(folder: str | Path, score: Score) -> dict[str, Any]:
                 "counts": score.confusion_matrix.tolist(),
             },
         )
-    all_results = folder / ALL_RESULTS_FILE
-    earlier = json.loads(all_results.read_text(encoding="utf-8")) if all_results.exists() else {}
-    # What an earlier scoring of this split said, and this one does not, must not stay behind.
-    own = {f"{prefix}_{name}" for name in (*METRIC_NAMES, *MULTI_LABEL_METRIC_NAMES, "not_measured", "remarks")}
-    write_json(all_results, {name: value for name, value in earlier.items() if name not in own} | content)
+    merged: dict[str, Any] = {}
+    for path in sorted(folder.glob("*_results.json")):
+        if path.name != ALL_RESULTS_FILE:
+            merged |= json.loads(path.read_text(encoding="utf-8"))
+    write_json(folder / ALL_RESULTS_FILE, merged)
     return content

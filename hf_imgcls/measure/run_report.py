@@ -14,8 +14,10 @@ from torch.utils.data import IterableDataset
 
 from hf_imgcls.data.decode import decode_image
 from hf_imgcls.data.reading import Reading
+from hf_imgcls.digests import describe_changes, find_changes, recording
 from hf_imgcls.errors import ArgumentError, DataError, printable
 from hf_imgcls.fit.imbalance import describe_effect
+from hf_imgcls.layout import COMPARISON_FILE, DATA_FILE, REPORT_FOLDER, RUN_FILE
 from hf_imgcls.measure.calibration import (
     fit_sigmoid_temperature,
     fit_temperature,
@@ -34,12 +36,11 @@ from hf_imgcls.measure.multilabel_thresholds import MIN_POSITIVES, tune_threshol
 from hf_imgcls.measure.offered import describe_plain
 from hf_imgcls.measure.parity import PARITY_FILE
 from hf_imgcls.measure.predictions import PREDICTIONS_FILE, PredictionTable
-from hf_imgcls.measure.report import REPORT_FILE, REPORT_FOLDER, read_report, write_report
+from hf_imgcls.measure.report import REPORT_FILE, read_report, write_report
 from hf_imgcls.measure.score import load_classifier, score_folder
 from hf_imgcls.measure.slices import build_slices, check_columns, relate_support_to_recall
 from hf_imgcls.measure.summary import summarise
 from hf_imgcls.records import MULTI_LABEL, THRESHOLDS_KEY, DataRecord, ParityRecord, RunRecord
-from hf_imgcls.run import DATA_FILE, RUN_FILE
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -100,8 +101,10 @@ def report_score(
         return []
     folder = Path(training_args.output_dir)
     if validation is not None:
-        validation.save(folder / PREDICTIONS_FILE.format(split="validation"))
-    return report_table(score.table, validation, dataset, args, folder)
+        with recording(folder):
+            validation.save(folder / PREDICTIONS_FILE.format(split="validation"))
+    with recording(folder):
+        return report_table(score.table, validation, dataset, args, folder)
 
 
 def report_table(
@@ -152,6 +155,8 @@ def report_table(
     record.notes += _note_plain(folder, table.split)
     record.goals = [judge(goal, record) for goal in goals]
     record.exports = _keep_exports(record, folder)
+    if changes := describe_changes(find_changes(find_run(str(table.source.get("model", ""))))):
+        record.notes.append(changes)
     write_report(
         record, folder, table=table, dataset=split, train=train,
         reading=Reading.from_arguments(args.data),
@@ -369,7 +374,7 @@ def compare_runs(paths: Sequence[str], split: str, folder: Path, seed: int) -> N
     Raises:
         DataError: A table is missing, or the two are about other data.
     """
-    from hf_imgcls.measure.compare import COMPARISON_FILE, SHOWN_METRICS, compare_tables, describe_comparison
+    from hf_imgcls.measure.compare import SHOWN_METRICS, compare_tables, describe_comparison
 
     a, b = (find_tables(path, split)[0] for path in paths)
     record = compare_tables(a, b, metrics=None if isinstance(a, MultiLabelTable) else SHOWN_METRICS, seed=seed)

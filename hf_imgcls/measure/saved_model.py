@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from accelerate import PartialState
 
+from hf_imgcls.digests import recording
 from hf_imgcls.errors import printable
 from hf_imgcls.fit.saved_reading import adopt_reading
 from hf_imgcls.fit.weights import find_commit
@@ -20,7 +21,7 @@ from hf_imgcls.measure.score import Score, score_folder
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-    from hf_imgcls.arguments import Arguments
+    from hf_imgcls.arguments import Arguments, DataArguments
     from hf_imgcls.data.load import ImageDataset
     from hf_imgcls.records import ParityRecord
 
@@ -60,6 +61,21 @@ def measure_saved_model(
     if not state.is_main_process:
         return score
     folder = Path(training_args.output_dir)
+    with recording(folder):
+        _write(score, model, dataset, data, args, training_args)
+    return score
+
+
+def _write(
+    score: Score,
+    model: str | Path,
+    dataset: ImageDataset,
+    data: DataArguments,
+    args: Arguments,
+    training_args: TrainingArguments,
+) -> None:
+    """Write results and predictions, and compare these with the consumer's."""
+    folder, split = Path(training_args.output_dir), score.split
     write_results(folder, score)
     if score.table is not None:
         score.table.save(folder / PREDICTIONS_FILE.format(split=split))
@@ -81,7 +97,6 @@ def measure_saved_model(
     parity.split = split
     parity.save(folder / PARITY_FILE)
     print_parity(parity)
-    return score
 
 
 def print_parity(parity: ParityRecord) -> None:

@@ -9,8 +9,9 @@ import yaml
 from huggingface_hub import ModelCard, hf_hub_download
 
 from hf_imgcls.fit.quantization import is_quantizer
+from hf_imgcls.layout import CARD_FILE
 from hf_imgcls.records import ModelRecord
-from hf_imgcls.run import CARD_FILE, is_main_process
+from hf_imgcls.run import is_main_process
 
 if TYPE_CHECKING:
     from torch import nn

@@ -22,14 +22,15 @@ from typing import Any, NamedTuple
 import jinja2
 from huggingface_hub import ModelCard
 
+from hf_imgcls.digests import RESTORE, describe_changes, find_changes
 from hf_imgcls.errors import CardError
+from hf_imgcls.layout import CARD_FILE
 from hf_imgcls.publish.adapter_card import render_adapter_card
 from hf_imgcls.publish.card_metadata import build_metadata, choose_license
 from hf_imgcls.publish.card_records import CardRecords, read_records
 from hf_imgcls.publish.card_view import build_view
 from hf_imgcls.publish.hub_rules import NOTES_BEGIN, NOTES_END, find_notes_problem
 from hf_imgcls.publish.lint import lint_card
-from hf_imgcls.run import CARD_FILE
 
 ADAPTER_CARD = "adapter/README.md"
 _HINT = "<!-- Write here what the records do not know, for example who may use the model, and for what. -->"
@@ -122,6 +123,8 @@ def write_card(
     if records.adapter is not None:
         name = hub_model_id or records.recipe.get("hub_model_id") or records.name
         _replace(folder / ADAPTER_CARD, render_adapter_card(records, name, choose_license(records, license)[0]))
+    if records.changes:
+        logger.warning("Warning: %s was changed. %s", folder, describe_changes(records.changes))
     for problem in _list_problems(folder):
         logger.warning("The model card is not ready to be published: %s", problem)
     return path
@@ -136,6 +139,8 @@ def check_card(folder: str | Path) -> None:
     folder = Path(folder)
     if not (folder / CARD_FILE).is_file():
         raise CardError(f"{folder} has no {CARD_FILE}", "a model card", f"python -m hf_imgcls.publish.card {folder}")
+    if changes := describe_changes(find_changes(folder)):
+        raise CardError(f"{folder} was changed. {changes}", "the files that the run has left", RESTORE)
     if problems := _list_problems(folder):
         raise CardError(
             f"{folder / CARD_FILE} has {len(problems)} problem{'s' if len(problems) > 1 else ''}:\n  - "

@@ -38,7 +38,7 @@ def build_metadata(
         license: From `choose_license`.
         widget: Examples for the model page: ``src`` and ``example_title`` each.
     """
-    results = [] if find_smoke_reasons(records) else list_results(records)
+    results = [] if find_smoke_reasons(records) or records.changes else list_results(records)
     fields: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": TASK, **license}
     if (base := records.base_model) is not None and records.is_hub_model:
         # With LoRA too: the adapter is merged, and what lies at the top is a whole model.

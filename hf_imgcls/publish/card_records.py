@@ -6,8 +6,6 @@ empty, and the card then says "not measured".
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +14,10 @@ from typing import Any
 
 import yaml
 
+from hf_imgcls.digests import find_changes
 from hf_imgcls.errors import CardError
+from hf_imgcls.measure.results import RESULT_PREFIXES
+from hf_imgcls.publish.consistency import SPLITS, check_records, read_json
 from hf_imgcls.publish.export.table import read_exports
 from hf_imgcls.publish.files import MODEL_SUFFIXES
 from hf_imgcls.publish.hub_rules import is_repo_id
@@ -51,6 +52,7 @@ class CardRecords:
         exports: The exported models.
         files: Paths inside the folder that the card may refer to, because they are there.
         adapter: ``adapter_config.json`` of the LoRA adapter, where there is one.
+        changes: File -> what has become of it since the run finished, see `hf_imgcls.digests.find_changes`.
     """
 
     name: str
@@ -68,6 +70,7 @@ class CardRecords:
     exports: list[ExportRecord] = field(default_factory=list)
     files: frozenset[str] = frozenset()
     adapter: dict[str, Any] | None = None
+    changes: dict[str, str] = field(default_factory=dict)
 
     @property
     def num_examples(self) -> int | None:
@@ -150,7 +153,8 @@ def read_records(folder: str | Path) -> CardRecords:
         folder: The run's folder.
 
     Raises:
-        CardError: The folder is no run, or its results are about other data than it was trained on.
+        CardError: The folder is no run, its results are about other data than it was trained on, or its records
+            contradict each other.
         UserError: A record is damaged, or of another schema version.
     """
     folder = Path(folder)
@@ -163,49 +167,35 @@ def read_records(folder: str | Path) -> CardRecords:
     data, recipe = DataRecord.load(folder / DATA_FILE), read_recipe(folder)
     paths = list_paths(folder, recipe)
     data.notes = [cut_paths(note, paths) for note in data.notes]
-    results = {split: _read(folder / f"{prefix}_results.json") for split, prefix in _PREFIXES.items()}
+    results = {split: read_json(folder / f"{RESULT_PREFIXES[split]}_results.json") for split in SPLITS}
     split = next((name for name, content in results.items() if content), None)
-    report = _read_report(folder, data, split, results)
+    report = _read_report(folder, data)
+    check_records(folder, report)
+    if report is not None and report.split != split:
+        report = None  # of a split that the card is not about
     return CardRecords(
         name=folder.resolve().name,
         data=data,
         run=RunRecord.load(folder / RUN_FILE) if (folder / RUN_FILE).is_file() else None,
         recipe=recipe,
-        train=_read(folder / "train_results.json"),
-        state=_read(folder / "trainer_state.json"),
+        train=read_json(folder / "train_results.json"),
+        state=read_json(folder / "trainer_state.json"),
         split=split,
         metrics=report.metrics if report else _read_metrics(results[split], split, data) if split else {},
         report=report,
         parity=ParityRecord.load(folder / "parity.json") if (folder / "parity.json").is_file() else None,
-        config=_read(folder / "config.json"),
-        processor=_read(folder / "preprocessor_config.json"),
+        config=read_json(folder / "config.json"),
+        processor=read_json(folder / "preprocessor_config.json"),
         exports=[record for record in read_exports(folder) if PurePath(record.path).suffix in MODEL_SUFFIXES],
         files=_list_files(folder),
-        adapter=_read(folder / "adapter" / "adapter_config.json") or None,
+        adapter=read_json(folder / "adapter" / "adapter_config.json") or None,
+        changes=find_changes(folder),
     )
 
 
-# Trainer says "eval" for the validation split.
-_PREFIXES = {"test": "test", "validation": "eval"}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """A JSON file's mapping; nothing where there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CardError(f"{path} cannot be read: {error}", "JSON", "run the stage that writes it again") from error
-    return content if isinstance(content, dict) else {}
-
-
-def _read_report(
-    folder: Path, data: DataRecord, split: str | None, results: Mapping[str, dict[str, Any]]
-) -> ReportRecord | None:
-    """The report, if it is about the same split and the same answers as the results."""
+def _read_report(folder: Path, data: DataRecord) -> ReportRecord | None:
     path = folder / "report" / "report.json"
-    if split is None or not path.is_file():
+    if not path.is_file():
         return None
     report = ReportRecord.load(path)
     measured, trained = report.data, " ".join(filter(None, [data.source, data.config]))
@@ -215,15 +205,12 @@ def _read_report(
             "results on the run's own data",
             "measure the run again with: python recipes/measure.py --model_name_or_path RUN --output_dir RUN",
         )
-    pairs = [(item.value, results[split].get(f"{_PREFIXES[split]}_{name}")) for name, item in report.metrics.items()]
-    # The table that a report is made of keeps probabilities in single precision.
-    is_same = all(math.isclose(a, b, rel_tol=1e-4, abs_tol=1e-5) for a, b in pairs if a is not None and b is not None)
-    return report if report.split == split and is_same else None  # else it is left of another model
+    return report
 
 
 def _read_metrics(results: Mapping[str, Any], split: str, data: DataRecord) -> dict[str, Estimate]:
     """The results as estimates without intervals."""
-    prefix = f"{_PREFIXES[split]}_"
+    prefix = f"{RESULT_PREFIXES[split]}_"
     part = data.splits.get(split)
     n = int(results.get(f"{prefix}num_examples") or (part.num_examples if part else 0) or 0)
     skipped = ("num_examples", "loss", "runtime", "samples_per_second", "steps_per_second")

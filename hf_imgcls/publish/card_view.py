@@ -73,6 +73,7 @@ def build_view(records: CardRecords, *, name: str, is_on_hub: bool, license_sent
     return {
         "title": escape(name, 120),
         "smoke": find_smoke_reasons(records),
+        "changes": [f"{code(name)} {what}" for name, what in records.changes.items()],
         "about": describe_model(records),
         "overview": build_overview(records, license_sentence),
         "files": records.files,

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
+from hf_imgcls.digests import restate_digests
 from hf_imgcls.errors import PushError
+from hf_imgcls.layout import CARD_FILE, EXPORT_FILE, EXPORTS_PICTURE, QUANTIZERS_FILE, RUN_FILE
 from hf_imgcls.publish.privacy import check_texts, clean_texts
-from hf_imgcls.run import CARD_FILE, EXPORT_FILE, EXPORTS_PICTURE, QUANTIZERS_FILE
 
 CONFIG_FILE = "config.json"
 EXAMPLES_FOLDER = "examples"
@@ -138,6 +139,9 @@ def read_files(folder: Path, names: Iterable[str], *, prefix: str = "") -> list[
     cleaned = clean_texts(folder, texts)
     check_texts(cleaned)
     changed = {name: text.encode() for name, text in cleaned.items() if text != texts[name]}
+    if RUN_FILE in cleaned:
+        restated = restate_digests(cleaned[RUN_FILE], {name: changed.get(name, folder / name) for name in names})
+        changed[RUN_FILE] = restated.encode()
     return [PublishedFile(prefix + name, changed.get(name, folder / name)) for name in names]
 
 

@@ -13,15 +13,17 @@ from hf_imgcls.publish.privacy import clean_texts
 from hf_imgcls.run import DATA_FILE, EXPORT_FILE, RECIPE_FILE, RUN_FILE, run_recipe
 
 _RECORDS = (
-    RECIPE_FILE, DATA_FILE, RUN_FILE, "train_results.json", "eval_results.json", "test_results.json", "parity.json",
+    RECIPE_FILE, DATA_FILE, "train_results.json", "eval_results.json", "test_results.json", "parity.json",
     "config.json", "preprocessor_config.json",
 )  # fmt: skip
 _PICTURES = ("report/confusion.png", "report/reliability.png")
 # Parts of a record that a card does not read, and that are large.
 _LEFT_OUT = {
     "report/report.json": ("gallery", "explanations", "risk_coverage", "imbalance"),
+    RUN_FILE: ("files", "checksum"),  # of files that are not copied, or not as they are
     "trainer_state.json": ("log_history", "stateful_callbacks", "best_model_checkpoint"),
 }
+_EMPTY: dict[str, Any] = {"risk_coverage": {}, "files": {}, "checksum": ""}
 
 
 def copy_records(run: str | Path, target: str | Path) -> Path:
@@ -78,5 +80,5 @@ def main(description: str) -> None:
 
 def _leave_out(text: str, names: tuple[str, ...]) -> str:
     content = json.loads(text)
-    empty: dict[str, Any] = {name: {} if name == "risk_coverage" else None for name in names if name in content}
+    empty: dict[str, Any] = {name: _EMPTY.get(name) for name in names if name in content}
     return json.dumps(content | empty, indent=1, ensure_ascii=False) + "\n"

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_imgcls.digests import RESTORE, describe_changes, find_changes
 from hf_imgcls.errors import ParityError, PushError
 from hf_imgcls.publish.card import check_card, write_card
 from hf_imgcls.publish.files import PublishedFile, check_model, list_names, read_files, select_published
@@ -180,6 +181,8 @@ def _check_finished(folder: Path) -> None:
         raise PushError(
             f"the run in {folder} is {state}", "a finished run", "run the command that began it again: it goes on"
         )
+    if changes := describe_changes(find_changes(folder)):
+        raise PushError(f"{folder} was changed. {changes}", "the files that the run has left", RESTORE)
 
 
 def _look_if_possible(destination: Destination, patience: Patience) -> Remote | str:

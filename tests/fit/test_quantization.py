@@ -35,12 +35,12 @@ from hf_imgcls.fit.quantization import (
     save_quantizers,
 )
 from hf_imgcls.fit.saving import save_run
+from hf_imgcls.layout import QUANTIZERS_FILE
 from hf_imgcls.measure.exported_model import keep_signal_stack
 from hf_imgcls.measure.metrics import ClassificationAccumulator
 from hf_imgcls.publish.export.exporter import ExportSource
 from hf_imgcls.publish.export.openvino_files import OpenVinoInt8Exporter
 from hf_imgcls.records import Estimate, ExportRecord
-from hf_imgcls.run import QUANTIZERS_FILE
 
 pytest.importorskip("nncf")
 openvino = pytest.importorskip("openvino")

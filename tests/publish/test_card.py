@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 import pytest
 import yaml
 from huggingface_hub import ModelCard
+from measure.planted_reports import make_table
 from publish.number_walk import find_foreign_metadata, find_foreign_numbers
 from publish.planted_runs import (
     HOSTILE_NAMES,
@@ -24,6 +25,7 @@ from publish.planted_runs import (
     plant_run,
 )
 
+from hf_imgcls.digests import seal_run
 from hf_imgcls.errors import CardError, UserError
 from hf_imgcls.publish.card import check_card, read_records, render_card, write_card
 from hf_imgcls.publish.card_records import shorten_path
@@ -126,11 +128,42 @@ def test_a_metric_that_is_not_defined_has_its_reason(tmp_path):
     assert "roc_auc" not in str(read_metadata(card))
 
 
-def test_a_report_of_another_model_is_left_out(tmp_path):
+def test_records_that_contradict_each_other_stop_a_card(tmp_path):
     folder = plant_run(tmp_path / "animals")
-    change_json(folder / "test_results.json", test_accuracy=0.123)
-    card = render(folder)
-    assert "| **Accuracy** | 0.1230 (interval not measured)" in card
+    table = make_table(10, 600, labels=[f"animal {index:03d}" for index in range(10)])
+    table.save(folder / "predictions_test.parquet")
+    results = json.loads((folder / "test_results.json").read_text())
+    write_json(folder / "all_results.json", results)
+    accuracy = results["test_accuracy"]
+    read_records(folder)
+    change_json(folder / "test_results.json", test_accuracy=0.99)
+    with pytest.raises(CardError, match="contradict each other") as caught:
+        write_card(folder)
+    for other in ("all_results.json", "report/report.json", "predictions_test.parquet"):
+        assert f"test_accuracy is 0.99 in test_results.json and {accuracy:g} in {other}" in str(caught.value)
+    # Each record is compared, also where the others agree.
+    for name in ("all_results.json", "report/report.json"):
+        (folder / name).unlink()
+    with pytest.raises(CardError, match=r"0\.99 in test_results\.json and \S+ in predictions_test\.parquet"):
+        write_card(folder)
+    change_json(folder / "test_results.json", test_accuracy=accuracy, test_num_examples=599)
+    with pytest.raises(CardError, match="test_num_examples is 599"):
+        write_card(folder)
+    assert not (folder / "README.md").exists()
+
+
+def test_a_changed_folder_is_named_at_the_top_of_its_card_which_is_not_published(tmp_path):
+    folder = plant_run(tmp_path / "animals")
+    seal_run(folder)
+    assert "Files were changed" not in render(folder)
+    check_card(write_card(folder).parent)
+    change_json(folder / "preprocessor_config.json", do_rescale=False)
+    card = write_card(folder).read_text()
+    assert "**Files were changed after the run finished:** `preprocessor_config.json` has" in card
+    assert card.index("Files were changed") < card.index("## How to use it")
+    assert "model-index" not in read_metadata(card)
+    with pytest.raises(CardError, match="Since the run finished, preprocessor_config"):
+        check_card(folder)
 
 
 def test_results_on_other_data_are_refused(tmp_path):

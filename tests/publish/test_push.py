@@ -16,6 +16,7 @@ from publish.conftest import CLIENT, TOKEN, read_json
 from publish.planted_runs import plant_export
 from transformers import pipeline
 
+from hf_imgcls.digests import seal_run
 from hf_imgcls.records import PushRecord
 
 CONSUMER = """
@@ -110,6 +111,7 @@ def test_the_widget_shows_what_the_repository_holds(pushing, run):
 
 def test_a_later_push_replaces_what_is_ours_and_nothing_else(pushing, run):
     plant_export(run)
+    seal_run(run)
     first = pushing.push(run)
     theirs = {"LICENSE": b"theirs", "openvino/openvino_model.bin": b"theirs", "notes/about.md": b"theirs"}
     pushing.hub.commit(pushing.repository, theirs, title="By hand")
@@ -178,6 +180,7 @@ def test_the_published_model_must_answer_what_was_scored(pushing, run):
     tensors = load_file(weights)
     tensors["classifier.weight"] = tensors["classifier.weight"] * -50
     save_file(tensors, weights, metadata={"format": "pt"})
+    seal_run(run)  # as if the run had ended with it
     result = pushing.run_recipe("push", run, "--hub_model_id", "me/digits", check=False)
     assert result.returncode == 2
     assert "disagrees with the scored one" in result.stderr

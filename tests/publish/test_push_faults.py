@@ -17,6 +17,8 @@ from places import REPOSITORY
 from publish.conftest import CLIENT, FAST, TOKEN
 from safetensors.numpy import load_file, save_file
 
+from hf_imgcls.digests import seal_run
+
 COMMIT = ("POST", "/api/models/me/digits/commit/")
 UPLOAD = ("PUT", "/storage/")
 ONCE = ["initial commit", "Upload image classifier"]
@@ -101,6 +103,7 @@ def test_what_does_not_pass_ends_at_once(pushing, run, case, is_new):
     before = None if is_new else pushing.push(run)["revision"]
     weights = run / "model.safetensors"
     save_file({name: value + 1 for name, value in load_file(weights).items()}, weights, metadata={"format": "pt"})
+    seal_run(run)
     fault = pushing.hub.faults.plant(method, path, status=status, message=message, times=-1)
     asked = len(pushing.hub.requests)
     error = pushing.push(run)["error"]

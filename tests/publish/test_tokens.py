@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from publish.conftest import TOKEN
 
+from hf_imgcls.digests import seal_run
+
 NOISY = {"HF_HUB_VERBOSITY": "debug", "TRANSFORMERS_VERBOSITY": "debug", "HF_DEBUG": "1"}
 
 
@@ -80,6 +82,7 @@ def test_a_token_given_as_a_flag_works_and_is_not_kept(pushing, run):
 
 def test_a_token_in_a_record_stops_the_push(pushing, run):
     (run / "recipe.yaml").write_text((run / "recipe.yaml").read_text() + f"run_name: {TOKEN}\n")
+    seal_run(run)
     error = pushing.push(run)["error"]
     assert "recipe.yaml holds an access token" in error
     assert TOKEN not in error

@@ -27,13 +27,13 @@ from hf_imgcls.data.calibration import read_batches, read_calibration, take_rows
 from hf_imgcls.data.preprocess import Normalizer
 from hf_imgcls.errors import DataError, ModelError, OutputError, ParityError, UserError
 from hf_imgcls.fit.weights import pin_source
+from hf_imgcls.layout import EXPORT_FILE, QUANTIZERS_FILE
 from hf_imgcls.measure.exported_model import ExportedClassifier
 from hf_imgcls.measure.predictions import PredictionTable
 from hf_imgcls.measure.score import load_classifier, score_folder
 from hf_imgcls.publish.export.exporter import ExportSource, find_exporter
 from hf_imgcls.publish.export.gate import THROUGHPUT_BATCH_SIZE, compare_accuracy, measure_export
 from hf_imgcls.records import Estimate
-from hf_imgcls.run import EXPORT_FILE, QUANTIZERS_FILE
 
 if TYPE_CHECKING:
     from hf_imgcls.arguments import Arguments
