@@ -76,13 +76,17 @@ def measure_tables(args: Arguments) -> int:
     from hf_imgcls.measure.run_report import compare_runs, find_tables, report_table
 
     folder = Path(args.training["output_dir"])
-    for path in map(Path, args.measure.compare or (str(args.measure.predictions),)):
-        check_run(path if path.is_dir() else path.parent)
+    paths = [Path(path) for path in args.measure.compare or (str(args.measure.predictions),)]
+    changes = [check_run(path if path.is_dir() else path.parent) for path in paths]
+    goals = []
     if args.measure.compare:
         compare_runs(args.measure.compare, args.measure.split, folder, args.data.split_seed)
-        return 0
-    table, validation = find_tables(str(args.measure.predictions), args.measure.split)
-    return choose_exit_code(report_table(table, validation, None, args, folder))
+    else:
+        table, validation = find_tables(str(args.measure.predictions), args.measure.split)
+        goals = report_table(table, validation, None, args, folder)
+    for note in filter(None, changes):
+        print(f"  note: {note}")
+    return choose_exit_code(goals)
 
 
 def read_arguments(argv: list[str]) -> Arguments:
