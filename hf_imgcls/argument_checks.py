@@ -7,6 +7,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from hf_imgcls.argument_types import Argument, CoercionError, coerce, is_within, show_value
@@ -238,6 +239,16 @@ def _check_sources(data: DataArguments, complete: bool) -> list[ArgumentError]:
             if not exists(os.path.expanduser(path)):
                 problems.append(
                     _error(f"{name} is {path!r}: there is no such {word}", f"an existing {word}", "correct the path")
+                )
+        places = {name: os.path.realpath(os.path.expanduser(getattr(data, name))) for name in _given(data, names)}
+        for name, other in combinations(places, 2):
+            if places[name] == places[other]:
+                problems.append(
+                    _error(
+                        f"{name} and {other} are both {getattr(data, name)!r}",
+                        "splits that are apart: else the numbers are about images that training or selection has seen",
+                        f"name other images, or leave out {other}: where it is needed, it is cut from train",
+                    )
                 )
     if data.shots_per_class is not None:
         for name, given in (("streaming", data.streaming), ("max_train_samples", data.max_train_samples is not None)):
@@ -525,6 +536,10 @@ def _check_training(arguments: Arguments, complete: bool) -> list[ArgumentError]
     if fit.model_soup and training["do_train"] and not (evaluates and training["save_strategy"] != "no"):
         problems.append(
             _error("model_soup without evaluation or checkpoints", "both", "leave out eval_strategy and save_strategy")
+        )
+    if arguments.measure.calibrate and training["do_train"] and not training["do_eval"]:
+        problems.append(
+            _error("calibrate true with do_eval false", "a validation split to fit the temperature on", "add --do_eval")
         )
     for name in ("fsdp", "deepspeed"):
         if training.get(name) and (given := [part for part in ("ema_decay", "model_soup") if getattr(fit, part)]):

@@ -94,7 +94,7 @@ class Record:
 
 
 def _build(cls: Any, content: dict[str, Any]) -> Any:
-    """Build a dataclass from JSON, including dataclasses nested in it and in dict values."""
+    """Build a dataclass from JSON, including dataclasses nested in it, in lists and in dict values."""
     hints = typing.get_type_hints(cls)
     values = {}
     for item in dataclasses.fields(cls):
@@ -102,7 +102,9 @@ def _build(cls: Any, content: dict[str, Any]) -> Any:
             continue
         value, hint = content[item.name], hints[item.name]
         nested = next((kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind)), None)
-        if isinstance(value, dict) and nested is not None:
+        if isinstance(value, list) and nested is not None:
+            value = [_build(nested, inner) for inner in value]
+        elif isinstance(value, dict) and nested is not None:
             is_dict = typing.get_origin(hint) is dict
             value = {key: _build(nested, inner) for key, inner in value.items()} if is_dict else _build(nested, value)
         values[item.name] = value
@@ -142,6 +144,47 @@ class SplitRecord:
 
 
 @dataclass
+class SharedImages:
+    """Images that a held-out split has in common with what trained or selected the model.
+
+    Attributes:
+        split: ``test`` or ``validation``.
+        other: ``train`` or ``validation``; with the prefix ``base_`` that of the run whose model this run started
+            from, and of the runs before it; with ``model_`` that of the run whose model is measured.
+        num_images: Images of ``split`` that are also in ``other``.
+        num_examples: Images of ``split``.
+    """
+
+    split: str
+    other: str
+    num_images: int
+    num_examples: int
+
+    def describe(self) -> str:
+        """The finding as a sentence without its full stop."""
+        origin, _, role = self.other.rpartition("_")
+        whose = {"base": "the base model", "model": "this model"}.get(origin)
+        verb = "is" if self.num_images == 1 else "are"
+        what = f"{verb} also in {role}" if not whose else f"trained {whose}"
+        if whose and role == "validation":
+            what = f"{verb} among the images that {whose}'s checkpoint was chosen on"
+        return f"{self.num_images:,} of {self.num_examples:,} {self.split} images {what}"
+
+
+@dataclass
+class IdenticalImages:
+    """What comparing the decoded pixels of all images found.
+
+    Attributes:
+        shared: Images that are in two splits; what a base model has seen comes first.
+        num_conflicting: Images with the pixels of an image that has other labels.
+    """
+
+    shared: list[SharedImages] = field(default_factory=list)
+    num_conflicting: int = 0
+
+
+@dataclass
 class DataRecord(Record):
     """``data.json``: the dataset a run was trained and measured on.
 
@@ -157,6 +200,9 @@ class DataRecord(Record):
         splits: ``train``/``validation``/``test`` -> record.
         image_modes: Source image mode (for example ``"RGB"``, ``"I;16"``) -> readable images of all splits together,
             the most frequent first; ``None`` where not every image was looked at.
+        identical_images: Images that are in two splits or have contradicting labels; ``None`` where not every image
+            was looked at.
+        manifest_hash: Root hash of ``data_manifest.parquet``; ``None`` where there is none.
         notes: What was noticed and what was done about it, one sentence each.
     """
 
@@ -169,6 +215,8 @@ class DataRecord(Record):
     revision: str | None = None
     splits: dict[str, SplitRecord] = field(default_factory=dict)
     image_modes: dict[str, int] | None = None
+    identical_images: IdenticalImages | None = None
+    manifest_hash: str | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -318,6 +366,7 @@ class RunRecord(Record):
         files: Path in the folder -> size and checksum, for every file that the finished run has left, see
             `hf_imgcls.digests`; empty in records of older releases.
         checksum: SHA-256 of this record without this field, as JSON with sorted keys; empty while it runs.
+        data_manifest: Root hash of ``data_manifest.parquet``; None where not every image was looked at.
     """
 
     state: str
@@ -339,6 +388,7 @@ class RunRecord(Record):
     model: ModelRecord | None = None
     files: dict[str, FileRecord] = field(default_factory=dict)
     checksum: str = ""
+    data_manifest: str | None = None
 
 
 @dataclass

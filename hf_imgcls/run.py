@@ -27,6 +27,7 @@ from hf_imgcls.layout import (
     EXPORT_FILE,
     EXPORTS_PICTURE,
     LR_RANGE_PICTURE,
+    MANIFEST_FILE,
     PUSH_FILE,
     RECIPE_FILE,
     RUN_FILE,
@@ -50,7 +51,7 @@ _LOCK_FILE = ".lock"
 _BORROWED = ".borrowed"
 _JOURNALS = ("-journal", "-wal", "-shm")  # of SQLite
 _LOCK_PATIENCE_S = 10
-_OWN_FILES = (RUN_FILE, RECIPE_FILE, DATA_FILE, PUSH_FILE, "trainer_state.json", BAD_IMAGES_FILE)
+_OWN_FILES = (RUN_FILE, RECIPE_FILE, DATA_FILE, PUSH_FILE, "trainer_state.json", BAD_IMAGES_FILE, MANIFEST_FILE)
 _OWN_RESULTS = ("all_results.json", "train_results.json", "eval_results.json", "test_results.json", "parity.json")
 # What was found out before a run, and is no part of one.
 _PRELIMINARIES = (BATCH_PICTURE, LR_RANGE_PICTURE, TUNE_FILE, TUNE_PICTURE, TUNED_RECIPE)
@@ -396,6 +397,7 @@ def begin_run(
         base_model=args.fit.model_name_or_path,
         base_model_revision=base_model_revision,
         model=model,
+        data_manifest=record.manifest_hash,
     ).save(folder / RUN_FILE)
 
 

@@ -68,6 +68,7 @@ def main() -> None:
     from transformers.utils.logging import disable_progress_bar
 
     from hf_imgcls.compat import build_training_arguments, use_all_cores
+    from hf_imgcls.data.apart import count_seen, save_manifest
     from hf_imgcls.data.calibration import read_calibration
     from hf_imgcls.data.contact_sheet import draw_batch
     from hf_imgcls.data.load import load_image_dataset
@@ -126,6 +127,7 @@ def main() -> None:
         args = replace(args, data=adopt_reading(args.data, str(args.fit.model_name_or_path), args.fit.model_revision))
     with training_args.main_process_first(desc="loading the dataset"):
         dataset = check_images(load_image_dataset(args.data), args.data, report=output_dir / BAD_IMAGES_FILE)
+        dataset = count_seen(dataset, args.fit.model_name_or_path, trains=training_args.do_train)
     check_measuring(args.measure, dataset)
     if args.publish.export_formats:
         check_labels(dataset)
@@ -171,6 +173,7 @@ def main() -> None:
         commit = find_commit(base, args.data, args.fit.model_revision) if base else None
         about = describe_model(model, args.fit, args.data, commit)
         begin_run(output_dir, args, training_args, dataset.record, checkpoint, commit, about)
+        save_manifest(dataset, output_dir)
 
         if args.publish.dry_run:
             trainer.add_callback(times := StepTimes())

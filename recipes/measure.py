@@ -42,6 +42,7 @@ def main() -> None:
     changes = check_run(args.fit.model_name_or_path)
 
     from hf_imgcls.compat import build_training_arguments
+    from hf_imgcls.data.apart import count_seen
     from hf_imgcls.data.load import load_image_dataset
     from hf_imgcls.data.scan import check_images
     from hf_imgcls.fit.saved_reading import adopt_reading
@@ -56,7 +57,7 @@ def main() -> None:
         dataset = load_image_dataset(args.data)
         # The training split is looked at in examples only.
         train = dataset.splits.pop("train", None) if args.measure.split != "train" else None
-        dataset = check_images(dataset, args.data)
+        dataset = count_seen(check_images(dataset, args.data), args.fit.model_name_or_path, trains=False)
     check_measuring(args.measure, dataset)
     notes = [] if names_dataset(argv) else compare_data(args.fit.model_name_or_path, dataset.record, args.measure.split)
 

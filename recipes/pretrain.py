@@ -47,6 +47,7 @@ def main() -> None:
     from transformers.utils.logging import disable_progress_bar
 
     from hf_imgcls.compat import build_training_arguments, use_all_cores
+    from hf_imgcls.data.apart import count_seen, save_manifest
     from hf_imgcls.data.contact_sheet import draw_batch
     from hf_imgcls.data.load import load_image_dataset, load_unlabelled
     from hf_imgcls.data.policies import resolve_augmentation
@@ -73,6 +74,7 @@ def main() -> None:
     with training_args.main_process_first(desc="loading the dataset"):
         load = load_unlabelled if args.data.unlabelled_dir else load_image_dataset
         dataset = check_images(load(args.data), args.data, report=output_dir / BAD_IMAGES_FILE)
+        dataset = count_seen(dataset, args.fit.model_name_or_path, trains=True)
 
     # Model and views
     model, processor = build_model(args.fit, args.data, dataset.labels, multi_label=dataset.is_multi_label)
@@ -89,6 +91,7 @@ def main() -> None:
     image_size = batches.train_transform.preprocessor.target_size
     settle_batch_size(training_args, trainer.model, image_size, checkpoint, streaming=False)
     begin_run(output_dir, args, training_args, dataset.record, checkpoint, commit, about)
+    save_manifest(dataset, output_dir)
 
     # Training
     try:

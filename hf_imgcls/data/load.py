@@ -44,6 +44,7 @@ from hf_imgcls.errors import DataError
 from hf_imgcls.records import MULTI_LABEL, SINGLE_LABEL, DataRecord, SplitRecord
 
 if TYPE_CHECKING:
+    from hf_imgcls.data.manifest import Manifest
     from hf_imgcls.data.streaming import StreamingSplit
 
 logger = logging.getLogger(__name__)
@@ -63,11 +64,14 @@ class ImageDataset:
             columns.
         labels: Class names; the position is the id.
         record: Where all of this came from.
+        manifest: The images by their content; None before `hf_imgcls.data.scan.check_images`, and where it has not
+            looked at every image.
     """
 
     splits: dict[str, Dataset | StreamingSplit]
     labels: list[str]
     record: DataRecord
+    manifest: Manifest | None = None
 
     @property
     def is_multi_label(self) -> bool:

@@ -19,11 +19,13 @@ import numpy as np
 from datasets import ClassLabel, Dataset
 
 from hf_imgcls.arguments import DataArguments
+from hf_imgcls.data.apart import compare_splits, describe_conflicts
 from hf_imgcls.data.cache import write_atomically
 from hf_imgcls.data.formats import FORMATS
-from hf_imgcls.data.label_sets import count_classes, list_owners, read_label_ids
+from hf_imgcls.data.label_sets import LabelIds, count_classes, list_owners, read_label_ids
 from hf_imgcls.data.labels import list_some
 from hf_imgcls.data.load import ImageDataset, record_labels
+from hf_imgcls.data.manifest import Manifest, list_images
 from hf_imgcls.data.reading import Reading
 from hf_imgcls.data.reading_hints import describe_reading
 from hf_imgcls.data.survey import SplitSurvey, survey_splits
@@ -52,12 +54,12 @@ def check_images(dataset: ImageDataset, args: DataArguments, report: Path | None
             afterwards.
 
     Returns:
-        The dataset without images that cannot be read. Its record says what was left out, and has the images' modes
-        and the splits' fingerprints.
+        The dataset without images that cannot be read, with its manifest. Its record says what was left out and which
+        images are in two splits, and has the images' modes and the splits' fingerprints.
 
     Raises:
         DataError: Images cannot be read under ``--on_bad_image error``; leaving them out would leave a split empty or
-            training with a single class.
+            training with a single class; every image of a split is also in another one.
         MachineError: A process that decoded images died.
         ArgumentError: The background is not a colour.
     """
@@ -80,17 +82,27 @@ def check_images(dataset: ImageDataset, args: DataArguments, report: Path | None
         logger.warning("%s", _format_table(table))
         for role, split in splits.items():
             _record_loss(record, role, split, [row for row in table if row.split == role], report)
+    rows = []
     for role, split in splits.items():
+        ids, indices = read_label_ids(split), _read_column(split, "sample_index")
         images = surveys[role].digest if args.scan_images else None
-        record.splits[role].fingerprint = _fingerprint(split, dataset.labels, images)
+        record.splits[role].fingerprint = _fingerprint(ids, indices, dataset.labels, images)
+        if args.scan_images:
+            rows.append(list_images(role, surveys[role], ids, dataset.labels, indices))
     hints = describe_reading(surveys.values(), reading, range_is_given=args.intensity_range is not None)
     for hint in hints:
         logger.warning("%s", hint)
+    manifest = None
     if args.scan_images:
         record.notes += hints
         modes = sum((Counter(survey.modes) for survey in surveys.values()), Counter[str]())
         record.image_modes = dict(sorted(modes.items(), key=lambda item: (-item[1], item[0])))
-    return ImageDataset({**dataset.splits, **splits}, dataset.labels, record)
+        manifest = Manifest.join(rows)
+        _record_identical(record, manifest, splits, surveys)
+    elif len(splits) > 1:
+        record.notes.append("Whether splits have images in common was not checked (--scan_images false).")
+        logger.info("      %s", record.notes[-1])
+    return ImageDataset({**dataset.splits, **splits}, dataset.labels, record, manifest)
 
 
 def _take_first_images(split: Dataset) -> Dataset:
@@ -110,20 +122,20 @@ def _read_column(split: Dataset, name: str) -> np.ndarray:
     return split.select_columns(name).with_format("arrow")[:][name].to_numpy().astype(np.int64)
 
 
-def _fingerprint(split: Dataset, labels: list[str], images: str | None) -> str:
+def _fingerprint(ids: LabelIds, sample_index: np.ndarray, labels: list[str], images: str | None) -> str:
     """Name the contents of a split: labels by name, sample indices and, where they were looked at, the images' files.
 
     It depends on nothing else: not on the machine, the place of the files, the order of the class list or a library.
 
     Args:
-        split: Has the columns ``label`` and ``sample_index``.
+        ids: Labels of its N images, by id.
+        sample_index: int64 ``(N,)``.
         labels: Class names by id.
         images: Digest of the images' files; without one the fingerprint equals none that has one.
 
     Returns:
         16 hexadecimal digits.
     """
-    ids = read_label_ids(split)
     flat: np.ndarray = ids if isinstance(ids, np.ndarray) else ids.indices
     used, places = np.unique(flat, return_inverse=True)
     names = [labels[index] for index in used]
@@ -135,8 +147,23 @@ def _fingerprint(split: Dataset, labels: list[str], images: str | None) -> str:
         places = places[np.lexsort((ranks[places], owner))]
         digest.update(np.diff(ids.indptr).astype("<i8").tobytes())
     digest.update(ranks[places].tobytes())
-    digest.update(_read_column(split, "sample_index").astype("<i8").tobytes())
+    digest.update(sample_index.astype("<i8").tobytes())
     return digest.hexdigest()
+
+
+def _record_identical(
+    record: DataRecord, manifest: Manifest, splits: dict[str, Dataset], surveys: dict[str, SplitSurvey]
+) -> None:
+    """Write down which images are in two splits, or have the pixels of one with other labels, and say so."""
+    is_flat = {role: surveys[role].images["is_flat"].drop_null().to_numpy() for role in splits}
+    record.identical_images = found = compare_splits(manifest, is_flat)
+    record.manifest_hash = manifest.root_hash
+    for item in found.shared:
+        logger.warning("      %s.", item.describe())
+    if found.num_conflicting:
+        note = f"{found.num_conflicting:,} images have the same pixels as an image with other labels."
+        record.notes.append(note)
+        logger.warning("      %s", "\n        ".join([note, *describe_conflicts(manifest, splits)]))
 
 
 # ------------------------------------------------------------------------------------------------ leaving out
