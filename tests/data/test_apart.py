@@ -3,6 +3,7 @@
 import logging
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, Features, Sequence, Value
@@ -216,7 +217,7 @@ def test_the_root_hash_notices_every_column(check, write):
             continue  # a single split
         values[0], values[different] = values[different], values[0]
         field = manifest.images.schema.field(name)
-        hashes.add(Manifest(manifest.images.set_column(place, field, [values])).root_hash)
+        hashes.add(Manifest(manifest.images.set_column(place, field, pa.array(values, field.type))).root_hash)
     assert len(hashes) == 5
 
 
