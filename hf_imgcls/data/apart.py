@@ -133,7 +133,7 @@ def count_seen(dataset: ImageDataset, model: str | Path | None, *, trains: bool)
     record = copy.deepcopy(dataset.record)
     known = record.identical_images or IdenticalImages()
     found = []
-    for split in dataset.splits:
+    for split in filter(dataset.splits.__contains__, ("test", "validation")):
         for other in manifest.list_sharing(split):
             if other.startswith(prefix) and (mine := manifest.find_shared(split, other)).any():
                 found.append(SharedImages(split, other, int(mine.sum()), len(mine)))

@@ -21,12 +21,13 @@ def flatten_score(score: Score) -> dict[str, Any]:
     """The content of ``<prefix>_results.json``.
 
     Numbers lie flat under ``test_accuracy``, ``test_macro_f1`` and so on, as `transformers.Trainer` writes them.
-    ``test_not_measured`` maps each metric that is not defined to the reason, and ``test_remarks`` each metric that
-    leaves something out to what; neither is there when it would be empty.
+    ``test_not_measured`` maps each metric that is not defined to the reason, ``test_remarks`` each metric that leaves
+    something out to what, and ``test_unseen`` has the metrics without the images that training or selection has seen;
+    none of them is there when it would be empty.
     """
     prefix = RESULT_PREFIXES[score.split]
     values = {f"{prefix}_{name}": value for name, value in score.metrics.items() if value is not None}
-    described = {"not_measured": score.reasons, "remarks": score.remarks}
+    described = {"not_measured": score.reasons, "remarks": score.remarks, "unseen": score.unseen}
     return values | {f"{prefix}_{name}": texts for name, texts in described.items() if texts}
 
 

@@ -40,6 +40,7 @@ from hf_imgcls.measure.report import REPORT_FILE, read_report, write_report
 from hf_imgcls.measure.score import load_classifier, score_folder
 from hf_imgcls.measure.slices import build_slices, check_columns, relate_support_to_recall
 from hf_imgcls.measure.summary import summarise
+from hf_imgcls.measure.unseen import describe_unseen, measure_unseen
 from hf_imgcls.records import MULTI_LABEL, THRESHOLDS_KEY, DataRecord, ParityRecord, RunRecord
 
 if TYPE_CHECKING:
@@ -153,6 +154,9 @@ def report_table(
     if split is not None and measure.explain_samples and isinstance(table, PredictionTable):
         record.explanations = _explain_mistakes(table, split, args.data, measure.explain_samples, folder)
     record.notes += _note_plain(folder, table.split)
+    if dataset is not None and (unseen := measure_unseen(table, dataset.manifest)) is not None:
+        values = {name: estimate.value for name, estimate in record.metrics.items()}
+        record.notes = [describe_unseen(unseen, values), *record.notes]
     record.goals = [judge(goal, record) for goal in goals]
     record.exports = _keep_exports(record, folder)
     if changes := describe_changes(find_changes(find_run(str(table.source.get("model", ""))))):

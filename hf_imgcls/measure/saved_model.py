@@ -17,6 +17,7 @@ from hf_imgcls.measure.parity import PARITY_FILE, check_parity
 from hf_imgcls.measure.predictions import PREDICTIONS_FILE
 from hf_imgcls.measure.results import write_results
 from hf_imgcls.measure.score import Score, score_folder
+from hf_imgcls.measure.unseen import describe_unseen, measure_unseen
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -76,6 +77,8 @@ def _write(
 ) -> None:
     """Write results and predictions, and compare these with the consumer's."""
     folder, split = Path(training_args.output_dir), score.split
+    if score.table is not None:
+        score.unseen = measure_unseen(score.table, dataset.manifest)
     write_results(folder, score)
     if score.table is not None:
         score.table.save(folder / PREDICTIONS_FILE.format(split=split))
@@ -115,3 +118,5 @@ def print_score(score: Score) -> None:
         number = f"not measured: {score.reasons[name]}" if value is None else f"{value:.4f}"
         remark = f"   ({score.remarks[name]})" if name in score.remarks else ""
         print(printable(f"  {name:<21} {number}{remark}"))
+    if score.unseen is not None:
+        print(f"  {describe_unseen(score.unseen, score.metrics)}")

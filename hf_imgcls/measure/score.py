@@ -65,6 +65,8 @@ class Score:
         examples: Label, prediction and probability of each example, ordered by sample_index; with several labels per
             image its labels and scores.
         table: What a report is made from, the scores of each example included; on the main process only.
+        unseen: The same numbers without the images that training or selection has seen, see
+            `hf_imgcls.measure.unseen.measure_unseen`; None where there are no such images.
     """
 
     split: str
@@ -76,6 +78,7 @@ class Score:
     confusion_matrix: IntArray | None
     examples: ExampleTable | MultiLabelExamples
     table: Table | None = None
+    unseen: dict[str, Any] | None = None
 
 
 def score_folder(

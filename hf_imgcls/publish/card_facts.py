@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from hf_imgcls.measure.offered import describe_input, describe_plain
+from hf_imgcls.measure.unseen import describe_unseen
 from hf_imgcls.publish.card_records import CardRecords
 from hf_imgcls.publish.markdown import (
     NOT_MEASURED,
@@ -224,13 +225,25 @@ def read_classes(records: CardRecords) -> list[tuple[str, dict[str, Estimate]]]:
 
 def list_limitations(records: CardRecords) -> list[str]:
     """What the measurements say against using the model, and what was not measured; the gravest first."""
-    return [*_limit_results(records), *_limit_classes(records), *_limit_groups(records), *_limit_scope(records)]
+    parts = (_limit_splits, _limit_results, _limit_classes, _limit_groups, _limit_scope)
+    return [sentence for part in parts for sentence in part(records)]
 
 
 def list_names(names: list[str], limit: int) -> str:
     """The first names, and how many there are besides."""
     shown = ", ".join(escape(name) for name in names[:limit])
     return shown + (f" and {len(names) - limit:,} more" if len(names) > limit else "")
+
+
+def _limit_splits(records: CardRecords) -> Iterator[str]:
+    """Say which images of the split that was measured are not new to the model, and what that changes."""
+    shared = records.data.identical_images.shared if records.data.identical_images else []
+    told = [item.describe() for item in shared if item.split == records.split]
+    if not told or not records.unseen:
+        yield from (f"**{text}.**" for text in told)
+        return
+    values = {name: estimate.value for name, estimate in records.metrics.items()}
+    yield f"**{'; '.join(told)}.** {describe_unseen(records.unseen, values)}"
 
 
 def _limit_results(records: CardRecords) -> Iterator[str]:

@@ -45,6 +45,8 @@ class CardRecords:
         split: The split that the results are about: ``test``, or ``validation`` where there is no other; None where
             nothing was measured.
         metrics: Name -> estimate over the whole split; without an interval where no report was written.
+        unseen: The same without the images that training or selection has seen, as plain numbers with ``num_seen`` and
+            ``num_examples``; empty where there are no such images.
         report: Everything else that was measured on it.
         parity: Whether ``pipeline()`` answers as it was scored.
         config: The model's ``config.json``.
@@ -63,6 +65,7 @@ class CardRecords:
     state: dict[str, Any] = field(default_factory=dict)
     split: str | None = None
     metrics: dict[str, Estimate] = field(default_factory=dict)
+    unseen: dict[str, Any] = field(default_factory=dict)
     report: ReportRecord | None = None
     parity: ParityRecord | None = None
     config: dict[str, Any] = field(default_factory=dict)
@@ -182,6 +185,7 @@ def read_records(folder: str | Path) -> CardRecords:
         state=read_json(folder / "trainer_state.json"),
         split=split,
         metrics=report.metrics if report else _read_metrics(results[split], split, data) if split else {},
+        unseen=results[split].get(f"{_PREFIXES[split]}_unseen") or {} if split else {},
         report=report,
         parity=ParityRecord.load(folder / "parity.json") if (folder / "parity.json").is_file() else None,
         config=read_json(folder / "config.json"),

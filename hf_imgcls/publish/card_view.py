@@ -41,7 +41,7 @@ from hf_imgcls.publish.markdown import (
     show_number,
     show_share,
 )
-from hf_imgcls.records import MULTI_LABEL, SELECTED_BY, SINGLE_LABEL, RunRecord
+from hf_imgcls.records import MULTI_LABEL, SELECTED_BY, SINGLE_LABEL, DataRecord, RunRecord
 from hf_imgcls.run import EXPORTS_PICTURE
 
 _PICTURES = (
@@ -221,8 +221,16 @@ def _tell_data(records: CardRecords) -> str:
         parts.append(f" All were decoded beforehand; their modes: {modes}.")
     else:
         parts.append(f" Whether all of them can be read was {NOT_MEASURED} beforehand.")
-    parts.append(f" Near-duplicates, leaks between the splits and wrong labels: {NOT_MEASURED}.")
+    parts.append(f" {_tell_copies(data)}")
     return "".join(parts)
+
+
+def _tell_copies(data: DataRecord) -> str:
+    found = data.identical_images
+    if found is None:
+        return f"Near-duplicates, leaks between the splits and wrong labels: {NOT_MEASURED}."
+    shared = "; ".join(item.describe() for item in found.shared) or "no two splits have an image in common"
+    return f"Compared by their pixels: {shared}. Near-duplicates and wrong labels: {NOT_MEASURED}."
 
 
 def _tell_subgroups(records: CardRecords) -> str:
