@@ -185,8 +185,9 @@ def cut_stratified(labels: np.ndarray, counts: Mapping[str, int], seed: int) -> 
     """Cut held-out parts from a split so that every part has the whole's class proportions.
 
     Each class gives every part its exact share, rounded down; the examples still missing come from the classes with
-    the largest remainders. A class always keeps at least one example in ``train``, so a class with a single example is
-    in ``train`` only.
+    the largest remainders. What a class that is in none of the earlier parts missed there counts for it, so that small
+    classes are not absent from the same parts. A class always keeps at least one example in ``train``, so a class with
+    a single example is in ``train`` only.
 
     Args:
         labels: int64 array ``(N,)`` of class ids, all >= 0.
@@ -210,8 +211,11 @@ def cut_stratified(labels: np.ndarray, counts: Mapping[str, int], seed: int) -> 
     taken = np.zeros(num_classes, dtype=np.int64)
     is_free = np.ones(len(labels), dtype=bool)
     parts: dict[str, np.ndarray] = {}
+    num_cut = 0
     for name, count in counts.items():
-        quota = _apportion(count, class_sizes, class_sizes - 1 - taken, tie_breaks)
+        missed = np.where(taken == 0, num_cut * class_sizes / max(len(labels), 1), 0.0)
+        quota = _apportion(count, class_sizes, class_sizes - 1 - taken, tie_breaks, missed)
+        num_cut += count
         chosen = [
             rows[start + offset : start + offset + size]
             for start, offset, size in zip(starts, taken, quota, strict=True)
@@ -224,14 +228,19 @@ def cut_stratified(labels: np.ndarray, counts: Mapping[str, int], seed: int) -> 
     return {"train": np.flatnonzero(is_free), **parts}
 
 
-def _apportion(count: int, sizes: np.ndarray, limits: np.ndarray, tie_breaks: np.ndarray) -> np.ndarray:
-    """Share ``count`` out over classes in proportion to ``sizes``, at most ``limits`` each: int64 ``(K,)``."""
+def _apportion(
+    count: int, sizes: np.ndarray, limits: np.ndarray, tie_breaks: np.ndarray, missed: np.ndarray
+) -> np.ndarray:
+    """Share ``count`` out over classes in proportion to ``sizes``, at most ``limits`` each: int64 ``(K,)``.
+
+    Remainders count with what a class has ``missed`` before.
+    """
     limits = np.maximum(limits, 0)
     exact = count * sizes / max(int(sizes.sum()), 1)
     quota = np.minimum(np.floor(exact).astype(np.int64), limits)
     # Classes at their limit pass their share on, so this may take several rounds.
     while quota.sum() < count and (quota < limits).any():
-        order = np.lexsort((tie_breaks, quota - exact))
+        order = np.lexsort((tie_breaks, quota - exact - missed))
         order = order[quota[order] < limits[order]][: count - int(quota.sum())]
         quota[order] += 1
     return quota

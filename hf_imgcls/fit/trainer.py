@@ -229,6 +229,19 @@ class ImageClassificationTrainer(ResumableTrainer):
                 "choose another --metric_for_best_model, or another validation split",
             )
 
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Transformers' own; of equally good models the one with the lower validation loss is the best."""
+        if super()._determine_best_metric(metrics=metrics, trial=trial):
+            return True
+        state, name = self.state, f"eval_{(self.args.metric_for_best_model or '').removeprefix('eval_')}"
+        earlier = [entry for entry in state.log_history if entry["step"] < state.global_step]
+        losses = [entry["eval_loss"] for entry in earlier if name in entry and entry[name] == state.best_metric]
+        if not losses or metrics[name] != state.best_metric or metrics["eval_loss"] >= min(losses):
+            return False
+        if state.best_global_step is not None:
+            state.best_global_step = state.global_step
+        return True
+
     # ------------------------------------------------------------------------------------------------ optimisation
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:

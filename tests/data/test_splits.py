@@ -118,6 +118,30 @@ def test_cut_depends_on_the_seed_alone():
     assert digests == {0: "70e7839fd9c827d4", 42: "b2c44fdd62529b91"}
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_small_classes_are_not_absent_from_the_same_parts(seed):
+    labels = np.repeat(np.arange(10), 3)
+    parts = cut_stratified(labels, {"test": 5, "validation": 5}, seed)
+    held_out = [*labels[parts["test"]], *labels[parts["validation"]]]
+    assert sorted(held_out) == list(range(10))  # each class once, in one of them
+    # A large class is not passed over for a small one: shares stay shares.
+    labels = np.array([0] * 97 + [1] * 3)
+    parts = cut_stratified(labels, {"test": 10, "validation": 10}, seed)
+    assert [int((labels[parts[name]] == 1).sum()) for name in ("test", "validation")] == [0, 1]
+
+
+def test_cuts_in_which_no_class_is_absent_stay_what_they_were():
+    digests = []
+    for labels in (np.tile(np.arange(7), 101), np.repeat(np.arange(4), [400, 33, 21, 11])):
+        count = round(0.15 * len(labels))
+        parts = cut_stratified(labels, {"test": count, "validation": count}, seed=42)
+        digest = hashlib.sha256()
+        for name in sorted(parts):
+            digest.update(parts[name].astype("<i8").tobytes())
+        digests.append(digest.hexdigest()[:16])
+    assert digests == ["cfd19b20a5f7559f", "cb66d71e81aad5e1"]
+
+
 def test_subset_is_nested_and_differs_between_splits():
     small, large = choose_subset(1000, 50, 42, "train"), choose_subset(1000, 100, 42, "train")
     assert set(small) < set(large)

@@ -309,6 +309,21 @@ def test_early_stopping_ends_the_run(digits, tmp_path):
     assert 2 <= trainer.state.global_step < 20
 
 
+def test_of_equally_good_models_the_one_with_the_lower_loss_is_kept(digits, tmp_path):
+    training = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1, "max_steps": 4}
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "accuracy", "greater_is_better": True}
+    trainer = make_trainer(digits, tmp_path, learning_rate=1e-6, **training, **best)
+    trainer.train()
+    found = [entry for entry in trainer.state.log_history if "eval_accuracy" in entry]
+    losses = [entry["eval_loss"] for entry in found]
+    assert len(found) == 4
+    assert len({entry["eval_accuracy"] for entry in found}) == 1  # steps too small for another answer
+    assert losses.index(min(losses)) > 0
+    assert trainer.state.best_global_step == losses.index(min(losses)) + 1
+    assert trainer.state.best_model_checkpoint.endswith(f"checkpoint-{trainer.state.best_global_step}")
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(min(losses), abs=1e-9)
+
+
 def learning_rates(schedule, optimizer, steps):
     rates = []
     for _ in range(steps):
