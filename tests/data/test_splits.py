@@ -124,8 +124,8 @@ def test_small_classes_are_not_absent_from_the_same_parts(seed):
     parts = cut_stratified(labels, {"test": 5, "validation": 5}, seed)
     held_out = [*labels[parts["test"]], *labels[parts["validation"]]]
     assert sorted(held_out) == list(range(10))  # each class once, in one of them
-    # A large class is not passed over for a small one: shares stay shares.
-    labels = np.array([0] * 97 + [1] * 3)
+    # A share of 0.4 is too little for one image in either part, and twice 0.4 is not.
+    labels = np.array([0] * 96 + [1] * 4)
     parts = cut_stratified(labels, {"test": 10, "validation": 10}, seed)
     assert [int((labels[parts[name]] == 1).sum()) for name in ("test", "validation")] == [0, 1]
 
