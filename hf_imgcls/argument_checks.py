@@ -260,6 +260,8 @@ def _check_sources(data: DataArguments, complete: bool) -> list[ArgumentError]:
                         f"leave {name} out",
                     )
                 )
+    if data.group_column and data.streaming:
+        problems.append(_error("group_column with streaming", "a dataset that is read as a whole", "leave one out"))
     for name in ("train_val_split", "test_split"):
         share = getattr(data, name)
         if isinstance(share, float) and share >= 1:

@@ -103,6 +103,11 @@ class DataArguments:
     label_separator: str | None = _setting(
         None, "What is between the labels of an image in a column of texts, for example ';' in 'cat;dog'."
     )
+    group_column: str | None = _setting(
+        None,
+        "A column that names what images belong to, such as a patient, place or series: where splits are cut, a group "
+        "stays in one of them.",
+    )
     train_val_split: int | float = _setting(
         0.15,
         "Cut from train where there is no validation split: a fraction in (0, 1), or a number of examples; 0 for none.",

@@ -185,6 +185,48 @@ class IdenticalImages:
 
 
 @dataclass
+class SharedGroups:
+    """Groups of ``--group_column`` that the source's own splits have in common.
+
+    Attributes:
+        split: ``test`` or ``validation``.
+        other: ``train`` or ``validation``.
+        num_groups: Groups in both.
+        num_images: Images of ``split`` in such groups.
+        num_examples: Images of ``split``.
+    """
+
+    split: str
+    other: str
+    num_groups: int
+    num_images: int
+    num_examples: int
+
+    def describe(self, column: str) -> str:
+        """The finding as a sentence without its full stop."""
+        groups = f"{self.num_groups:,} group{'s' if self.num_groups > 1 else ''}"
+        return (
+            f"{self.num_images:,} of {self.num_examples:,} {self.split} images are of {groups} of {column!r} that "
+            f"{'are' if self.num_groups > 1 else 'is'} also in {self.other}"
+        )
+
+
+@dataclass
+class GroupRecord:
+    """What became of the groups of ``--group_column``.
+
+    Attributes:
+        column: Its name.
+        num_groups: Split -> groups in it; an image without a group is one of its own.
+        shared: Groups that are in two splits.
+    """
+
+    column: str
+    num_groups: dict[str, int]
+    shared: list[SharedGroups] = field(default_factory=list)
+
+
+@dataclass
 class DataRecord(Record):
     """``data.json``: the dataset a run was trained and measured on.
 
@@ -203,6 +245,7 @@ class DataRecord(Record):
         identical_images: Images that are in two splits or have contradicting labels; ``None`` where not every image
             was looked at.
         manifest_hash: Root hash of ``data_manifest.parquet``; ``None`` where there is none.
+        groups: What became of the groups of ``--group_column``; ``None`` without one.
         notes: What was noticed and what was done about it, one sentence each.
     """
 
@@ -217,6 +260,7 @@ class DataRecord(Record):
     image_modes: dict[str, int] | None = None
     identical_images: IdenticalImages | None = None
     manifest_hash: str | None = None
+    groups: GroupRecord | None = None
     notes: list[str] = field(default_factory=list)
 
 

@@ -17,6 +17,7 @@ from datasets import Dataset, Image
 from hf_imgcls.arguments import DataArguments
 from hf_imgcls.data.class_lists import drop_conflicting
 from hf_imgcls.data.folders import read_loose_folder
+from hf_imgcls.data.groups import cut_groups, read_groups, record_groups
 from hf_imgcls.data.hub_names import read_hub_name
 from hf_imgcls.data.iterative_stratification import cut_iteratively
 from hf_imgcls.data.label_columns import RawLabels, find_image_column, find_label_column, read_raw_labels
@@ -172,6 +173,7 @@ def _assemble(source: Source, args: DataArguments) -> ImageDataset:
     used: dict[str, RawLabels] = {role: raw[role_of[name]] for role, name in roles.items()}
     names = build_label_map(used, notes)
     ids = {role: encode_labels(labels, names, roles[role], notes) for role, labels in used.items()}
+    groups = read_groups(splits, args.group_column, (image_column, *label_column.split(",")))
     splits = {
         role: _unify_columns(split, image_column, label_column, ids[role], names) for role, split in splits.items()
     }
@@ -180,7 +182,7 @@ def _assemble(source: Source, args: DataArguments) -> ImageDataset:
         notes += describe_sets(ids, label_column, len(names))
     elif not all(labels.declared for labels in used.values()):
         notes += hint_separator(names)
-    parts = _cut_missing_splits(roles, ids, source.validation_is_explicit, args, notes)
+    parts = _cut_missing_splits(roles, ids, source.validation_is_explicit, args, notes, groups.get("train"))
     record = DataRecord(
         source=source.name,
         labels=names,
@@ -192,6 +194,7 @@ def _assemble(source: Source, args: DataArguments) -> ImageDataset:
         notes=notes,
     )
     dataset = ImageDataset({}, names, record)
+    used_groups: dict[str, np.ndarray] = {}
     for role, (origin, rows, text) in parts.items():
         split_ids = ids[origin] if rows is None else ids[origin][rows]
         maximum = getattr(args, f"max_{'eval' if role == 'validation' else role}_samples")
@@ -212,6 +215,9 @@ def _assemble(source: Source, args: DataArguments) -> ImageDataset:
             role, text, len(split), source_split=roles[origin], is_cut=is_cut, num_available=num_available
         )
         record_labels(record.splits[role], split_ids, names)
+        if groups:
+            used_groups[role] = groups[origin] if rows is None else groups[origin][rows]
+    record.groups = record_groups(args.group_column, used_groups, notes)
     notes += _find_absent_classes(record)
     return dataset
 
@@ -319,6 +325,7 @@ def _cut_missing_splits(
     validation_is_explicit: bool,
     args: DataArguments,
     notes: list[str],
+    groups: np.ndarray | None = None,
 ) -> dict[str, tuple[str, np.ndarray | None, str]]:
     """Decide the rows of each final split.
 
@@ -335,8 +342,12 @@ def _cut_missing_splits(
     counts = count_cuts(roles, num_examples, args.train_val_split, args.test_split, validation_is_explicit, notes)
     if not counts:
         return {"train": ("train", None, name), **parts}
-    rows = (cut_iteratively if several else cut_stratified)(labels, counts, args.split_seed)
-    how = "iteratively stratified" if several else "stratified"
+    if groups is not None:
+        rows = cut_groups(labels, groups, counts, args.split_seed)
+        how = f"whole groups of {args.group_column!r}, stratified"
+    else:
+        rows = (cut_iteratively if several else cut_stratified)(labels, counts, args.split_seed)
+        how = "iteratively stratified" if several else "stratified"
     for role, part in rows.items():
         text = f"{len(part)} of {num_examples} examples of {name}, {how}, seed {args.split_seed}"
         parts[role] = ("train", part, text)
@@ -347,9 +358,11 @@ def _cut_missing_splits(
                 "at least two examples in some class",
                 f"pass --{role}_dir or another held-out split",
             )
-        if len(rows[role]) < count:
+        if groups is not None and len(rows[role]) != count:
+            notes.append(f"{role} has {len(rows[role])} examples, not {count}: groups stay whole.")
+        elif len(rows[role]) < count:
             notes.append(f"{role} has {len(rows[role])} examples, not {count}: every class keeps one for training.")
     num_single = int((count_classes(labels, 0) == 1).sum())
-    if num_single:
+    if num_single and groups is None:
         notes.append(f"{num_single} classes have a single example, which stays in train.")
     return {role: parts[role] for role in ROLES if role in parts}

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from datasets import ClassLabel, Dataset
 
 from hf_imgcls.arguments import DataArguments
@@ -24,7 +25,7 @@ from hf_imgcls.data.cache import write_atomically
 from hf_imgcls.data.formats import FORMATS
 from hf_imgcls.data.label_sets import LabelIds, count_classes, list_owners, read_label_ids
 from hf_imgcls.data.labels import list_some
-from hf_imgcls.data.load import ImageDataset, record_labels
+from hf_imgcls.data.load import COLUMNS, ImageDataset, record_labels
 from hf_imgcls.data.manifest import Manifest, list_images
 from hf_imgcls.data.reading import Reading
 from hf_imgcls.data.reading_hints import describe_reading
@@ -88,7 +89,8 @@ def check_images(dataset: ImageDataset, args: DataArguments, report: Path | None
         images = surveys[role].digest if args.scan_images else None
         record.splits[role].fingerprint = _fingerprint(ids, indices, dataset.labels, images)
         if args.scan_images:
-            rows.append(list_images(role, surveys[role], ids, dataset.labels, indices))
+            groups = _read_groups(split, args.group_column)
+            rows.append(list_images(role, surveys[role], ids, dataset.labels, indices, groups))
     hints = describe_reading(surveys.values(), reading, range_is_given=args.intensity_range is not None)
     for hint in hints:
         logger.warning("%s", hint)
@@ -120,6 +122,14 @@ def _take_first_images(split: Dataset) -> Dataset:
 def _read_column(split: Dataset, name: str) -> np.ndarray:
     """A column of integers: int64 ``(N,)``."""
     return split.select_columns(name).with_format("arrow")[:][name].to_numpy().astype(np.int64)
+
+
+def _read_groups(split: Dataset, column: str | None) -> pa.ChunkedArray | None:
+    """The column of ``--group_column``, which loading may have renamed."""
+    if column is None:
+        return None
+    name = column if column not in COLUMNS else f"source_{column}"
+    return split.select_columns(name).with_format("arrow")[:][name]
 
 
 def _fingerprint(ids: LabelIds, sample_index: np.ndarray, labels: list[str], images: str | None) -> str:

@@ -26,6 +26,7 @@ _SOURCE_DETAILS = (
     "image_column_name",
     "label_column_name",
     "label_separator",
+    "group_column",
 )
 
 

@@ -317,9 +317,13 @@ def _limit_groups(records: CardRecords) -> Iterator[str]:
 def _limit_scope(records: CardRecords) -> Iterator[str]:
     train, test = (records.data.splits.get(name) for name in ("train", "test"))
     if test is not None and test.is_cut and records.split == "test":
+        groups = records.data.groups
+        how, same = "at random", "near-duplicates, or the same person, place or series,"
+        if groups is not None:
+            how, same = f"in whole groups of {code(groups.column)}", "near-duplicates"
         yield (
-            "The test images were cut at random from the same source as the training images. Whether near-duplicates, "
-            "or the same person, place or series, are on both sides was not checked; new ones may fare worse."
+            f"The test images were cut {how} from the same source as the training images. Whether {same} are on both "
+            "sides was not checked; new ones may fare worse."
         )
     if records.is_from_scratch and train is not None and train.num_examples:
         yield f"It was trained from scratch and has seen nothing but {train.num_examples:,} images of this dataset."
