@@ -185,7 +185,7 @@ def read_records(folder: str | Path) -> CardRecords:
         state=read_json(folder / "trainer_state.json"),
         split=split,
         metrics=report.metrics if report else _read_metrics(results[split], split, data) if split else {},
-        unseen=results[split].get(f"{_PREFIXES[split]}_unseen") or {} if split else {},
+        unseen=results[split].get(f"{RESULT_PREFIXES[split]}_unseen") or {} if split else {},
         report=report,
         parity=ParityRecord.load(folder / "parity.json") if (folder / "parity.json").is_file() else None,
         config=read_json(folder / "config.json"),

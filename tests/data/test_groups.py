@@ -67,14 +67,16 @@ def test_groups_stay_whole_and_sizes_and_classes_come_close(seed):
 
 
 def test_several_labels_per_image_are_stratified_too():
-    random = np.random.RandomState(0)
-    groups = np.repeat(np.arange(200), 5)
-    targets = random.rand(200, 6)[groups] + random.rand(1000, 6) > [1.6, 1.5, 1.4, 1.2, 1.0, 0.8]
-    parts = cut_groups(csr_array(targets), groups, {"test": 200}, 0)
-    assert abs(len(parts["test"]) - 200) <= 10
-    assert len(set(groups[parts["test"]])) == len(parts["test"]) / 5
-    expected = targets.mean(axis=0)
-    assert np.abs(targets[parts["test"]].mean(axis=0) - expected).max() < 0.03
+    gaps = []
+    for seed in range(5):
+        random = np.random.RandomState(seed)
+        groups = np.repeat(np.arange(200), 5)
+        targets = random.rand(200, 6)[groups] + random.rand(1000, 6) > [1.6, 1.5, 1.4, 1.2, 1.0, 0.8]
+        rows = cut_groups(csr_array(targets), groups, {"test": 200}, 0)["test"]
+        assert abs(len(rows) - 200) <= 10
+        assert len(set(groups[rows])) == len(rows) / 5
+        gaps.append(np.abs(targets[rows].mean(axis=0) - targets.mean(axis=0)).max())
+    assert np.median(gaps) < 0.02  # of groups drawn at random: 0.054
 
 
 def test_a_group_that_is_too_large_stays_in_train():
