@@ -83,27 +83,12 @@ def check_images(dataset: ImageDataset, args: DataArguments, report: Path | None
         logger.warning("%s", _format_table(table))
         for role, split in splits.items():
             _record_loss(record, role, split, [row for row in table if row.split == role], report)
-    rows = []
-    for role, split in splits.items():
-        ids, indices = read_label_ids(split), _read_column(split, "sample_index")
-        images = surveys[role].digest if args.scan_images else None
-        record.splits[role].fingerprint = _fingerprint(ids, indices, dataset.labels, images)
-        if args.scan_images:
-            groups = _read_groups(split, args.group_column)
-            rows.append(list_images(role, surveys[role], ids, dataset.labels, indices, groups))
     hints = describe_reading(surveys.values(), reading, range_is_given=args.intensity_range is not None)
     for hint in hints:
         logger.warning("%s", hint)
-    manifest = None
     if args.scan_images:
         record.notes += hints
-        modes = sum((Counter(survey.modes) for survey in surveys.values()), Counter[str]())
-        record.image_modes = dict(sorted(modes.items(), key=lambda item: (-item[1], item[0])))
-        manifest = Manifest.join(rows)
-        _record_identical(record, manifest, splits, surveys)
-    elif len(splits) > 1:
-        record.notes.append("Whether splits have images in common was not checked (--scan_images false).")
-        logger.info("      %s", record.notes[-1])
+    manifest = _record_contents(record, splits, surveys, args)
     return ImageDataset({**dataset.splits, **splits}, dataset.labels, record, manifest)
 
 
@@ -159,6 +144,30 @@ def _fingerprint(ids: LabelIds, sample_index: np.ndarray, labels: list[str], ima
     digest.update(ranks[places].tobytes())
     digest.update(sample_index.astype("<i8").tobytes())
     return digest.hexdigest()
+
+
+def _record_contents(
+    record: DataRecord, splits: dict[str, Dataset], surveys: dict[str, SplitSurvey], args: DataArguments
+) -> Manifest | None:
+    """Write down the splits' fingerprints and, after a scan, all that it found; returns the manifest then."""
+    rows = []
+    for role, split in splits.items():
+        ids, indices = read_label_ids(split), _read_column(split, "sample_index")
+        images = surveys[role].digest if args.scan_images else None
+        record.splits[role].fingerprint = _fingerprint(ids, indices, record.labels, images)
+        if args.scan_images:
+            groups = _read_groups(split, args.group_column)
+            rows.append(list_images(role, surveys[role], ids, record.labels, indices, groups))
+    if not args.scan_images:
+        if len(splits) > 1:
+            record.notes.append("Whether splits have images in common was not checked (--scan_images false).")
+            logger.info("      %s", record.notes[-1])
+        return None
+    modes = sum((Counter(survey.modes) for survey in surveys.values()), Counter[str]())
+    record.image_modes = dict(sorted(modes.items(), key=lambda item: (-item[1], item[0])))
+    manifest = Manifest.join(rows)
+    _record_identical(record, manifest, splits, surveys)
+    return manifest
 
 
 def _record_identical(
