@@ -96,13 +96,29 @@ def with_retries(
     raise AssertionError("the last attempt has returned or raised")
 
 
-def unanswered(error_type: type[UserError], patience: Patience) -> Callable[[Fault, str], UserError | None]:
-    """Return an ``explain`` for `with_retries`: an error about the network, or None for what waiting cannot help.
+def call_hub(request: Callable[[], T], what: str, attempts: int, error_type: type[UserError]) -> T:
+    """Load something from the Hub, with retries.
 
     Args:
-        error_type: Of the error.
-        patience: As `with_retries` has it.
+        request: What is done; may be repeated.
+        what: What it is for: "to ...".
+        attempts: How often it is tried: ``--download_attempts``.
+        error_type: Of the error when the Hub does not answer.
+
+    Raises:
+        UserError: The Hub did not answer. Everything else that ``request`` raises is raised as it is.
     """
+    from huggingface_hub import HfFileSystem
+
+    def ask() -> T:
+        try:
+            return request()
+        except Exception:
+            # It keeps the part of a listing that came before the fault, and would take it for the whole.
+            HfFileSystem.clear_instance_cache()
+            raise
+
+    patience = Patience(attempts=attempts)
 
     def explain(fault: Fault, what: str) -> UserError | None:
         if not fault.is_transient:
@@ -121,7 +137,7 @@ def unanswered(error_type: type[UserError], patience: Patience) -> Callable[[Fau
             "is kept. --download_attempts sets how often a request is tried",
         )
 
-    return explain
+    return with_retries(ask, what, patience, explain)
 
 
 def sleep_before_retry(wait: float, fault: Fault, what: str) -> None:

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features
 
-from hf_imgcls.data.class_lists import FileFeatures, open_file
+from hf_imgcls.data.class_lists import FileFeatures
+from hf_imgcls.data.ranges import RangeCache, RangeReader
 from hf_imgcls.errors import DataError
 
 _NUM_THREADS = 16
@@ -30,15 +31,21 @@ class ParquetFiles:
     Attributes:
         urls: Paths or URLs (``hf://datasets/...``), in the dataset's order.
         footers: Each file's metadata.
+        sizes: Bytes of each file.
         token: Hub token for ``hf://`` URLs.
+        attempts: How often a range of a file is tried.
         groups: int64 array ``(S, 4)``, one row per row group that has rows, in the dataset's order: file, row group in
             the file, row number of its first row in the split, number of rows.
+        cache: Where the ranges of remote files are kept that were read.
     """
 
     urls: list[str]
     footers: list[pq.FileMetaData]
+    sizes: list[int]
     token: str | bool | None
+    attempts: int
     groups: np.ndarray
+    cache: RangeCache | None = None
 
     def read_features(self) -> list[FileFeatures]:
         """Return what each file declares, as its schema (and the ``huggingface`` key in it) tells it."""
@@ -52,7 +59,7 @@ class ParquetFiles:
         return int(self.groups[np.searchsorted(self.groups[:, 2], row, side="right") - 1, 0])
 
     def read_group(
-        self, piece: np.ndarray, first: int, columns: Sequence[str]
+        self, piece: np.ndarray, first: int, columns: Sequence[str], share: float = 1.0
     ) -> Generator[tuple[int, dict[str, Any]], None, None]:
         """Read a row group, or a part of it, a few hundred rows at a time.
 
@@ -60,6 +67,7 @@ class ParquetFiles:
             piece: int64 array ``(4,)``: a row of ``groups``, or a part of it: a later first row, fewer rows.
             first: Row number (in the split) to begin at; earlier ones are skipped.
             columns: Columns to read.
+            share: Share of the cache's room that may be full afterwards.
 
         Yields:
             Row number in the split, and the row.
@@ -67,8 +75,11 @@ class ParquetFiles:
         file, group, begin, size = (int(value) for value in piece)
         lowest, highest = max(first, begin), begin + size
         at = int(self.groups[(self.groups[:, 0] == file) & (self.groups[:, 1] == group), 2][0])
-        with open_file(self.urls[file], self.token) as handle:
-            reader = pq.ParquetFile(handle, metadata=self.footers[file])
+        with RangeReader(
+            self.urls[file], self.token, self.attempts, size=self.sizes[file], cache=self.cache, share=share
+        ) as handle:
+            # Buffered before it is decoded, neighbouring columns are one request.
+            reader = pq.ParquetFile(handle, metadata=self.footers[file], pre_buffer=True)
             for batch in reader.iter_batches(
                 _ROWS_PER_READ, row_groups=[group], columns=list(columns), use_threads=False
             ):
@@ -80,17 +91,25 @@ class ParquetFiles:
                     return
 
 
-def open_parquet(urls: Sequence[str], token: str | bool | None) -> ParquetFiles:
+def open_parquet(
+    urls: Sequence[str], token: str | bool | None, *, attempts: int = 1, cache: RangeCache | None = None
+) -> ParquetFiles:
     """Read the footers of files, 16 at a time.
+
+    Args:
+        urls: Paths or URLs.
+        token: Hub token for ``hf://`` URLs.
+        attempts: How often a range of a file is tried.
+        cache: Where ranges of remote files are kept.
 
     Raises:
         DataError: A file cannot be read or is not parquet.
     """
 
-    def read_footer(url: str) -> pq.FileMetaData:
+    def read_footer(url: str) -> tuple[pq.FileMetaData, int]:
         try:
-            with open_file(url, token) as handle:
-                return pq.read_metadata(handle)
+            with RangeReader(url, token, attempts) as handle:
+                return pq.read_metadata(handle), handle.size
         except (OSError, ValueError, pa.ArrowException) as error:
             raise DataError(
                 f"{url} cannot be read: {next(iter(str(error).splitlines()), type(error).__name__)}",
@@ -99,7 +118,8 @@ def open_parquet(urls: Sequence[str], token: str | bool | None) -> ParquetFiles:
             ) from error
 
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        footers = list(pool.map(read_footer, urls))
+        found = list(pool.map(read_footer, urls))
+    footers, sizes = [footer for footer, _ in found], [size for _, size in found]
     groups = [
         (file, group, 0, footer.row_group(group).num_rows)
         for file, footer in enumerate(footers)
@@ -108,7 +128,7 @@ def open_parquet(urls: Sequence[str], token: str | bool | None) -> ParquetFiles:
     ]
     table = np.array(groups, dtype=np.int64).reshape(-1, 4)
     table[:, 2] = np.cumsum(table[:, 3]) - table[:, 3]
-    return ParquetFiles(list(urls), footers, token, table)
+    return ParquetFiles(list(urls), footers, sizes, token, attempts, table, cache)
 
 
 def take_groups(groups: np.ndarray, count: int, seed: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

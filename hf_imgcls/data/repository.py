@@ -25,7 +25,7 @@ from hf_imgcls.data.local_paths import make_plain_path
 from hf_imgcls.data.prepared import find_prepared, find_root, remember_prepared
 from hf_imgcls.data.splits import ROLES
 from hf_imgcls.errors import DataError
-from hf_imgcls.retries import Patience, diagnose, unanswered, with_retries
+from hf_imgcls.retries import call_hub, diagnose
 
 T = TypeVar("T")
 
@@ -88,29 +88,8 @@ def requested_splits(args: DataArguments) -> dict[str, str | None]:
     return {role: getattr(args, f"{role}_split_name") for role in ROLES}
 
 
-def call_hub(request: Callable[[], T], what: str, args: DataArguments) -> T:
-    """Do something with the Hub, retried as ``--download_attempts`` says.
-
-    Args:
-        request: What is done; may be repeated.
-        what: What it is for: "to ...".
-        args: ``download_attempts``.
-
-    Raises:
-        HubUnreachableError: Everything else that ``request`` raises is raised as it is.
-    """
-    from huggingface_hub import HfFileSystem
-
-    def ask() -> T:
-        try:
-            return request()
-        except Exception:
-            # It keeps the part of a listing that came before the fault, and would take it for the whole.
-            HfFileSystem.clear_instance_cache()
-            raise
-
-    patience = Patience(attempts=args.download_attempts)
-    return with_retries(ask, what, patience, unanswered(HubUnreachableError, patience))
+def _call_hub(request: Callable[[], T], what: str, args: DataArguments) -> T:
+    return call_hub(request, what, args.download_attempts, HubUnreachableError)
 
 
 def open_dataset(args: DataArguments) -> OpenedDataset:
@@ -179,7 +158,7 @@ def _look_up(name: str, args: DataArguments) -> _Place | None:
         return _Place(str(info.sha), script in found, "README.md" in found)
 
     try:
-        return call_hub(ask, f"look up the dataset {name}", args)
+        return _call_hub(ask, f"look up the dataset {name}", args)
     except RevisionNotFoundError as error:
         raise DataError(
             f"the dataset {name} has no revision {args.dataset_revision!r}",
@@ -216,7 +195,7 @@ def _build(name: str, args: DataArguments, *, is_reachable: bool = False) -> Dat
         return builder
 
     try:
-        return call_hub(load, f"open the dataset {name}", args)
+        return _call_hub(load, f"open the dataset {name}", args)
     except HubUnreachableError as error:
         if isinstance(error.__cause__, _CachedInstead):
             raise error.__cause__ from None
@@ -286,7 +265,7 @@ def _list_files(name: str, revision: str, args: DataArguments) -> list[str]:
     from huggingface_hub import HfApi
 
     api = HfApi(token=args.token)
-    return call_hub(
+    return _call_hub(
         lambda: list(api.list_repo_files(name, revision=revision, repo_type="dataset")),
         f"list the files of {name}",
         args,
@@ -410,7 +389,7 @@ def prepare_splits(opened: OpenedDataset, wanted: set[str], args: DataArguments)
             args,
             features=builder.info.features,
         )
-    call_hub(builder.download_and_prepare, f"download the dataset {opened.name}", args)
+    _call_hub(builder.download_and_prepare, f"download the dataset {opened.name}", args)
     if opened.revision is not None and not opened.is_from_cache:
         remember_prepared(builder, args, opened.config, opened.revision)
     return builder
@@ -419,7 +398,7 @@ def prepare_splits(opened: OpenedDataset, wanted: set[str], args: DataArguments)
 def _build_from_files(kind: str, files: dict[str, list[str]], args: DataArguments, **options: Any) -> DatasetBuilder:
     """Make the builder of single files, which has a place of its own in the cache."""
     patterns = {split: [glob.escape(file) for file in names] for split, names in files.items()}
-    return call_hub(
+    return _call_hub(
         lambda: load_dataset_builder(kind, data_files=patterns, cache_dir=args.cache_dir, token=args.token, **options),
         f"find the files of {args.dataset_name}",
         args,

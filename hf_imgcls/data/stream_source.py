@@ -20,6 +20,8 @@ from hf_imgcls.data.label_sets import resolve_feature
 from hf_imgcls.data.labels import describe_names, list_some, suggest_twins
 from hf_imgcls.data.load import ImageDataset
 from hf_imgcls.data.parquet import ParquetFiles, open_parquet, take_groups
+from hf_imgcls.data.prepared import find_root
+from hf_imgcls.data.ranges import RangeCache
 from hf_imgcls.data.repository import list_splits, open_dataset, requested_splits
 from hf_imgcls.data.sources import is_hub_layout
 from hf_imgcls.data.splits import ROLES, assign_roles, check_not_empty, count_cuts, match_split_names
@@ -59,7 +61,12 @@ def load_streaming(args: DataArguments) -> ImageDataset | None:
         )
     notes = opened.notes
     found = match_split_names(list_splits(builder), requested_splits(args))
-    files = {role: open_parquet(builder.config.data_files[split], args.token) for role, split in found.items()}
+    urls = [url for split in found.values() for url in builder.config.data_files[split]]
+    cache = RangeCache(find_root(args)) if any("://" in url for url in urls) else None
+    files = {
+        role: open_parquet(builder.config.data_files[split], args.token, attempts=args.download_attempts, cache=cache)
+        for role, split in found.items()
+    }
     check_not_empty(name, {split: len(files[role].groups) for role, split in found.items()})
     declared = {found[role]: part.read_features() for role, part in files.items()}
     features = {split: builder.info.features or parts[0].features for split, parts in declared.items()}

@@ -234,7 +234,10 @@ class StreamingSplit(IterableDataset):  # type: ignore[type-arg]
             while wanted not in waiting:
                 if piece not in readers:
                     readers[piece] = self.files.read_group(
-                        pieces[piece], int(first_needed[piece]), (self.image_column, self.label_column)
+                        pieces[piece],
+                        int(first_needed[piece]),
+                        (self.image_column, self.label_column),
+                        0.5 if self.is_training else 1.0,
                     )
                 row, content = next(readers[piece])
                 if not is_used[position + row - wanted]:

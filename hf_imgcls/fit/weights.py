@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
 
 from hf_imgcls.errors import ModelError, network_error
-from hf_imgcls.retries import Patience, unanswered, with_retries
+from hf_imgcls.retries import call_hub
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
 # What torch.load and its like would execute.
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
-T = TypeVar("T")
 _WEIGHTS = "model.safetensors"
 _SMALL_FILES = ("config.json", "preprocessor_config.json", "processor_config.json", f"{_WEIGHTS}.index.json")
 # What from_pretrained raises about files that are missing, damaged, or another model's.
@@ -118,7 +116,7 @@ def _find_commit(
         )  # fmt: skip
 
     try:
-        path = _call_hub(find, f"look up the model {name}", attempts)
+        path = call_hub(find, f"look up the model {name}", attempts, ModelError)
     except (OSError, ValueError) as error:
         raise ModelError(
             f"no model could be loaded from {name!r}: {error}",
@@ -126,12 +124,6 @@ def _find_commit(
             "check the name, --model_revision, and that you are logged in if the model is private",
         ) from error
     return None if Path(name).is_dir() else extract_commit_hash(path, None)
-
-
-def _call_hub(request: Callable[[], T], what: str, attempts: int) -> T:
-    """Do something that may be repeated; a ModelError if the Hub does not answer."""
-    patience = Patience(attempts=attempts)
-    return with_retries(request, what, patience, unanswered(ModelError, patience))
 
 
 def _select_files(files: list[str], fetches_weights: bool) -> list[str]:
@@ -147,12 +139,13 @@ def _fetch(name: str, files: list[str], data: DataArguments, commit: str) -> Non
     from huggingface_hub import hf_hub_download
 
     for file in files:
-        _call_hub(
+        call_hub(
             lambda file=file: hf_hub_download(  # type: ignore[misc]
                 name, file, revision=commit, cache_dir=data.cache_dir, token=data.token
             ),
             f"download {file} of the model {name}",
             data.download_attempts,
+            ModelError,
         )
 
 
