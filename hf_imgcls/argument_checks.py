@@ -51,6 +51,7 @@ EXPORT_FORMATS = (
 )  # fmt: skip
 _FOLDERS = ("train_dir", "validation_dir", "test_dir")
 _FILES = ("train_file", "validation_file", "test_file")
+_FILES_ONLY = ("image_folder", "image_suffix")
 _HUB_ONLY = ("dataset_config_name", "dataset_revision", "train_split_name", "validation_split_name", "test_split_name")
 _TEACHER_ONLY = ("distillation_temperature", "distillation_weight")
 # What has no say where the head is solved for: no image is augmented, and no optimiser step is taken.
@@ -232,7 +233,11 @@ def _check_sources(data: DataArguments, complete: bool) -> list[ArgumentError]:
     elif data.dataset_revision and os.path.isdir(os.path.expanduser(str(data.dataset_name))):
         found = f"dataset_revision {data.dataset_revision} with the folder {data.dataset_name}"
         problems.append(_error(found, "a dataset on the Hub: a folder is what it is", "leave out dataset_revision"))
-    folders = (*_FOLDERS, "unlabelled_dir")
+    if (extra := _given(data, _FILES_ONLY)) and not _given(data, _FILES) and complete:
+        problems.append(_error(f"{', '.join(extra)} without train_file or its like", "both", f"leave out {extra[0]}"))
+    if data.image_suffix is not None and not re.fullmatch(r"\.?[A-Za-z0-9]+", data.image_suffix):
+        problems.append(_error(f"image_suffix is {data.image_suffix!r}", "a suffix such as .jpg", "correct it"))
+    folders = (*_FOLDERS, "unlabelled_dir", "image_folder")
     for names, exists, word in ((folders, os.path.isdir, "folder"), (_FILES, os.path.isfile, "file")):
         for name in _given(data, names):
             path = getattr(data, name)

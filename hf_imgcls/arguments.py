@@ -52,6 +52,7 @@ _NOT_IN_RECIPE = {"local_rank", "resume_from_checkpoint"}
 FINETUNE_GROUPS = tuple(group for group in GROUPS if group not in ("score", "push", "pretrain", "repeat"))
 _PATHS = frozenset(f"{split}_{kind}" for split in ("train", "validation", "test") for kind in ("dir", "file")) | {
     "unlabelled_dir",
+    "image_folder",
     "output_dir",
     "cache_dir",
     "card_notes",
@@ -84,10 +85,16 @@ class DataArguments:
     validation_dir: str | None = _setting(None, "Folder of validation images, one sub-folder per class.")
     test_dir: str | None = _setting(None, "Folder of test images, one sub-folder per class.")
     train_file: str | None = _setting(
-        None, "CSV or JSON lines of file name and label for training; paths are relative to the file's folder."
+        None, "CSV, JSON lines or parquet of file name and label (parquet: or image) for training."
     )
     validation_file: str | None = _setting(None, "The same for validation.")
     test_file: str | None = _setting(None, "The same for testing.")
+    image_folder: str | None = _setting(
+        None, "Folder that the file names in --train_file and its like are relative to; if not given, the file's own."
+    )
+    image_suffix: str | None = _setting(
+        None, "Added to file names in --train_file and its like that lack it: '.jpg' for a column of ids."
+    )
     unlabelled_dir: str | None = _setting(None, "Folder of images without labels, at any depth.", group="pretrain")
     train_split_name: str | None = _setting(None, "The dataset's split to train on; found by name if not given.")
     validation_split_name: str | None = _setting(

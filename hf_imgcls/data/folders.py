@@ -18,7 +18,7 @@ from hf_imgcls.data.image_files import (
     list_folders,
     list_images,
 )
-from hf_imgcls.data.labels import is_hidden_name
+from hf_imgcls.data.names import is_hidden_name
 from hf_imgcls.data.split_folders import check_class_folders
 from hf_imgcls.errors import DataError
 

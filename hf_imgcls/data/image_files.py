@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from hf_imgcls.data.labels import is_hidden_name, list_some, natural_key
+from hf_imgcls.data.names import is_hidden_name, list_some, natural_key
 
 # The formats of ``decode.FORMATS``, by the suffixes that they go by.
 _SUFFIXES = "avif apng bmp dib gif jfif jpe jpeg jpg pbm pgm png pnm ppm tif tiff webp"

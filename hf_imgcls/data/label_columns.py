@@ -76,7 +76,28 @@ def find_image_column(features: Features, requested: str | None) -> str:
     candidates = [name for name, feature in features.items() if isinstance(feature, Image)]
     if not candidates:
         candidates = [name for name, feature in features.items() if _is_encoded_image(feature)]
+    if not candidates:
+        _check_no_lists(features)
     return _choose(candidates, features, ("image",), "image", "--image_column_name")
+
+
+def holds_images(features: Features) -> bool:
+    """Whether a column holds images, or encoded ones, and not only names of files."""
+    items = [resolve_feature(features, name) for name in features]
+    return any(item is not None and (isinstance(item.item, Image) or _is_encoded_image(item.item)) for item in items)
+
+
+def _check_no_lists(features: Features) -> None:
+    """Raise a DataError for images that lie in lists."""
+    for name in features:
+        found = resolve_feature(features, name)
+        if found is not None and found.is_list and (isinstance(found.item, Image) or _is_encoded_image(found.item)):
+            raise DataError(
+                f"the column {name!r} holds lists of images",
+                "one image on each row",
+                f"unpack lists of one: dataset.map(lambda row: {{'image': row[{name!r}][0]}}, "
+                f"remove_columns=[{name!r}]), and save the dataset again",
+            )
 
 
 def find_label_column(features: Features, requested: str | None, image_column: str) -> str:
@@ -166,7 +187,7 @@ def _check_column_exists(features: Features, column: str, flag: str) -> None:
 def _is_encoded_image(feature: Any) -> bool:
     """Whether a feature without an Image type still looks like encoded images."""
     if isinstance(feature, Mapping):
-        return set(feature) == {"bytes", "path"}
+        return "bytes" in feature and set(feature) <= {"bytes", "path"}
     return isinstance(feature, Value) and feature.dtype in ("binary", "large_binary")
 
 
@@ -215,11 +236,16 @@ class RawLabels:
         return len(self.ids if self.is_missing is None else self.is_missing)
 
     @property
-    def num_missing(self) -> int:
-        """Examples without a label, or with a label that is none."""
+    def missing_rows(self) -> np.ndarray:
+        """Examples without a label, or with a label that is none: int64, ascending."""
         if self.is_missing is None or self.rows is None:
-            return int((self.ids == MISSING).sum())
-        return len(np.unique(np.concatenate([np.flatnonzero(self.is_missing), self.rows[self.ids == MISSING]])))
+            return np.flatnonzero(self.ids == MISSING)
+        return np.unique(np.concatenate([np.flatnonzero(self.is_missing), self.rows[self.ids == MISSING]]))
+
+    def find_rows(self, index: int, limit: int = 3) -> list[int]:
+        """Return the first examples that have a class."""
+        places = np.flatnonzero(self.ids == index)[:limit]
+        return [int(row) for row in (places if self.rows is None else self.rows[places])]
 
     @property
     def is_hidden(self) -> bool:

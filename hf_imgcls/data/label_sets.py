@@ -73,7 +73,7 @@ def resolve_feature(features: Features, path: str) -> LabelFeature | None:
 def list_nested_paths(features: Features, column: str) -> list[str]:
     """Dotted paths to the lists inside a column of structs: ``objects.category``, ``objects.id`` ..."""
     found = resolve_feature(features, column)
-    if found is None or not isinstance(found.item, Mapping) or set(found.item) == {"bytes", "path"}:
+    if found is None or not isinstance(found.item, Mapping) or {"bytes"} <= set(found.item) <= {"bytes", "path"}:
         return []
     paths = [f"{column}.{name}" for name in found.item]
     return [path for path in paths if (inner := resolve_feature(features, path)) is not None and inner.is_list]

@@ -10,52 +10,34 @@ import re
 import unicodedata
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from decimal import Decimal
-from typing import Any
 
 import numpy as np
 
 from hf_imgcls.data.label_columns import MISSING, RawLabels
+from hf_imgcls.data.label_hints import Locate, find_near_name
 from hf_imgcls.data.label_sets import LabelIds, build_matrix
+from hf_imgcls.data.names import is_hidden_name, list_some, natural_key
+from hf_imgcls.data.row_names import list_rows
 from hf_imgcls.errors import DataError
 
 
-def natural_key(name: str) -> tuple[Any, ...]:
-    """Sort key under which class ``"2"`` comes before ``"10"``, and ``"-1"`` before ``"0"``."""
-    pattern = r"-?[0-9]+" if re.fullmatch(r"-?[0-9]+", name) else r"[0-9]+"
-    parts = [part for part in re.split(f"({pattern})", name) if part]
-    numbers_first = [(0, int(part), "") if re.fullmatch(pattern, part) else (1, 0, part.casefold()) for part in parts]
-    return (numbers_first, name)
-
-
-def build_label_map(raw: Mapping[str, RawLabels], notes: list[str]) -> list[str]:
+def build_label_map(raw: Mapping[str, RawLabels], notes: list[str], locate: Locate) -> list[str]:
     """Make the dataset's one list of class names; the position is the class id.
 
     The list comes from ``train`` where there is one, else from all splits together. A ``ClassLabel`` keeps its order;
     other labels are sorted naturally.
 
     Args:
-        raw: Split -> labels, for the splits that are used.
+        raw: Role -> labels, for the splits that are used.
         notes: What is worth telling is appended here.
+        locate: Names a row of a role.
 
     Raises:
         DataError: Fewer than two classes, a name that occurs twice, or an example without a label.
     """
     _check_same_kind(raw)
     for split, labels in raw.items():
-        if labels.num_missing and labels.rows is not None:
-            raise DataError(
-                f"split {split!r}: {labels.num_missing} of {labels.num_examples} examples have no list of labels "
-                "(null), or a list with a label that is none (null, NaN, empty or -1)",
-                "a list for every example, an empty one where none of the classes is there",
-                "remove or label these examples",
-            )
-        if labels.num_missing:
-            raise DataError(
-                f"split {split!r}: {labels.num_missing} of {len(labels.ids)} examples have no label "
-                "(null, NaN, empty or -1)",
-                "a label for every example",
-                "remove or label these examples",
-            )
+        _check_labelled(split, labels, locate)
     sources = [raw["train"]] if "train" in raw else list(raw.values())
     if all(labels.declared for labels in sources):
         names = list(dict.fromkeys(name for labels in sources for name in labels.names))
@@ -82,6 +64,26 @@ def build_label_map(raw: Mapping[str, RawLabels], notes: list[str]) -> list[str]
     return names
 
 
+def _check_labelled(split: str, labels: RawLabels, locate: Locate) -> None:
+    missing = labels.missing_rows
+    if not len(missing):
+        return
+    places = list_rows([locate(split, int(row)) for row in missing[:3]], len(missing))
+    if labels.rows is not None:
+        raise DataError(
+            f"split {split!r}: {len(missing)} of {labels.num_examples} examples have no list of labels "
+            f"(null), or a list with a label that is none (null, NaN, empty or -1): {places}",
+            "a list for every example, an empty one where none of the classes is there",
+            "remove or label these examples",
+        )
+    raise DataError(
+        f"split {split!r}: {len(missing)} of {len(labels.ids)} examples have no label "
+        f"(null, NaN, empty or -1): {places}",
+        "a label for every example",
+        "remove or label these examples",
+    )
+
+
 def _check_same_kind(raw: Mapping[str, RawLabels]) -> None:
     kinds = {split: "one label" if labels.rows is None else "a list of labels" for split, labels in raw.items()}
     if len(set(kinds.values())) > 1:
@@ -93,8 +95,18 @@ def _check_same_kind(raw: Mapping[str, RawLabels]) -> None:
         )
 
 
-def encode_labels(labels: RawLabels, names: list[str], split: str, notes: list[str]) -> LabelIds:
+def encode_labels(
+    labels: RawLabels, names: list[str], role: str, split: str, notes: list[str], locate: Locate
+) -> LabelIds:
     """Translate a split's labels to the dataset's ids, by name.
+
+    Args:
+        labels: Of the split.
+        names: Class names of the dataset.
+        role: The split's role.
+        split: The split's name.
+        notes: What is worth telling is appended here.
+        locate: Names a row of a role.
 
     Returns:
         int64 array ``(N,)`` of ids into ``names``; with several labels per image a sparse bool matrix ``(N, K)``.
@@ -106,10 +118,12 @@ def encode_labels(labels: RawLabels, names: list[str], split: str, notes: list[s
     table = np.array([index_of.get(name, MISSING) for name in labels.names], dtype=np.int64)
     unknown = [name for name in labels.used_names if name not in index_of]
     if unknown:
-        count = int(np.isin(labels.ids, [labels.names.index(name) for name in unknown]).sum())
+        indices = [labels.names.index(name) for name in unknown]
+        count = int(np.isin(labels.ids, indices).sum())
+        places = list_rows([locate(role, row) for row in labels.find_rows(indices[0])], count)
         raise DataError(
             f"split {split!r} has {count} examples of classes that training does not have: {list_some(unknown)}"
-            + suggest_twins(unknown, names),
+            f"{suggest_twins(unknown, names)} ({places})",
             f"only the training split's {len(names)} classes: {list_some(names)}",
             f"remove or rename these examples in {split!r}, or add the class to the training split",
         )
@@ -159,15 +173,11 @@ def hint_separator(names: Sequence[str]) -> list[str]:
 def suggest_twins(unknown: Sequence[str], names: Sequence[str]) -> str:
     """Say which known class an unknown one probably is: " ('1' is probably '01')", or nothing."""
     known = {_twin_key(name): name for name in names}
-    pairs = [[name, known[_twin_key(name)]] for name in unknown if _twin_key(name) in known]
+    probable = {name: known.get(_twin_key(name)) or find_near_name(name, names) for name in unknown[:50]}
+    pairs = [[name, near] for name, near in probable.items() if near is not None]
     if not pairs:
         return ""
     return f" ({', '.join(_show_twins(pair, ' is probably ') for pair in pairs[:5])})"
-
-
-def is_hidden_name(name: str) -> bool:
-    """Whether file managers and notebooks hide such a file or folder: ``.ipynb_checkpoints``, ``__MACOSX``."""
-    return name.startswith((".", "__"))
 
 
 def _twin_key(name: str) -> Hashable:
@@ -182,9 +192,3 @@ def _show_twins(names: Sequence[str], between: str = " and ") -> str:
     """Write out names that may look alike: those that differ in their Unicode form only are escaped."""
     looks = {unicodedata.normalize("NFC", name) for name in names}
     return between.join(map(repr if len(looks) == len(names) else ascii, names))
-
-
-def list_some(names: Sequence[str], limit: int = 5) -> str:
-    """Write out the first few names of a list that may be long."""
-    text = ", ".join(repr(name) for name in names[:limit])
-    return text if len(names) <= limit else f"{text} and {len(names) - limit} more"

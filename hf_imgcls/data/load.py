@@ -21,6 +21,7 @@ from hf_imgcls.data.groups import cut_groups, read_groups, record_groups
 from hf_imgcls.data.hub_names import read_hub_name
 from hf_imgcls.data.iterative_stratification import cut_iteratively
 from hf_imgcls.data.label_columns import RawLabels, find_image_column, find_label_column, read_raw_labels
+from hf_imgcls.data.label_hints import hint_typing_errors
 from hf_imgcls.data.label_sets import (
     LabelIds,
     count_classes,
@@ -30,7 +31,9 @@ from hf_imgcls.data.label_sets import (
     split_columns,
     to_column,
 )
-from hf_imgcls.data.labels import build_label_map, encode_labels, hint_separator, list_some
+from hf_imgcls.data.labels import build_label_map, encode_labels, hint_separator
+from hf_imgcls.data.names import list_some
+from hf_imgcls.data.row_names import check_image_texts, locate_row
 from hf_imgcls.data.sources import BUILT_IN_SAMPLE, Source, open_source
 from hf_imgcls.data.splits import (
     ROLES,
@@ -171,8 +174,15 @@ def _assemble(source: Source, args: DataArguments) -> ImageDataset:
     splits = {role: source.splits[role_of[name]] for role, name in roles.items()}
     splits = drop_conflicting(splits, source.files, (image_column, *label_column.split(",")), notes)
     used: dict[str, RawLabels] = {role: raw[role_of[name]] for role, name in roles.items()}
-    names = build_label_map(used, notes)
-    ids = {role: encode_labels(labels, names, roles[role], notes) for role, labels in used.items()}
+    for role, split in splits.items():
+        check_image_texts(split, image_column, roles[role])
+
+    def locate(role: str, row: int) -> str:
+        return locate_row(splits[role], image_column, row)
+
+    names = build_label_map(used, notes, locate)
+    ids = {role: encode_labels(labels, names, role, roles[role], notes, locate) for role, labels in used.items()}
+    notes += hint_typing_errors(used, locate)
     groups = read_groups(splits, args.group_column, (image_column, *label_column.split(",")))
     splits = {
         role: _unify_columns(split, image_column, label_column, ids[role], names) for role, split in splits.items()
@@ -307,7 +317,12 @@ def _unify_columns(split: Dataset, image_column: str, label_column: str, ids: La
     # Of a path into a column, the column stays: it holds more than labels.
     used = [name for name in split_columns(split.features, label_column) if name in split.features]
     taken = [name for name in COLUMNS if name in split.column_names and name not in (image_column, *used)]
-    split = split.rename_columns({name: f"source_{name}" for name in taken})
+    renamed: dict[str, str] = {}
+    for name in taken:
+        renamed[name] = f"source_{name}"
+        while renamed[name] in split.column_names:
+            renamed[name] = f"source_{renamed[name]}"
+    split = split.rename_columns(renamed)
     split = split.remove_columns(used)
     if image_column != "image":
         split = split.rename_column(image_column, "image")

@@ -1,5 +1,5 @@
-"""Folders with names that ``datasets`` and ``fsspec`` read as patterns (``batch[12]``, ``fold*``) or as chains of file
-systems (``pets::old``): given as they are, a sibling would be read, or nothing.
+"""Folders and files with names that ``datasets`` and ``fsspec`` take for patterns (``batch[12]``, ``fold*``) or for
+chains of file systems (``pets::old``): given as they are, a sibling would be read, or nothing.
 """
 
 from __future__ import annotations
@@ -11,30 +11,32 @@ from pathlib import Path
 
 import datasets
 
-from hf_imgcls.data.labels import is_hidden_name
+from hf_imgcls.data.names import is_hidden_name
 from hf_imgcls.errors import DataError
 
 _SPECIAL = re.compile(r"[*?\[\]{}]|::")
 
 
-def make_plain_path(folder: Path, cache_dir: str | None) -> Path:
-    """Return a path to a folder's files whose name is only a name to ``datasets``.
+def make_plain_path(path: Path, cache_dir: str | None) -> Path:
+    """Return a path to a folder's files, or to a file, whose name is only a name to ``datasets``.
 
     Args:
-        folder: A folder on this machine.
+        path: A folder or a file on this machine.
         cache_dir: Where ``datasets`` keeps its data; ``None`` for its default.
 
     Returns:
-        The folder, or for one with a special name a folder of links to its files, in the cache.
+        The path, or for one with a special name a folder of links to its files, or a link, in the cache.
 
     Raises:
         DataError: The links cannot be made.
     """
-    real = folder.resolve()
+    real = path.resolve()
     if not _SPECIAL.search(str(real)):
-        return folder
+        return path
     cache = Path(cache_dir or datasets.config.HF_DATASETS_CACHE).expanduser().resolve()
     mirror = cache / "hf_imgcls_links" / hashlib.sha256(os.fsencode(real)).hexdigest()[:16]
+    if path.is_file():
+        mirror = mirror.with_suffix(path.suffix)
     if _SPECIAL.search(str(mirror)):
         raise DataError(
             f"the names of {real} and of the cache {cache} hold characters that patterns are made of",
@@ -42,11 +44,14 @@ def make_plain_path(folder: Path, cache_dir: str | None) -> Path:
             "pass another --cache_dir",
         )
     try:
-        _link_files(real, mirror)
+        if path.is_file():
+            _link(mirror, real)
+        else:
+            _link_files(real, mirror)
     except OSError as error:
         raise DataError(
-            f"{folder} cannot be read under another name: {error}",
-            "a folder whose name has none of * ? [ ] { } ::, or a cache that can hold links",
+            f"{path} cannot be read under another name: {error}",
+            "a name that has none of * ? [ ] { } ::, or a cache that can hold links",
             "rename the folder, or pass another --cache_dir",
         ) from error
     return mirror
@@ -64,9 +69,13 @@ def _link_files(folder: Path, mirror: Path) -> None:
             if (link := Path(current) / name) not in wanted:
                 link.unlink(missing_ok=True)
     for link, target in wanted.items():
-        link.parent.mkdir(parents=True, exist_ok=True)
-        if not link.is_symlink() or os.readlink(link) != str(target):
-            link.unlink(missing_ok=True)
-            link.symlink_to(target)
-        status = target.stat()  # the time of a file is part of what datasets caches it under
-        os.utime(link, ns=(status.st_atime_ns, status.st_mtime_ns), follow_symlinks=False)
+        _link(link, target)
+
+
+def _link(link: Path, target: Path) -> None:
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if not link.is_symlink() or os.readlink(link) != str(target):
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+    status = target.stat()  # the time of a file is part of what datasets caches it under
+    os.utime(link, ns=(status.st_atime_ns, status.st_mtime_ns), follow_symlinks=False)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from datasets import DatasetBuilder, get_dataset_config_names, load_dataset_builder
+from datasets import Dataset, DatasetBuilder, get_dataset_config_names, load_dataset_builder
 
 from hf_imgcls.arguments import DataArguments
 from hf_imgcls.data.class_lists import write_out_dates
@@ -403,6 +403,22 @@ def _build_from_files(kind: str, files: dict[str, list[str]], args: DataArgument
         f"find the files of {args.dataset_name}",
         args,
     )
+
+
+def read_parquet(path: Path, args: DataArguments) -> Dataset:
+    """Read one parquet file of this machine through the ``datasets`` cache.
+
+    Raises:
+        DataError: It is broken.
+    """
+    try:
+        builder = _build_from_files("parquet", {"train": [str(make_plain_path(path, args.cache_dir))]}, args)
+        builder.download_and_prepare()
+        return builder.as_dataset("train")
+    except DataError:
+        raise
+    except Exception as error:  # a broken file and a full disk have types of their own
+        raise describe_failure(str(path), error) from error
 
 
 def suggest_path(path: Path, flag: str) -> str:

@@ -24,9 +24,9 @@ from hf_imgcls.data.apart import compare_splits, describe_conflicts
 from hf_imgcls.data.cache import write_atomically
 from hf_imgcls.data.formats import FORMATS
 from hf_imgcls.data.label_sets import LabelIds, count_classes, list_owners, read_label_ids
-from hf_imgcls.data.labels import list_some
 from hf_imgcls.data.load import COLUMNS, ImageDataset, record_labels
 from hf_imgcls.data.manifest import Manifest, list_images
+from hf_imgcls.data.names import list_some
 from hf_imgcls.data.reading import Reading
 from hf_imgcls.data.reading_hints import describe_reading
 from hf_imgcls.data.survey import SplitSurvey, survey_splits

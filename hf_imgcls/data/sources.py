@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,20 +16,23 @@ import pyarrow as pa
 from datasets import Dataset, DatasetDict, load_from_disk
 
 from hf_imgcls.arguments import DataArguments
-from hf_imgcls.data.annotation import read_annotation_file
-from hf_imgcls.data.class_lists import FileFeatures, read_prepared_features
+from hf_imgcls.data.annotation import AnnotatedImages, read_annotation_file
+from hf_imgcls.data.class_lists import FileFeatures, read_file_features, read_prepared_features
+from hf_imgcls.data.file_names import ImageNames
 from hf_imgcls.data.folders import (
     build_dataset,
     describe_hidden,
     holds_plain_images,
     read_class_folder,
 )
+from hf_imgcls.data.label_columns import find_image_column, find_label_column, holds_images
 from hf_imgcls.data.local_paths import make_plain_path
 from hf_imgcls.data.repository import (
     describe_failure,
     list_splits,
     open_dataset,
     prepare_splits,
+    read_parquet,
     requested_splits,
     suggest_path,
 )
@@ -103,7 +107,7 @@ def open_source(args: DataArguments) -> Source:
         raise DataError(
             f"--dataset_name {name} is a file",
             "a Hub id or a folder",
-            "pass the folder that holds the file, or an annotation file (CSV, JSON lines) as --train_file",
+            "pass the folder that holds the file, or the file (CSV, JSON lines, parquet) as --train_file",
         )
     if path.is_dir():
         if _is_saved(path):
@@ -142,10 +146,12 @@ def _check_file(value: str, flag: str) -> Path:
     path = Path(value).expanduser()
     if path.is_dir():
         raise DataError(
-            f"{flag} {value} is a folder", "a CSV or JSON-lines file", f"pass a folder of classes as {flag[:-5]}_dir"
+            f"{flag} {value} is a folder",
+            "a CSV, JSON-lines or parquet file",
+            f"pass a folder of classes as {flag[:-5]}_dir",
         )
     if not path.is_file():
-        raise DataError(f"{flag} {value} does not exist", "a CSV or JSON-lines file", suggest_path(path, flag))
+        raise DataError(f"{flag} {value} does not exist", "a CSV, JSON-lines or parquet file", suggest_path(path, flag))
     return path
 
 
@@ -179,18 +185,26 @@ def read_digits() -> Source:
     return source
 
 
+def name_splits(paths: Mapping[str, Path]) -> dict[str, str]:
+    """Name the splits after their folders or files: role -> a name that no other split has."""
+    for names in ({role: path.name for role, path in paths.items()}, {role: str(path) for role, path in paths.items()}):
+        if "" not in names.values() and len(set(names.values())) == len(names):
+            return names
+    return {role: f"{role} ({path})" for role, path in paths.items()}
+
+
 def _read_annotation_files(args: DataArguments, files: dict[str, str]) -> Source:
+    paths = {role: _check_file(value, f"--{role}_file") for role, value in files.items()}
     source = Source(
-        files.get("train") or next(iter(files.values())), {}, dict(files), validation_is_explicit="validation" in files
+        files.get("train") or next(iter(files.values())),
+        {},
+        name_splits(paths),
+        validation_is_explicit="validation" in files,
     )
-    for role, value in files.items():
+    for role, path in paths.items():
         flag = f"--{role}_file"
-        path = _check_file(value, flag)
-        dataset, image_column, label_column = read_annotation_file(
-            path, args.image_column_name, args.label_column_name, flag
-        )
+        dataset, image_column, label_column = _read_rows(path, args, flag, source.notes)
         source.splits[role] = dataset
-        source.split_names[role] = path.name
         several = label_column not in dataset.column_names  # columns of 0 and 1, or a path into one: named by the user
         if source.image_column not in (None, image_column) or (
             source.label_column not in (None, label_column) and not several
@@ -205,6 +219,22 @@ def _read_annotation_files(args: DataArguments, files: dict[str, str]) -> Source
             continue
         source.image_column, source.label_column = image_column, label_column
     return source
+
+
+def _read_rows(path: Path, args: DataArguments, flag: str, notes: list[str]) -> AnnotatedImages:
+    """Read one file of rows: with the names of image files, or, for a parquet file, with images."""
+    images = ImageNames(args.image_folder, args.image_suffix)
+    if path.suffix.lower() == ".parquet":
+        try:
+            declared = read_file_features(str(path))
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{path} cannot be read: {error}", "a whole parquet file", f"check {flag}") from error
+        if declared is not None and holds_images(declared.features):
+            dataset = read_parquet(path, args)
+            image_column = find_image_column(dataset.features, args.image_column_name)
+            label_column = find_label_column(dataset.features, args.label_column_name, image_column)
+            return AnnotatedImages(dataset, image_column, label_column)
+    return read_annotation_file(path, args.image_column_name, args.label_column_name, images, flag, notes)
 
 
 def read_class_folders(folders: dict[str, Path], name: str | None = None) -> Source:
@@ -232,7 +262,7 @@ def read_class_folders(folders: dict[str, Path], name: str | None = None) -> Sou
     return Source(
         name,
         splits,
-        {role: path.name or str(path) for role, path in folders.items()},
+        name_splits(folders),
         image_column="image",
         label_column="label",
         validation_is_explicit=explicit,

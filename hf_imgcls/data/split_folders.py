@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hf_imgcls.data.image_files import list_image_folders
-from hf_imgcls.data.labels import list_some
+from hf_imgcls.data.names import list_some
 from hf_imgcls.data.splits import ROLES
 from hf_imgcls.errors import DataError
 

@@ -17,8 +17,9 @@ from hf_imgcls.data.class_lists import (
 )
 from hf_imgcls.data.label_columns import find_image_column, find_label_column
 from hf_imgcls.data.label_sets import resolve_feature
-from hf_imgcls.data.labels import describe_names, list_some, suggest_twins
+from hf_imgcls.data.labels import describe_names, suggest_twins
 from hf_imgcls.data.load import ImageDataset
+from hf_imgcls.data.names import list_some
 from hf_imgcls.data.parquet import ParquetFiles, open_parquet, take_groups
 from hf_imgcls.data.prepared import find_root
 from hf_imgcls.data.ranges import RangeCache

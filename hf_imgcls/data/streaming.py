@@ -276,7 +276,9 @@ class StreamingSplit(IterableDataset):  # type: ignore[type-arg]
     def _build_row(self, sample_index: int, row: dict[str, Any]) -> dict[str, Any]:
         image, label = row[self.image_column], row[self.label_column]
         if isinstance(image, bytes):
-            image = {"bytes": image, "path": None}
+            image = {"bytes": image}
+        if image is not None:
+            image = {"bytes": image.get("bytes"), "path": image.get("path")}
         if self.multi_label:
             if label is None:
                 raise _describe_label(sample_index, label, self.label_ids.shape[1])

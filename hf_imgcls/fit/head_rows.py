@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from hf_imgcls.data.labels import list_some
+from hf_imgcls.data.names import list_some
 
 _NO_NAME = re.compile(r"LABEL_\d+")  # what transformers calls a class that has no name
 
