@@ -10,6 +10,8 @@ import importlib
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from hf_imgcls import telemetry
+
 if TYPE_CHECKING:
     from hf_imgcls.arguments import Arguments, parse_arguments
     from hf_imgcls.data.load import ImageDataset, load_image_dataset
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from hf_imgcls.fit.model import build_model
     from hf_imgcls.fit.trainer import ImageClassificationTrainer
     from hf_imgcls.measure.score import score_folder
+
+telemetry.turn_off()
 
 __version__ = metadata.version("hf_imgcls")
 

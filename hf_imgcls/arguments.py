@@ -524,14 +524,19 @@ class PublishArguments:
     hub_tag: str | None = _setting(None, "Tag of the pushed commit, for example v1.0.")
     create_pr: bool = _setting(False, "Open a pull request instead of committing to the branch.")
     commit_message: str | None = _setting(None, "Title of the commit (default: Upload image classifier).")
+    overwrite_card: bool = _setting(
+        False, "Replace the card on the Hub even if somebody has edited it there since the last push."
+    )
     publish_images: bool = _setting(
-        True, "Publish images of the dataset: three examples for the widget, and the report's page with its mistakes."
+        False, "Publish images of the dataset: three examples for the widget and the demo, and those in the report."
     )
     publish_predictions: bool = _setting(
         False, "Publish the prediction tables too, with file names and the dataset's other columns."
     )
     verify: bool = _setting(
-        True, "Load what was pushed in a process with an empty cache, and compare its answers with the scored ones."
+        True,
+        "Load the files in a process with nothing but transformers and compare its answers with the scored ones: before"
+        " the push, which a difference stops, and again from the Hub.",
     )
     run: str | None = _setting(None, "The run's folder; the flag may be left out before it.", group="push")
     dry_run: bool = _setting(

@@ -7,10 +7,13 @@ asks this module and never looks at a version number.
 from __future__ import annotations
 
 import dataclasses
+import io
+import logging
 import os
+import re
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -333,7 +336,7 @@ def require_exporter(family: str) -> None:
 
 
 def write_onnx(model: PreTrainedModel, path: Path, image_size: tuple[int, int], opset: int) -> None:
-    """Write a classifier as one ONNX file: ``pixel_values`` (batch_size, 3, H, W) to ``logits``, float32.
+    """Write a classifier as one ONNX file: ``pixel_values`` (batch, 3, H, W) to ``logits``, float32.
 
     Optimum exports on 4.57; it does not support 5.x (https://github.com/huggingface/optimum-onnx/issues/114), where
     transformers has an exporter of its own. Remove the first branch when 4.x is dropped.
@@ -377,12 +380,13 @@ def write_onnx(model: PreTrainedModel, path: Path, image_size: tuple[int, int], 
         for name, size in (("num_channels", 3), ("height", height), ("width", width)):
             make_dim_param_fixed(graph.graph, name, size)  # Optimum leaves them free, and the weights do not
         onnx.save(graph, str(path))
+        _name_batch(path)
         return
     import onnx_ir
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
     from transformers.exporters import OnnxConfig, OnnxExporter
 
-    shapes = {"pixel_values": {0: torch.export.Dim("batch_size", min=1)}}
+    shapes = {"pixel_values": {0: torch.export.Dim("batch", min=1)}}
     with explain_export(model, "ONNX"):
         exported = OnnxExporter().export(
             model, _make_pixels(image_size), config=OnnxConfig(opset_version=opset, dynamic_shapes=shapes)
@@ -390,6 +394,21 @@ def write_onnx(model: PreTrainedModel, path: Path, image_size: tuple[int, int], 
     # Stack traces of every node: as large as a small model, and full of this machine's paths.
     ClearMetadataAndDocStringPass()(exported.program)
     onnx_ir.save(exported.program, str(path))
+    _name_batch(path)
+
+
+def _name_batch(path: Path) -> None:
+    """Call an ONNX file's free axis ``batch``: Optimum says ``batch_size``, torch's exporter ``s99`` or the like."""
+    import onnx
+
+    model = onnx.load(str(path))
+    graph = model.graph
+    name = re.escape(graph.input[0].type.tensor_type.shape.dim[0].dim_param)
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_param:
+                axis.dim_param = re.sub(rf"\b{name}\b", "batch", axis.dim_param)
+    onnx.save(model, str(path))
 
 
 def write_openvino(model: PreTrainedModel, path: Path, image_size: tuple[int, int]) -> None:
@@ -428,7 +447,7 @@ def write_openvino(model: PreTrainedModel, path: Path, image_size: tuple[int, in
     else:
         from transformers.exporters import OpenVINOConfig, OpenVINOExporter
 
-        shapes = {"pixel_values": {0: torch.export.Dim("batch_size", min=1)}}
+        shapes = {"pixel_values": {0: torch.export.Dim("batch", min=1)}}
         with explain_export(model, "OpenVINO"):
             program = (
                 OpenVINOExporter()
@@ -448,6 +467,24 @@ def _make_pixels(image_size: tuple[int, int]) -> dict[str, torch.Tensor]:
     return {"pixel_values": torch.zeros(2, 3, *image_size)}  # one image would let an exporter take the batch for fixed
 
 
+# Loggers that warn of what is no concern of a reader; "" is the root, for what has no level of its own.
+_TALKATIVE = ("", "transformers", "torch", "optimum", "nncf", "onnxscript", "onnx_ir")
+
+
+@contextmanager
+def _only_errors(names: Sequence[str]) -> Iterator[None]:
+    """Let some loggers, and those below them, tell of errors only."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
 @contextmanager
 def explain_export(model: PreTrainedModel, name: str) -> Iterator[None]:
     """Exporters fail with whatever exception the layer below had, and warn of what the gate will have measured.
@@ -460,7 +497,8 @@ def explain_export(model: PreTrainedModel, name: str) -> Iterator[None]:
         ModelError: In place of any exception that is no user's error already.
     """
     try:
-        with warnings.catch_warnings():
+        # NNCF's progress bars go to standard output.
+        with warnings.catch_warnings(), _only_errors(_TALKATIVE), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     except (UserError, OSError):

@@ -9,6 +9,9 @@ sysexits.h) stopped by a signal, and the same command goes on; 1 a bug.
 
 from __future__ import annotations
 
+import errno
+import re
+
 
 class UserError(Exception):
     """Something in the user's input, data or environment stops the work.
@@ -106,6 +109,28 @@ def join_errors(errors: list[UserError]) -> UserError:
     if len(errors) == 1:
         return errors[0]
     return type(errors[0])(f"{len(errors)} problems were found:\n" + "\n".join(f"- {error}" for error in errors))
+
+
+def find_full_disk(error: BaseException) -> str | None:
+    """Say what an exception tells about a disk without room, wherever in its chain of causes that stands.
+
+    A file larger than the process may write, and a quota that is used up, count as well.
+
+    Returns:
+        The cause in the system's words; None if the exception is about something else.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return str(seen)
+        # Libraries in other languages tell no errno.
+        if _FULL.search(str(seen)):
+            return str(seen).strip().splitlines()[0]
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
+    return None
+
+
+_FULL = re.compile(r"No space left on device|Disk quota exceeded|File too large|\bos error (28|122|27)\b")
 
 
 def network_error() -> type[BaseException]:

@@ -444,8 +444,11 @@ class PushRecord(Record):
         revision: The commit.
         url: Where it can be seen.
         files: What was published.
+        branch: The branch that was pushed to.
         tag: The tag at that commit.
-        parity: What a consumer of that commit answered, compared with what was scored.
+        card_sha256: Digest of ``README.md`` as it was pushed.
+        parity: What a consumer of these files answered, compared with what was scored; that the Hub holds the same
+            files, and that they load from there, has been checked then.
         not_verified: Why there is no ``parity``.
     """
 
@@ -453,7 +456,9 @@ class PushRecord(Record):
     revision: str
     url: str
     files: list[str]
+    branch: str = "main"
     tag: str | None = None
+    card_sha256: str = ""
     parity: ParityRecord | None = None
     not_verified: str = ""
 

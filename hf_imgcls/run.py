@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_imgcls.arguments import known_arguments
 from hf_imgcls.digests import describe_changes, find_changes
-from hf_imgcls.errors import Interrupted, LaunchError, OutputError, UserError, printable
+from hf_imgcls.errors import Interrupted, LaunchError, OutputError, UserError, find_full_disk, printable
 from hf_imgcls.layout import (
     BAD_IMAGES_FILE,
     BATCH_PICTURE,
@@ -51,6 +52,7 @@ _LOCK_FILE = ".lock"
 _BORROWED = ".borrowed"
 _JOURNALS = ("-journal", "-wal", "-shm")  # of SQLite
 _LOCK_PATIENCE_S = 10
+_LITTLE_SPACE_BYTES = 2**20
 _OWN_FILES = (RUN_FILE, RECIPE_FILE, DATA_FILE, PUSH_FILE, "trainer_state.json", BAD_IMAGES_FILE, MANIFEST_FILE)
 _OWN_RESULTS = ("all_results.json", "train_results.json", "eval_results.json", "test_results.json", "parity.json")
 # What was found out before a run, and is no part of one.
@@ -69,6 +71,8 @@ def run_recipe(main: Callable[[], None]) -> None:
     _share_cores()
     keep_memory()
     _follow_launcher()
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_drop_handlers)
     previous = signal.signal(signal.SIGTERM, _leave)
     try:
         main()
@@ -82,6 +86,11 @@ def run_recipe(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("\nSIGINT: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(Interrupted.exit_code)
+    except Exception as error:
+        if (reason := find_full_disk(error)) is None:
+            raise
+        print(printable(f"\nerror: {_full_disk_error(reason)}"), file=sys.stderr)
+        sys.exit(OutputError.exit_code)
     finally:
         signal.signal(signal.SIGTERM, previous)
         _return_borrowed()
@@ -123,6 +132,30 @@ def keep_memory() -> None:
 def _leave(number: int, frame: object) -> None:
     os.write(2, b"\nSIGTERM: stopped; the same command goes on from the last checkpoint\n")
     sys.exit(Interrupted.exit_code)
+
+
+def _drop_handlers() -> None:
+    """Give a forked child the usual answers to signals: ours are about a run that is not its own.
+
+    A child that is in the middle of a system call would never come to run a handler in Python, and whoever ends it with
+    SIGTERM would wait for ever. Dataloader workers set up their own, see `hf_imgcls.fit.stopping.WorkerGuard`.
+    """
+    for number, usual in ((signal.SIGTERM, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
+        if str(getattr(signal.getsignal(number), "__module__", "")).split(".")[0] == __name__.split(".")[0]:
+            signal.signal(number, usual)
+
+
+def _full_disk_error(reason: str) -> OutputError:
+    """What to say where a disk is full; which one, as far as that can be seen."""
+    places = [Path(lock.lock_file).parent for lock in _locks]
+    places += [Path(tempfile.gettempdir()), Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")]
+    full = [str(place) for place in places if place.is_dir() and shutil.disk_usage(place).free < _LITTLE_SPACE_BYTES]
+    where = f" at {', '.join(dict.fromkeys(full))}" if full else ""
+    return OutputError(
+        f"there is no room to write{where}: {reason}",
+        "space on the disks of the output folder, of TMPDIR and of HF_HOME",
+        "free some space or name other folders, then run the same command again",
+    )
 
 
 def _follow_launcher() -> None:

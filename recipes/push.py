@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Push a finished run to the Hub: card, model, report and records in one commit, read back as a consumer would.
+"""Push a finished run to the Hub: card, model, report and records in one commit, verified before and after it.
 
     python recipes/push.py outputs/digits_vit --hub_model_id me/digits --dry_run            # shows all, sends nothing
     python recipes/push.py outputs/digits_vit --hub_model_id me/digits --license apache-2.0 # private
@@ -18,8 +18,8 @@ from hf_imgcls.run import RECIPE_FILE, run_recipe, set_up_logging
 
 FLAGS = (
     "hub_model_id", "hub_revision", "hub_private_repo", "hub_token", "hub_tag", "public", "create_pr",
-    "commit_message", "license", "license_name", "license_link", "card_notes", "publish_images",
-    "publish_predictions", "verify",
+    "commit_message", "license", "license_name", "license_link", "card_notes", "overwrite_card",
+    "publish_images", "publish_predictions", "verify",
 )  # fmt: skip
 
 

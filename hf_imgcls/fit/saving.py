@@ -63,4 +63,5 @@ def save_run(
         args.save_recipe(output_dir / RECIPE_FILE)
         trainer.state.save_to_json(str(output_dir / "trainer_state.json"))
     trainer.accelerator.wait_for_everyone()
-    logger.info("The model is in %s", output_dir)
+    if not args.publish.dry_run:  # then the folder is about to go away
+        logger.info("The model is in %s", output_dir)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -180,7 +181,9 @@ class TorchScript(TorchProgram):
 
     @staticmethod
     def _load(path: Path) -> Any:
-        return torch.jit.load(str(path), map_location="cpu")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of torch.jit's end, which docs/export.md tells
+            return torch.jit.load(str(path), map_location="cpu")
 
 
 class ExecuTorch(Runtime):

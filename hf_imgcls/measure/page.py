@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import unicodedata
 from collections.abc import Callable, Mapping
 from importlib import resources
@@ -17,6 +18,7 @@ from hf_imgcls import __version__
 from hf_imgcls.extras import require
 from hf_imgcls.measure.drawing import Chart, encode_svg
 
+_PICTURE = re.compile(r"<img [^>]*>")
 # Name -> title and what it says, where the name alone does not.
 METRIC_TITLES: dict[str, tuple[str, str]] = {
     "accuracy": ("Accuracy", "share of images whose first answer is right"),
@@ -156,6 +158,15 @@ def judge_report(goals: list[dict[str, Any]]) -> dict[str, str]:
     if counts["met"] == len(goals):
         return {"kind": "met", "sign": "✓", "text": f"All {len(goals)} goals are met."}
     return {"kind": "unknown", "sign": "?", "text": f"It cannot be told whether the goals are met: {parts}."}
+
+
+def drop_pictures(page: str) -> str:
+    """A page without the images of the dataset that it shows; charts, which are SVG, and numbers stay.
+
+    Args:
+        page: From `render_page`.
+    """
+    return _PICTURE.sub('<span class="none">no picture: it is not published</span>', page)
 
 
 def clean_text(value: Any) -> str:

@@ -86,7 +86,7 @@ def render_card(
 def write_card(
     folder: str | Path,
     *,
-    notes: str | Path | None = None,
+    notes: str | Path | Notes | None = None,
     license: Mapping[str, str] | None = None,
     hub_model_id: str | None = None,
     widget: list[dict[str, Any]] | None = None,
@@ -96,8 +96,7 @@ def write_card(
 
     Args:
         folder: The run's folder.
-        notes: A Markdown file with what the author adds. Without one, or while it is the one that the card was written
-            with before, what the card has between its marks is kept.
+        notes: What the author adds, or a Markdown file with it, see `choose_notes`.
         license: In the place of the recipe's, see `choose_license`.
         hub_model_id: Where the model will be.
         widget: Examples for the model page: ``src`` and ``example_title`` each.
@@ -115,9 +114,7 @@ def write_card(
     records = read_records(folder)
     records = dataclasses.replace(records, files=records.files.difference(left_out))
     path = folder / CARD_FILE
-    chosen = read_notes(path.read_text(encoding="utf-8")) if path.is_file() else NO_NOTES
-    if notes is not None and (given := _read_notes_file(Path(notes))).digest != chosen.digest:
-        chosen = given
+    chosen = notes if isinstance(notes, Notes) else choose_notes(folder, notes)
     card = render_card(records, notes=chosen, license=license, hub_model_id=hub_model_id, widget=widget)
     _replace(path, card)
     if records.adapter is not None:
@@ -128,6 +125,24 @@ def write_card(
     for problem in _list_problems(folder):
         logger.warning("The model card is not ready to be published: %s", problem)
     return path
+
+
+def choose_notes(folder: str | Path, file: str | Path | None = None) -> Notes:
+    """What the author adds to a run's card.
+
+    Args:
+        folder: The run's folder.
+        file: A Markdown file. Without one, or while it is the one that the card was written with before, what the card
+            has between its marks is kept.
+
+    Raises:
+        CardError: The file cannot be used.
+    """
+    path = Path(folder) / CARD_FILE
+    kept = read_notes(path.read_text(encoding="utf-8")) if path.is_file() else NO_NOTES
+    if file is not None and (given := _read_notes_file(Path(file))).digest != kept.digest:
+        return given
+    return kept
 
 
 def check_card(folder: str | Path) -> None:

@@ -228,5 +228,6 @@ def _read_metrics(results: Mapping[str, Any], split: str, data: DataRecord) -> d
 
 
 def _list_files(folder: Path) -> frozenset[str]:
-    pictures = [path.relative_to(folder).as_posix() for path in (folder / "report").glob("*.png")]
+    patterns = ("report/*.png", "report/images/*.png", "examples/*")
+    pictures = [path.relative_to(folder).as_posix() for pattern in patterns for path in folder.glob(pattern)]
     return frozenset([*pictures, *(name for name in _NAMED_FILES if (folder / name).is_file())])

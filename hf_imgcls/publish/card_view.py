@@ -17,6 +17,7 @@ from hf_imgcls.publish.card_facts import (
     list_limitations,
 )
 from hf_imgcls.publish.card_records import CardRecords
+from hf_imgcls.publish.card_snippets import build_snippets
 from hf_imgcls.publish.card_tables import (
     MAX_CLASSES,
     build_classes,
@@ -30,6 +31,7 @@ from hf_imgcls.publish.card_tables import (
     build_splits,
     describe_exports,
 )
+from hf_imgcls.publish.files import select_images
 from hf_imgcls.publish.markdown import (
     NOT_MEASURED,
     begin_sentence,
@@ -92,6 +94,7 @@ def build_view(records: CardRecords, *, name: str, is_on_hub: bool, license_sent
         "classes": build_classes(records),
         "classes_shortened": report is not None and len(report.per_class) > MAX_CLASSES,
         "num_labels": f"{len(records.data.labels):,}",
+        "pictures_shown": bool(select_images(records.files)),
         "pictures": [{"path": path, "text": text} for path, text in _PICTURES if has(path)],
         "confidence": begin_sentence(describe_confidence(records)),
         "temperature": describe_temperature(records),
@@ -108,6 +111,7 @@ def build_view(records: CardRecords, *, name: str, is_on_hub: bool, license_sent
         "settings": build_settings(records),
         "exports": build_exports(records),
         "exports_sentence": describe_exports(records),
+        "snippets": build_snippets(records, _quote(name), is_on_hub),
         "exports_picture": EXPORTS_PICTURE if has(EXPORTS_PICTURE) else None,
         "subgroups": _tell_subgroups(records),
         "data_rights": _tell_rights(records),
@@ -243,11 +247,13 @@ def _tell_subgroups(records: CardRecords) -> str:
 
 
 def _tell_rights(records: CardRecords) -> str:
+    number = len(select_images(records.files))
+    images = f" {number:,} of its images are shown here, in the report or as examples." if number else ""
     if records.is_hub_dataset:
-        return f"See the card of [{records.data_name}](https://huggingface.co/datasets/{records.data_name})."
+        return f"See the card of [{records.data_name}](https://huggingface.co/datasets/{records.data_name}).{images}"
     if records.is_built_in:
-        return "See the page of the dataset that is named under *Data*."
-    return "The dataset is not published here."
+        return f"See the page of the dataset that is named under *Data*.{images}"
+    return f"The dataset {'itself ' if images else ''}is not published here.{images}"
 
 
 def _tell_reproduction(records: CardRecords) -> str:

@@ -29,7 +29,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 _CONFLICTS = frozenset({409, 412})
-_TRAILER = "Push-Id"
+PUSH_TRAILER = "Push-Id"
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def commit_once(
                 **repository,
                 operations=operations,
                 commit_message=message,
-                commit_description=f"{_TRAILER}: {push_id}",
+                commit_description=f"{PUSH_TRAILER}: {push_id}",
                 parent_commit=head,
                 create_pr=create_pr,
             )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import queue
 import shutil
 import threading
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from hf_imgcls.publish.files import list_names, read_files, select_checkpoint
 from hf_imgcls.publish.hub import connect, read_destination
+from hf_imgcls.publish.staging import link_or_copy
 from hf_imgcls.publish.upload import Destination, find_owner, upload
 from hf_imgcls.retries import Patience
 from hf_imgcls.tokens import hide_secrets
@@ -91,7 +91,7 @@ class CheckpointPusher:
         snapshot = self.folder / f"{_SNAPSHOT_PREFIX}{next(self._numbers)}"
         try:
             for name in select_checkpoint(list_names(checkpoint)):
-                _link(checkpoint / name, snapshot / name)
+                link_or_copy(checkpoint / name, snapshot / name)
         except OSError as error:  # a full disk
             shutil.rmtree(snapshot, ignore_errors=True)
             self.problems.append(f"{checkpoint.name}: {error}")
@@ -131,12 +131,3 @@ class CheckpointPusher:
             files += read_files(snapshot, names, prefix=f"{place}/")
         destination = replace(self.destination, message=f"Training in progress, {name}")
         upload(files, destination, patience=self.patience, api=api)
-
-
-def _link(source: Path, target: Path) -> None:
-    """A second name for a file, which lasts when the checkpoint is deleted; a copy where that cannot be."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

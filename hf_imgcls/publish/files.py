@@ -21,19 +21,17 @@ from hf_imgcls.publish.privacy import check_texts, clean_texts
 
 CONFIG_FILE = "config.json"
 EXAMPLES_FOLDER = "examples"
+PAGE = "report/report.html"
 _WEIGHTS_FILE = "model.safetensors"
 _WEIGHTS_INDEX = f"{_WEIGHTS_FILE}.index.json"
 _SHARDS = "model-*-of-*.safetensors"
 _MODEL = (CONFIG_FILE, "generation_config.json", "preprocessor_config.json", _WEIGHTS_FILE, _WEIGHTS_INDEX, _SHARDS)
 _RECORDS = (
     CARD_FILE, "recipe.yaml", "data.json", "run.json", "parity.json", "confusion_matrix.json", "*_results.json",
-    "report/report.json", "report/*.png", EXPORTS_PICTURE, f"adapter/{CARD_FILE}", QUANTIZERS_FILE,
+    "report/report.json", PAGE, "report/*.png", EXPORTS_PICTURE, f"adapter/{CARD_FILE}", QUANTIZERS_FILE,
 )  # fmt: skip
-# These show images of the dataset.
-_IMAGES = (
-    "report/report.html", "report/images/*.png",
-    f"{EXAMPLES_FOLDER}/*.png", f"{EXAMPLES_FOLDER}/*.jpg",
-)  # fmt: skip
+# Images of the dataset. The page of the report shows some, too.
+_IMAGES = ("report/images/*.png", f"{EXAMPLES_FOLDER}/*.png", f"{EXAMPLES_FOLDER}/*.jpg")
 _ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 # File names and other columns of the dataset, which may be nobody else's business.
 _PREDICTIONS = ("predictions_*.parquet",)
@@ -69,7 +67,7 @@ def select_published(names: Iterable[str], *, images: bool = True, predictions: 
 
     Args:
         names: Paths inside a run's folder or a repository, with slashes.
-        images: Whether files that show images of the dataset are among them.
+        images: Whether images of the dataset are among them.
         predictions: Whether the prediction tables are.
     """
     names = set(names)
@@ -78,6 +76,11 @@ def select_published(names: Iterable[str], *, images: bool = True, predictions: 
     models = {PurePosixPath(name).parts[0] for name in names if fnmatchcase(name, "*/*.*") and _is_model(name)}
     exports = models & {PurePosixPath(name).parts[0] for name in names if fnmatchcase(name, f"*/{EXPORT_FILE}")}
     return {name for name in names if _matches(name, patterns) or _is_exported(name, names, exports)}
+
+
+def select_images(names: Iterable[str]) -> set[str]:
+    """The names of images of the dataset."""
+    return {name for name in names if _matches(name, _IMAGES)}
 
 
 def select_checkpoint(names: Iterable[str]) -> set[str]:

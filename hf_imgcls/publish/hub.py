@@ -1,4 +1,4 @@
-"""A run's folder onto the Hub: plan, check, upload, verify.
+"""A run's folder onto the Hub: plan, stage, verify, upload, verify again.
 
 What goes up is an allow-list (`hf_imgcls.publish.files`), in one commit or not at all (`hf_imgcls.publish.client`).
 Tokens come from the login or the environment; nothing here stores or prints one.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,10 +16,22 @@ from typing import TYPE_CHECKING, Any
 
 from hf_imgcls.digests import RESTORE, describe_changes, find_changes
 from hf_imgcls.errors import ParityError, PushError
-from hf_imgcls.publish.card import check_card, write_card
-from hf_imgcls.publish.files import PublishedFile, check_model, list_names, read_files, select_published
+from hf_imgcls.layout import CARD_FILE
+from hf_imgcls.measure.page import drop_pictures
+from hf_imgcls.publish.card import NO_NOTES, Notes, check_card, choose_notes, write_card
+from hf_imgcls.publish.files import (
+    PAGE,
+    PublishedFile,
+    check_model,
+    list_names,
+    read_files,
+    select_images,
+    select_published,
+)
 from hf_imgcls.publish.hub_rules import is_repo_id
-from hf_imgcls.publish.upload import Destination, Remote, find_owner, look_at, upload
+from hf_imgcls.publish.remote_card import digest_card, keep_remote_notes
+from hf_imgcls.publish.staging import Staged, compare_with_hub, stage
+from hf_imgcls.publish.upload import Destination, Remote, find_owner, finish, look_at, upload
 from hf_imgcls.records import ParityRecord, PushRecord, RunRecord
 from hf_imgcls.retries import Patience
 from hf_imgcls.run import PUSH_FILE, RUN_FILE
@@ -65,25 +78,44 @@ def push_run(
         What was done; None after ``--dry_run``.
 
     Raises:
-        PushError: Something must not be published, or the Hub did not take it.
-        ParityError: The files are on the Hub, but a consumer gets other answers than were scored.
+        PushError: Something must not be published, the Hub did not take it, or text of others there would be lost.
+        ParityError: A consumer of the files gets other answers than were scored; the message says whether anything
+            was pushed.
     """
     patience = patience or Patience()
     use_token(args)
     destination = read_destination(folder, args)
+    remote: Remote | str = _look_if_possible(destination, patience) if args.publish.dry_run else ""
     if not args.publish.dry_run:
         destination = find_owner(destination, connect(), patience)
-    plan = plan_push(folder, args, destination, source)
+        remote = look_at(destination, connect(), patience)
+    check_folder(folder)
+    notes = choose_notes(folder, args.publish.card_notes)
+    if isinstance(remote, Remote) and not args.publish.overwrite_card:
+        last = _read_last_push(folder, destination)
+        notes = keep_remote_notes(notes, destination, remote, last.card_sha256 if last else "", connect(), patience)
+    plan = plan_push(folder, args, destination, source, notes)
     if args.publish.dry_run:
-        _print_plan(plan, destination, _look_if_possible(destination, patience))
-        return None
-    commit = upload(plan.files, destination, is_ours=select_published, patience=patience, api=connect())
-    record = PushRecord(destination.repo_id, commit.oid, commit.url, [file.name for file in plan.files])
-    record.tag, record.not_verified = destination.tag, "not asked for"
-    record.save(plan.folder / PUSH_FILE)
-    _print_push(destination, commit, plan)
-    if args.publish.verify:
-        _verify(record, plan)
+        _print_plan(plan, destination, remote)
+    with stage(plan.folder, plan.files) as staged:
+        parity = _verify_staged(staged, plan, args)
+        if args.publish.dry_run:
+            return None
+        commit = upload(staged.files, destination, is_ours=select_published, patience=patience, api=connect())
+        record = PushRecord(
+            destination.repo_id, commit.oid, commit.url, [file.name for file in plan.files],
+            branch=destination.branch, not_verified=parity if isinstance(parity, str) else "the push has not ended",
+            card_sha256=digest_card((staged.folder / CARD_FILE).read_bytes()),
+        )  # fmt: skip
+        record.save(plan.folder / PUSH_FILE)
+        _print_push(commit, plan)
+        if args.publish.verify:
+            _verify_commit(record, staged, plan, parity, patience)
+    finish(destination, commit, connect(), patience)
+    if destination.tag:
+        print(f"  tag                   {destination.tag}")
+        record.tag = destination.tag
+        record.save(plan.folder / PUSH_FILE)
     return record
 
 
@@ -130,15 +162,33 @@ def read_destination(folder: Path, args: Arguments) -> Destination:
     )
 
 
-def plan_push(folder: Path, args: Arguments, destination: Destination, source: RunData | None = None) -> Plan:
+def check_folder(folder: Path) -> None:
+    """Make sure that a folder can be pushed, before anybody is asked and anything is written.
+
+    Raises:
+        PushError: It is no finished run, or its model is incomplete.
+    """
+    folder = folder.resolve()
+    _check_finished(folder)
+    check_model(folder, list_names(folder))
+
+
+def plan_push(
+    folder: Path, args: Arguments, destination: Destination, source: RunData | None = None, notes: Notes = NO_NOTES
+) -> Plan:
     """Write the card, choose the files, and check everything that can be checked without sending anything.
+
+    Args:
+        folder: The run's folder, see `check_folder`.
+        args: The groups ``publish`` and ``push``.
+        destination: Where it goes.
+        source: The run's data, if it is loaded already.
+        notes: What the author adds to the card.
 
     Raises:
         PushError: Something must not be published as it is.
     """
     folder = folder.resolve()
-    _check_finished(folder)
-    check_model(folder, list_names(folder))
     publish = args.publish
     if source is None and (publish.verify or publish.publish_images):
         from hf_imgcls.publish.verify import recall_data
@@ -146,7 +196,6 @@ def plan_push(folder: Path, args: Arguments, destination: Destination, source: R
         source = recall_data(folder)
     choose = partial(select_published, images=publish.publish_images, predictions=publish.publish_predictions)
     widget = _show_examples(folder, source, destination.repo_id) if publish.publish_images else None
-    notes = Path(publish.card_notes) if publish.card_notes else None
     stated = {"license": publish.license, "license_name": publish.license_name, "license_link": publish.license_link}
     license = {name: value for name, value in stated.items() if value is not None}
     there = list_names(folder)
@@ -160,9 +209,25 @@ def plan_push(folder: Path, args: Arguments, destination: Destination, source: R
     )
     check_card(folder)
     names = choose(list_names(folder))
+    files = [_without_pictures(file) if not publish.publish_images else file for file in read_files(folder, names)]
+    return Plan(folder, files, _list_left_out(folder, names), source)
+
+
+def _without_pictures(file: PublishedFile) -> PublishedFile:
+    """The report's page without images of the dataset; any other file as it is."""
+    if file.name != PAGE:
+        return file
+    page = file.source if isinstance(file.source, bytes) else file.source.read_bytes()
+    return PublishedFile(file.name, drop_pictures(page.decode()).encode())
+
+
+def _list_left_out(folder: Path, names: Collection[str]) -> list[str]:
+    """What of a folder is not published: files and folders at its top, and the images of the dataset."""
     tops = {name.split("/")[0] for name in names}
-    left_out = sorted(path.name + ("/" if path.is_dir() else "") for path in folder.iterdir() if path.name not in tops)
-    return Plan(folder, read_files(folder, names), left_out, source)
+    paths = (path for path in folder.iterdir() if path.name not in tops and not path.name.startswith("."))
+    pictures = len(select_images(list_names(folder)) - set(names))
+    kept = [f"{pictures} images of the dataset in the report (see --publish_images)"] if pictures else []
+    return sorted(path.name + ("/" if path.is_dir() else "") for path in paths) + kept
 
 
 def _show_examples(folder: Path, source: RunData | None, repo_id: str) -> list[dict[str, Any]] | None:
@@ -200,7 +265,7 @@ def _look_if_possible(destination: Destination, patience: Patience) -> Remote | 
 def _print_plan(plan: Plan, destination: Destination, remote: Remote | str) -> None:
     print(f"\nWould push to {destination.repo_id}, branch {destination.branch}:")
     for file in plan.files:
-        print(f"  {file.size:>14,}  {file.name}" + ("  (without local paths)" if _is_cleaned(file) else ""))
+        print(f"  {file.size:>14,}  {file.name}{_describe_change(file)}")
     print(f"  {sum(file.size for file in plan.files):>14,}  bytes in {len(plan.files)} files, in one commit")
     if isinstance(remote, str):
         print(f"The Hub was not asked: {remote}.")
@@ -212,32 +277,67 @@ def _print_plan(plan: Plan, destination: Destination, remote: Remote | str) -> N
         print(f"Stays here: {', '.join(plan.left_out)}")
 
 
-def _is_cleaned(file: PublishedFile) -> bool:
-    return isinstance(file.source, bytes)
+def _describe_change(file: PublishedFile) -> str:
+    """What a reader of the plan should know about a file."""
+    if select_images([file.name]):
+        return "  (an image of the dataset)"
+    if not isinstance(file.source, bytes):
+        return "  (with images of the dataset)" if file.name == PAGE else ""
+    return "  (without images of the dataset)" if file.name == PAGE else "  (without local paths)"
 
 
-def _print_push(destination: Destination, commit: Commit, plan: Plan) -> None:
+def _print_push(commit: Commit, plan: Plan) -> None:
     size = sum(file.size for file in plan.files)
     what = f"{len(plan.files)} files, {size / 1e6:.1f} MB" if commit.is_new else "nothing had changed"
     print(f"\n  pushed                {commit.url} ({what})")
-    if destination.tag:
-        print(f"  tag                   {destination.tag}")
 
 
-def _verify(record: PushRecord, plan: Plan) -> None:
+def _read_last_push(folder: Path, destination: Destination) -> PushRecord | None:
+    """The record of this folder's last push to the same branch."""
+    if not (folder / PUSH_FILE).is_file():
+        return None
+    record = PushRecord.load(folder / PUSH_FILE)
+    return record if (record.repo_id, record.branch) == (destination.repo_id, destination.branch) else None
+
+
+def _verify_staged(staged: Staged, plan: Plan, args: Arguments) -> ParityRecord | str:
+    """Let a stranger answer from the files before anybody gets them."""
+    if not args.publish.verify:
+        return "not asked for"
+    from hf_imgcls.publish.verify import RunData, verify_staged
+
+    try:
+        result = verify_staged(staged.folder, plan.folder, plan.source or RunData(None))
+    except ParityError as error:
+        raise ParityError(f"nothing was pushed: {error.found}", error.expected, error.fix) from error
+    _print_parity(result)
+    return result
+
+
+def _print_parity(result: ParityRecord | str) -> None:
     from hf_imgcls.measure.saved_model import print_parity
+
+    if isinstance(result, ParityRecord):
+        print_parity(result)
+    else:
+        print(f"  served = scored       not verified: {result}")
+
+
+def _verify_commit(
+    record: PushRecord, staged: Staged, plan: Plan, parity: ParityRecord | str, patience: Patience
+) -> None:
+    """Compare what the Hub holds with what was verified, and let a stranger load it from there."""
     from hf_imgcls.publish.verify import RunData, verify_revision
 
     try:
-        result = verify_revision(record.repo_id, record.revision, plan.folder, plan.source or RunData(None))
-    except ParityError as error:
+        compare_with_hub(staged, record.repo_id, record.revision, connect(), patience)
+        served = verify_revision(record.repo_id, record.revision, plan.folder, plan.source or RunData(None))
+    except (ParityError, PushError) as error:
         record.not_verified = error.found
         record.save(plan.folder / PUSH_FILE)
-        raise
-    if isinstance(result, ParityRecord):
-        record.parity, record.not_verified = result, ""
-        print_parity(result)
-    else:
-        record.not_verified = result
-        print(f"  served = scored       not verified: {result}")
+        raise type(error)(f"{record.url} is pushed, but {error.found}", error.expected, error.fix) from error
+    print(f"  files on the Hub      {len(staged.files)}, byte for byte the staged ones")
+    _print_parity(served)
+    if isinstance(parity, ParityRecord):
+        record.parity, record.not_verified = parity, ""
     record.save(plan.folder / PUSH_FILE)

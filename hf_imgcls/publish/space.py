@@ -12,7 +12,7 @@ import yaml
 
 from hf_imgcls.publish.files import EXAMPLES_FOLDER, list_names, read_files
 from hf_imgcls.publish.hub import connect, read_destination, use_token
-from hf_imgcls.publish.upload import Destination, find_owner, look_at, upload
+from hf_imgcls.publish.upload import Destination, find_owner, finish, look_at, upload
 from hf_imgcls.retries import Patience
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def push_space(folder: Path | None, args: Arguments, *, patience: Patience | Non
             print(f"  {file.size:>14,}  {file.name}")
         return
     commit = upload(files, space, is_ours=_select_ours, patience=patience, api=connect(), space_sdk="gradio")
+    finish(space, commit, connect(), patience)
     print(f"\n  demo                  {commit.url}, from {place}")
     if look_at(model, connect(), patience).private:
         page = f"{connect().endpoint}/spaces/{space.repo_id}/settings"

@@ -129,7 +129,7 @@ def upload(
     api: HfApi,
     space_sdk: str | None = None,
 ) -> Commit:
-    """Put files into a repository with one commit, which is made if it is not there.
+    """Put files into a repository with one commit, which is made if it is not there; `finish` does the rest.
 
     Args:
         files: What is to be there.
@@ -146,8 +146,7 @@ def upload(
     place: dict[str, Any] = {"repo_id": destination.repo_id, "repo_type": destination.repo_type}
     remote = look_at(destination, api, patience)
     if not remote.exists:
-        options: dict[str, Any] = {**place, "private": not destination.public, "space_sdk": space_sdk}
-        ask(lambda: api.create_repo(**options, exist_ok=True), f"create {destination.repo_id}", patience)
+        _create(destination, space_sdk, api, patience)
     try:
         there = remote if remote.head is not None else _make_branch(destination, place, api, patience)
         gone = set(is_ours(there.names)) - {file.name for file in files}
@@ -158,11 +157,38 @@ def upload(
     except PushError as error:
         left = _describe_rest(destination, remote, api)
         raise PushError(f"{error.found}\n  {left}", error.expected, error.fix) from error
-    if destination.tag is not None:
-        _set_tag(destination.tag, commit, place, api, patience)
-    if destination.public and remote.exists and remote.private and not destination.create_pr:
-        ask(lambda: api.update_repo_settings(**place, private=False), f"open {destination.repo_id}", patience)
     return commit
+
+
+def _create(destination: Destination, space_sdk: str | None, api: HfApi, patience: Patience) -> None:
+    options: dict[str, Any] = {"repo_id": destination.repo_id, "repo_type": destination.repo_type}
+    options |= {"private": not destination.public, "space_sdk": space_sdk, "exist_ok": True}
+    try:
+        ask(lambda: api.create_repo(**options), f"create {destination.repo_id}", patience)
+    except KeyError as error:  # the client takes any 409 for "it exists", and looks for its URL
+        raise PushError(
+            f"the Hub refused to create {destination.repo_id} (HTTP 409) without saying why",
+            "a new repository",
+            "look whether the name is taken or was renamed, choose another --hub_model_id, or push again later",
+        ) from error
+
+
+def finish(destination: Destination, commit: Commit, api: HfApi, patience: Patience) -> None:
+    """Do what comes after a commit: set the tag, and open a private repository if that was asked for.
+
+    Raises:
+        PushError: It was not done; the files are pushed all the same, which the message says.
+    """
+    place: dict[str, Any] = {"repo_id": destination.repo_id, "repo_type": destination.repo_type}
+    try:
+        if destination.tag is not None:
+            _set_tag(destination.tag, commit, place, api, patience)
+        if destination.public and not destination.create_pr:
+            info = ask(lambda: api.repo_info(**place), f"say what {destination.repo_id} is", patience)
+            if info.private:
+                ask(lambda: api.update_repo_settings(**place, private=False), f"open {destination.repo_id}", patience)
+    except PushError as error:
+        raise PushError(f"the files are pushed ({commit.url}), but {error.found}", error.expected, error.fix) from error
 
 
 def _make_branch(destination: Destination, place: dict[str, Any], api: HfApi, patience: Patience) -> Remote:
@@ -201,7 +227,7 @@ def _set_tag(tag: str, commit: Commit, place: dict[str, Any], api: HfApi, patien
     target = {ref.name: ref.target_commit for ref in refs.tags}.get(tag)
     if target != commit.oid:
         raise PushError(
-            f"the files are pushed ({commit.url}), but the tag {tag!r} stands at {target}",
+            f"the tag {tag!r} stands at {target}",
             f"the tag at {commit.oid}",
             "choose another --hub_tag and push again: nothing else will change",
         )

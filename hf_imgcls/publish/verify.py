@@ -1,4 +1,8 @@
-"""Served = scored, on the Hub: the pushed revision, loaded as a stranger would, must answer what was scored."""
+"""Served = scored, before and after a push: a stranger's process must answer what was scored.
+
+Before the commit the stranger is given the staged files, so that a wrong model is never published; after it, the
+repository, whose files must be the staged ones byte for byte.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,9 @@ if TYPE_CHECKING:
     from hf_imgcls.measure.offered import Picture
     from hf_imgcls.records import ParityRecord
 
-MAX_VERIFIED = 256  # the files' checksums are compared on the way: this is about what comes after them
+MAX_VERIFIED = 256
+# On the Hub the files have been compared byte for byte: this is about whether they load from there.
+MAX_SERVED = 32
 _BATCH_SIZE = 32
 _SPLITS = ("test", "validation")
 # What would let a consumer find what only this machine has.
@@ -71,8 +77,26 @@ def recall_data(folder: Path) -> RunData:
     return RunData(dataset, data)
 
 
+def verify_staged(staged: Path, folder: Path, source: RunData) -> ParityRecord | str:
+    """Check the files that are about to be pushed: nothing but transformers must answer from them what was scored.
+
+    Args:
+        staged: A copy of what will be in the repository.
+        folder: The run's folder, with its prediction tables.
+        source: The run's data.
+
+    Returns:
+        What was found; or, when the answers could not be compared, why. The files have been loaded in any case.
+
+    Raises:
+        ParityError: The model answers differently, or cannot be loaded.
+    """
+    with tempfile.TemporaryDirectory(prefix="hf_imgcls_consumer_") as place:
+        return _verify(StagedFiles(staged, Path(place)), folder, source, MAX_VERIFIED)
+
+
 def verify_revision(repo_id: str, revision: str, folder: Path, source: RunData) -> ParityRecord | str:
-    """Repeat the parity check with what is on the Hub.
+    """The same with a commit on the Hub, downloaded by a process with an empty cache.
 
     Args:
         repo_id: The repository.
@@ -81,39 +105,51 @@ def verify_revision(repo_id: str, revision: str, folder: Path, source: RunData) 
         source: The run's data.
 
     Returns:
-        What was found; or, when it could not be done, why.
+        As for `verify_staged`.
 
     Raises:
         ParityError: The published model answers differently, or cannot be loaded.
     """
+    with tempfile.TemporaryDirectory(prefix="hf_imgcls_consumer_") as place:
+        return _verify(Published(repo_id, revision, Path(place)), folder, source, MAX_SERVED)
+
+
+def _verify(consumer: Stranger, folder: Path, source: RunData, max_samples: int) -> ParityRecord | str:
     from hf_imgcls.measure.multilabel_table import MultiLabelTable, load_table
     from hf_imgcls.measure.parity import check_parity
     from hf_imgcls.measure.predictions import PREDICTIONS_FILE
 
+    split = next((name for name in _SPLITS if (folder / PREDICTIONS_FILE.format(split=name)).is_file()), None)
+    if (reason := _find_obstacle(folder, source, split)) or split is None or not source.dataset or not source.data:
+        list(consumer.answer(iter(()), _BATCH_SIZE))  # it loads, at least
+        return reason
+    table = load_table(folder / PREDICTIONS_FILE.format(split=split))
+    thresholds = table.thresholds if isinstance(table, MultiLabelTable) else None
+    return check_parity(
+        consumer.name,
+        source.dataset.splits[split],
+        table.examples,
+        table.labels,
+        source.data,
+        thresholds=thresholds,
+        max_samples=max_samples,
+        batch_size=_BATCH_SIZE,
+        consumer=consumer,
+        are_files=source.dataset.are_files,
+    )
+
+
+def _find_obstacle(folder: Path, source: RunData, split: str | None) -> str:
+    """Why answers cannot be compared with scored ones; nothing if they can."""
     if source.dataset is None or source.data is None:
         return source.reason
-    split = next((name for name in _SPLITS if (folder / PREDICTIONS_FILE.format(split=name)).is_file()), None)
     if split is None:
         return f"{folder} has no predictions to compare with: neither test nor validation was measured"
     if split not in source.dataset.splits:
         return f"the data has no {split} split any more"
     if differences := compare_data(folder, source.dataset.record, split):
         return "the data is not what the run was measured on. " + " ".join(differences)
-    table = load_table(folder / PREDICTIONS_FILE.format(split=split))
-    thresholds = table.thresholds if isinstance(table, MultiLabelTable) else None
-    with tempfile.TemporaryDirectory(prefix="hf_imgcls_consumer_") as place:
-        return check_parity(
-            f"{repo_id} at {revision[:10]}",
-            source.dataset.splits[split],
-            table.examples,
-            table.labels,
-            source.data,
-            thresholds=thresholds,
-            max_samples=MAX_VERIFIED,
-            batch_size=_BATCH_SIZE,
-            consumer=Stranger(repo_id, revision, Path(place)),
-            are_files=source.dataset.are_files,
-        )
+    return ""
 
 
 def _as_file(image: Picture, place: Path) -> str:
@@ -128,16 +164,19 @@ def _as_file(image: Picture, place: Path) -> str:
 
 
 class Stranger:
-    """A process with an empty cache and nothing of ours, which knows a repository's name and the user's token.
+    """A process with an empty cache, nothing of ours, and one name of a model.
 
     Args:
-        repo_id: The repository.
-        revision: The commit.
+        model: What is given to ``pipeline()``.
+        revision: Commit on the Hub.
         place: An empty folder for its cache and the images that it is shown.
+        name: What errors call the model.
+        origin: Where its files come from, for the description.
     """
 
-    def __init__(self, repo_id: str, revision: str, place: Path) -> None:
-        self.repo_id, self.revision, self.place = repo_id, revision, place
+    def __init__(self, model: str, revision: str | None, place: Path, *, name: str, origin: str) -> None:
+        self.model, self.revision, self.place = model, revision, place
+        self.name, self.origin = name, origin
         self.device_type = ""
         self.description = ""
 
@@ -145,26 +184,26 @@ class Stranger:
         """See `hf_imgcls.measure.parity.Consumer`."""
         paths = [_as_file(image, self.place / f"{number}.png") for number, image in enumerate(images)]
         answers = self.place / "answers.jsonl"
-        request = {"model": self.repo_id, "revision": self.revision, "images": paths, "batch_size": batch_size}
+        request = {"model": self.model, "revision": self.revision, "images": paths, "batch_size": batch_size}
         self._run(json.dumps({**request, "answers": str(answers)}))
         with answers.open(encoding="utf-8") as lines:
             about = json.loads(next(lines))
             self.device_type = about["device_type"]
             version = about["transformers"]
-            self.description = f"pipeline of transformers {version} on {self.device_type}, from the Hub"
+            self.description = f"pipeline of transformers {version} on {self.device_type}, from {self.origin}"
             for line in lines:
                 yield json.loads(line)
 
-    def _run(self, request: str) -> None:
-        from huggingface_hub import get_token
+    def environment(self) -> dict[str, str]:
+        """Environment variables of the process."""
+        kept = {name: value for name, value in os.environ.items() if name not in _OF_THIS_MACHINE}
+        return kept | {"HF_HOME": str(self.place / "home"), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
-        environment = {name: value for name, value in os.environ.items() if name not in _OF_THIS_MACHINE}
-        environment |= {"HF_HOME": str(self.place / "home"), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-        environment |= {"HF_TOKEN": token} if (token := get_token()) else {}
+    def _run(self, request: str) -> None:
         # As text, so that the script's folder, with modules of ours, does not come first on its path.
         script = (Path(__file__).parent / "consumer.py").read_text(encoding="utf-8")
         result = subprocess.run(
-            [sys.executable, "-c", script], input=request, env=environment, cwd=self.place,
+            [sys.executable, "-c", script], input=request, env=self.environment(), cwd=self.place,
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         if result.returncode:
@@ -172,7 +211,44 @@ class Stranger:
 
             last = hide_secrets(result.stderr.strip().splitlines()[-1] if result.stderr.strip() else "no output")
             raise ParityError(
-                f"{self.repo_id} at {self.revision[:10]} is pushed, but a consumer cannot use it: {last}",
+                f"{self.name}: a consumer cannot use it: {last}",
                 'pipeline("image-classification", model=...) that answers',
-                "push again; if it stays so, load it yourself to see the whole error",
+                "load it yourself to see the whole error, mend it, and push again",
             )
+
+
+class StagedFiles(Stranger):
+    """A stranger who has the staged files and no network.
+
+    Args:
+        folder: Holds the files.
+        place: See `Stranger`.
+    """
+
+    def __init__(self, folder: Path, place: Path) -> None:
+        super().__init__(str(folder.resolve()), None, place, name="the model to be pushed", origin="the staged files")
+
+    def environment(self) -> dict[str, str]:
+        """See `Stranger.environment`."""
+        environment = super().environment() | {"HF_HUB_OFFLINE": "1"}
+        environment.pop("HF_TOKEN", None)
+        return environment
+
+
+class Published(Stranger):
+    """A stranger who downloads a commit with the user's token.
+
+    Args:
+        repo_id: The repository.
+        revision: The commit.
+        place: See `Stranger`.
+    """
+
+    def __init__(self, repo_id: str, revision: str, place: Path) -> None:
+        super().__init__(repo_id, revision, place, name=f"{repo_id} at {revision[:10]}", origin="the Hub")
+
+    def environment(self) -> dict[str, str]:
+        """See `Stranger.environment`."""
+        from huggingface_hub import get_token
+
+        return super().environment() | ({"HF_TOKEN": token} if (token := get_token()) else {})

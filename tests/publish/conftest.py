@@ -37,7 +37,7 @@ try:
 except UserError as error:
     print(json.dumps({{"error": str(error)}}))
 """
-FAST = ("--verify", "false", "--publish_images", "false")
+FAST = ("--verify", "false")
 
 
 @pytest.fixture(scope="session")

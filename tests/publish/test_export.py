@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import errno
 import gc
 import json
 import os
+import re
 import runpy
 import shutil
 import signal
@@ -115,11 +117,64 @@ def test_each_format_has_a_whole_folder_and_nothing_else_is_left(exported_run):
 
 def test_another_opset_than_asked_for_is_refused(exported_run, tmp_path):
     path = shutil.copy(exported_run / "onnx" / "model.onnx", tmp_path / "model.onnx")
+    model, processor = load_classifier(exported_run, digits_arguments())
     options = SimpleNamespace(fold_preprocessing=False, export_opset=18)
-    assert finish_onnx(path, SimpleNamespace(options=options, model=None)) == 18
+    source = SimpleNamespace(options=options, model=model, processor=processor, image_size=(32, 32))
+    assert finish_onnx(path, source) == 18
     options.export_opset = 17
     with pytest.raises(ModelError, match="written with opset 18"):
-        finish_onnx(path, SimpleNamespace(options=options, model=None))
+        finish_onnx(path, source)
+
+
+def test_files_describe_themselves(exported_run):
+    import openvino
+
+    labels = [str(digit) for digit in range(10)]
+    about = []
+    for file in ("onnx/model.onnx", "onnx_int8/model_quantized.onnx"):
+        model = onnx.load(str(exported_run / file))
+        about.append({entry.key: entry.value for entry in model.metadata_props})
+        axes = [value.type.tensor_type.shape.dim[0].dim_param for value in (*model.graph.input, *model.graph.output)]
+        assert axes == ["batch", "batch"]
+    model = openvino.Core().read_model(str(exported_run / "openvino" / "openvino_model.xml"))
+    about.append({key: value.value for key, value in model.get_rt_info(["model_info"]).astype(dict).items()})
+    processor = load_image_processor(str(exported_run))
+    for found in about:
+        assert json.loads(found["labels"]) == labels
+        assert found["problem_type"] == "single_label_classification"
+        assert found["input"].startswith("pixel_values: float32 (batch, 3, 32, 32)")
+        steps = json.loads(found["preprocessing"])
+        assert (steps["mean"], steps["std"]) == (list(processor.image_mean), list(processor.image_std))
+        assert steps["rescale_factor"] == pytest.approx(1 / 255)
+        assert json.loads(found["image_processor"])["image_mean"] == list(processor.image_mean)
+
+
+def test_the_cards_snippets_answer_as_the_model_does(exported_run, monkeypatch, capsys):
+    """What a reader copies from the card runs, and says what a pipeline says of the same file."""
+    from transformers import pipeline
+
+    from hf_imgcls.publish.card import write_card
+
+    blocks = re.findall(r"```python\n(.*?)```", write_card(exported_run).read_text(), flags=re.DOTALL)
+    assert len(blocks) == 5  # the model itself, and each runtime with and without Optimum
+    assert sum("optimum" in block for block in blocks) == 2
+    monkeypatch.chdir(exported_run.parent)
+    level = np.linspace(0, 255, 45 * 30 * 3).reshape(30, 45, 3).astype(np.uint8)
+    Image.fromarray(level).save("picture.png")
+    (best, *_) = pipeline("image-classification", model=str(exported_run))("picture.png")
+    capsys.readouterr()
+    for block in blocks:
+        if "optimum" in block and TRANSFORMERS_MAJOR >= 5:
+            continue  # Optimum needs 4.57
+        exec(block, {})
+        printed = capsys.readouterr().out
+        if "pipeline" in block:
+            first = ast.literal_eval(printed)[0]
+            label, score = first["label"], first["score"]
+        else:
+            label, score = printed.split()
+        assert label == best["label"]
+        assert float(score) == pytest.approx(best["score"], abs=0.02)
 
 
 def test_calibration_sees_every_class_and_leaves_out_no_image(run_folder):

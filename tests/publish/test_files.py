@@ -20,8 +20,9 @@ PUBLISHED = {
     "report/slices.png", "adapter/adapter_config.json", "adapter/adapter_model.safetensors", "adapter/README.md",
     "onnx/export.json", "onnx/model.onnx", "onnx/model.onnx_data", "openvino/export.json",
     "openvino/openvino_model.xml", "openvino/openvino_model.bin", "onnx_int8/export.json", "onnx_int8/sub/model.onnx",
+    "report/report.html",
 }  # fmt: skip
-IMAGES = {"report/report.html", "report/images/gallery-test-000001.png", "examples/1.png", "examples/2.jpg"}
+IMAGES = {"report/images/gallery-test-000001.png", "examples/1.png", "examples/2.jpg"}
 PREDICTIONS = {"predictions_test.parquet", "predictions_validation.parquet"}
 NEVER = {
     "training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth", "pytorch_model.bin", "model.pkl",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
+import re
 import shutil
 import textwrap
 
@@ -14,9 +16,11 @@ from hub import run_client
 from lifecycle.command_lines import SMALL_DIGITS
 from publish.conftest import CLIENT, TOKEN, read_json
 from publish.planted_runs import plant_export
+from safetensors.numpy import load_file, save_file
 from transformers import pipeline
 
 from hf_imgcls.digests import seal_run
+from hf_imgcls.publish.files import select_images
 from hf_imgcls.records import PushRecord
 
 CONSUMER = """
@@ -44,17 +48,24 @@ def without_gallery(names):
 @pytest.mark.slow
 def test_push_verify_and_consume(pushing, run, tmp_path):
     """Dry run, push with a tag, verified; then another process with an empty cache and nothing but transformers."""
-    flags = (run, "--hub_model_id", "me/digits", "--license", "apache-2.0")
+    flags = (run, "--hub_model_id", "me/digits", "--license", "apache-2.0", "--publish_images")
     dry = pushing.run_recipe("push", *flags, "--dry_run")
     assert not pushing.hub.repositories
     assert all(request.method == "GET" for request in pushing.hub.requests)
     listed = [line.split()[:2] for line in dry.stdout.splitlines() if line[:2] == "  " and line.split()[0][0].isdigit()]
     sizes = {name: int(size.replace(",", "")) for size, name in listed if name != "bytes"}
     assert "me/digits is not there yet" in dry.stdout
-    assert "Stays here: .lock, checkpoint-6/, predictions_test.parquet" in dry.stdout
+    assert "Stays here: checkpoint-6/, predictions_test.parquet" in dry.stdout
+    assert "examples/1.png  (an image of the dataset)" in dry.stdout
+    assert "report/report.html  (with images of the dataset)" in dry.stdout
+    verified = r"served = scored       100.00% of 61 images.*, pipeline of transformers .*, from the staged files"
+    assert re.search(verified, dry.stdout)
 
     pushed = pushing.run_recipe("push", *flags, "--hub_tag", "v1")
-    assert "served = scored       100.00% of 61 images, pipeline of transformers" in pushed.stdout
+    before, after = pushed.stdout.split("\n  pushed  ")
+    assert re.search(verified, before)
+    assert f"{len(sizes)}, byte for byte the staged ones" in after
+    assert re.search(r"served = scored       100.00% of 32 images.*, pipeline of transformers .*, from the Hub", after)
     repository = pushing.repository
     tree = repository.tree()
     assert repository.token == TOKEN  # private
@@ -88,7 +99,7 @@ def test_push_verify_and_consume(pushing, run, tmp_path):
 def test_the_widget_shows_what_the_repository_holds(pushing, run):
     import yaml
 
-    pushing.run_recipe("push", run, "--hub_model_id", "me/digits", "--verify", "false")
+    pushing.run_recipe("push", run, "--hub_model_id", "me/digits", "--verify", "false", "--publish_images")
     card = pushing.hub.read("me/digits", "README.md").decode()
     widget = yaml.safe_load(card.split("---\n")[1])["widget"]
     assert len(widget) == 3
@@ -99,13 +110,12 @@ def test_the_widget_shows_what_the_repository_holds(pushing, run):
     assert {item["example_title"] for item in widget} <= labels
     assert len({item["example_title"] for item in widget}) == 3
 
-    # Images may be kept back; then those of an earlier push go, and nothing else does.
+    # Without being asked for, no image is there; those of an earlier push go, and nothing else does.
     before = set(pushing.repository.tree())
     assert "error" not in pushing.push(run)
     gone = before - set(pushing.repository.tree())
+    assert gone == select_images(before)
     assert {name.split("/")[0] for name in gone} == {"examples", "report"}
-    assert "report/report.html" in gone
-    assert "report/report.json" not in gone
     assert "widget" not in pushing.hub.read("me/digits", "README.md").decode().split("---\n")[1]
 
 
@@ -169,32 +179,86 @@ def test_large_files_go_up_in_parts(pushing, run):
     assert sorted(pushing.hub.parts[weights]) == [1, 2, 3]
 
 
-@pytest.mark.slow
-def test_the_published_model_must_answer_what_was_scored(pushing, run):
-    """A processor that was changed after scoring is found by the consumer on the Hub."""
+def swap_labels(run):
+    config = read_json(run / "config.json")
+    names = config["id2label"]
+    names["0"], names["1"] = names["1"], names["0"]
+    (run / "config.json").write_text(json.dumps(config))
+
+
+def change_weights(run):
+    tensors = load_file(run / "model.safetensors")
+    tensors["classifier.weight"] = tensors["classifier.weight"] * -50
+    save_file(tensors, run / "model.safetensors", metadata={"format": "pt"})
+
+
+def change_processor(run):
     path = run / "preprocessor_config.json"
     path.write_text(json.dumps(read_json(path) | {"image_mean": [9.0, 9.0, 9.0], "image_std": [0.1, 0.1, 0.1]}))
-    weights = run / "model.safetensors"
-    from safetensors.numpy import load_file, save_file
 
-    tensors = load_file(weights)
-    tensors["classifier.weight"] = tensors["classifier.weight"] * -50
-    save_file(tensors, weights, metadata={"format": "pt"})
-    seal_run(run)  # as if the run had ended with it
-    result = pushing.run_recipe("push", run, "--hub_model_id", "me/digits", check=False)
-    assert result.returncode == 2
-    assert "disagrees with the scored one" in result.stderr
-    record = PushRecord.load(run / "push.json")
-    assert record.parity is None
-    assert "disagrees" in record.not_verified
+
+_PUSH_ALL = """
+import json
+from pathlib import Path
+from hf_imgcls.arguments import parse_arguments
+from hf_imgcls.errors import UserError
+from hf_imgcls.publish.hub import push_run
+
+errors = []
+for argv in {lines!r}:
+    args = parse_arguments([*argv, "--hub_model_id", "me/digits"], groups=("publish", "push"), positional="run")
+    try:
+        push_run(Path(args.publish.run), args)
+    except UserError as error:
+        errors.append(str(error))
+print(json.dumps(errors))
+"""
+
+
+@pytest.mark.slow
+def test_a_wrong_model_is_never_pushed(pushing, run, tmp_path):
+    """What was changed after scoring is found before anything is sent, and by a dry run as well."""
+    lines = []
+    for change in (swap_labels, change_weights, change_processor):
+        change(folder := shutil.copytree(run, tmp_path / change.__name__))
+        seal_run(folder)  # as if the run had ended with it
+        lines.append([str(folder)])
+    lines.append([*lines[0], "--dry_run"])
+    errors = pushing.run_code(_PUSH_ALL.format(lines=lines))
+    assert len(errors) == len(lines)
+    assert all("nothing was pushed: the served model disagrees with the scored one" in error for error in errors)
+    assert {request.method for request in pushing.hub.requests} <= {"GET", "HEAD"}
+    assert not pushing.hub.repositories
+    assert not list(tmp_path.glob("*/push.json"))
+    assert not list(tmp_path.glob("*/.staged-*"))
+
+
+def test_the_report_is_published_without_pictures_unless_asked(pushing, run):
+    page = (run / "report" / "report.html").read_text(encoding="utf-8")
+    pictures = [path.read_bytes() for path in (run / "report" / "images").glob("*.png")]
+    assert pictures
+    assert all(base64.b64encode(picture).decode() in page for picture in pictures)
+    assert "error" not in pushing.push(run)
+    published = pushing.hub.read("me/digits", "report/report.html").decode()
+    assert "data:image" not in published
+    assert page.count("<svg") == published.count("<svg") > 0
+    assert not select_images(pushing.repository.tree())
+    card = pushing.hub.read("me/digits", "README.md").decode()
+    assert "images are shown here" not in card
+    assert "[report/report.html](report/report.html)" in card
+    assert "error" not in pushing.push(run, "--publish_images", "true")
+    assert pushing.hub.read("me/digits", "report/report.html").decode() == page
+    number = len(select_images(pushing.repository.tree()))
+    assert number == len(pictures) + 3
+    assert f"{number} of its images are shown here" in pushing.hub.read("me/digits", "README.md").decode()
 
 
 _VERIFY = """
 import json
 from pathlib import Path
-from hf_imgcls.publish.verify import recall_data, verify_revision
+from hf_imgcls.publish.verify import recall_data, verify_staged
 folders = [Path(name) for name in {folders!r}]
-print(json.dumps([verify_revision("me/digits", "0" * 40, folder, recall_data(folder)) for folder in folders]))
+print(json.dumps([verify_staged(folder, folder, recall_data(folder)) for folder in folders]))
 """
 
 

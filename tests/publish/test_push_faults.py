@@ -18,6 +18,7 @@ from publish.conftest import CLIENT, FAST, TOKEN
 from safetensors.numpy import load_file, save_file
 
 from hf_imgcls.digests import seal_run
+from hf_imgcls.records import PushRecord
 
 COMMIT = ("POST", "/api/models/me/digits/commit/")
 UPLOAD = ("PUT", "/storage/")
@@ -123,6 +124,28 @@ def test_what_does_not_pass_ends_at_once(pushing, run, case, is_new):
     fault.times = 0
     assert "error" not in pushing.push(run)
     assert pushing.titles()[-1] == "Upload image classifier"
+
+
+def test_a_tag_that_is_refused_leaves_a_record_of_what_is_pushed(pushing, run):
+    fault = pushing.hub.faults.plant("POST", "/tag/", status=403, message="Forbidden", times=-1)
+    error = pushing.push(run, "--hub_tag", "v1")["error"]
+    head = pushing.repository.branches["main"]
+    assert f"the files are pushed ({pushing.hub.url}/me/digits/commit/{head}), but the Hub refused to tag" in error
+    record = PushRecord.load(run / "push.json")
+    assert (record.repo_id, record.revision, record.tag) == ("me/digits", head, None)
+    fault.times = 0
+    assert "error" not in pushing.push(run, "--hub_tag", "v1")
+    assert pushing.titles() == ONCE
+    assert pushing.repository.tags == {"v1": head}
+    assert PushRecord.load(run / "push.json").tag == "v1"
+
+
+def test_a_repository_that_cannot_be_made_is_one_sentence(pushing, run):
+    fault = pushing.hub.faults.plant("POST", "/api/repos/create", status=409, message="Conflict", times=-1)
+    error = pushing.push(run)["error"]
+    assert fault.struck == 1
+    assert error.startswith("the Hub refused to create me/digits (HTTP 409)")
+    assert not pushing.hub.repositories
 
 
 def test_what_lasts_is_given_up(pushing, run):

@@ -20,7 +20,7 @@ print(json.dumps([answer, demo["classify"](None)]))
 @pytest.mark.slow
 def test_a_demo_of_a_run(pushing, run):
     result = pushing.run_recipe(
-        "push", run, "--hub_model_id", "me/digits", "--verify", "false", "--space", "me/digits-demo"
+        "push", run, "--hub_model_id", "me/digits", "--verify", "false", "--space", "me/digits-demo", "--publish_images"
     )
     space = pushing.hub.find("me/digits-demo", "space")
     assert space.token == TOKEN
@@ -52,7 +52,7 @@ def test_a_demo_of_a_run(pushing, run):
 
 def test_a_demo_alone(pushing, run, tmp_path):
     pushing.push(run, "--public")
-    command = ("push", "--hub_model_id", "me/digits", "--space", "demo", "--public", "--publish_images", "false")
+    command = ("push", "--hub_model_id", "me/digits", "--space", "demo", "--public")
     shown = pushing.run_recipe(*command, "--dry_run")
     assert "Would push to the Space demo" in shown.stdout
     assert ("space", "me/demo") not in pushing.hub.repositories

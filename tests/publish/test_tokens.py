@@ -46,7 +46,7 @@ def test_a_token_is_nowhere(pushing, run, tmp_path):
         for status in (401, 403):
             pushing.hub.faults.plant("POST", "/commit/", status=status, message=f"not with {TOKEN}")
             failed = pushing.run_recipe(
-                "push", run, "--hub_model_id", "me/digits", "--verify", "false", "--publish_images", "false",
+                "push", run, "--hub_model_id", "me/digits", "--verify", "false",
                 check=False, **NOISY,
             )  # fmt: skip
             assert failed.returncode == 2
@@ -71,7 +71,7 @@ def test_a_token_is_nowhere(pushing, run, tmp_path):
 
 def test_a_token_given_as_a_flag_works_and_is_not_kept(pushing, run):
     result = pushing.run_recipe(
-        "push", run, "--hub_model_id", "me/digits", "--verify", "false", "--publish_images", "false",
+        "push", run, "--hub_model_id", "me/digits", "--verify", "false",
         "--hub_token", TOKEN, HF_TOKEN="",
     )  # fmt: skip
     assert "better set HF_TOKEN" in result.stderr

@@ -6,7 +6,6 @@ leaves half a model under a name that somebody loads.
 
 from __future__ import annotations
 
-import errno
 import functools
 import logging
 import os
@@ -25,7 +24,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from hf_imgcls.compat import explain_export
 from hf_imgcls.data.calibration import read_batches, read_calibration, take_rows
 from hf_imgcls.data.preprocess import Normalizer
-from hf_imgcls.errors import DataError, ModelError, OutputError, ParityError, UserError
+from hf_imgcls.errors import DataError, ModelError, OutputError, ParityError, UserError, find_full_disk
 from hf_imgcls.fit.weights import pin_source
 from hf_imgcls.layout import EXPORT_FILE, QUANTIZERS_FILE
 from hf_imgcls.measure.exported_model import ExportedClassifier
@@ -235,7 +234,7 @@ def _explain_full_disk(final: Path) -> Iterator[None]:
         yield
     except Exception as error:
         # The runtimes' own writers have no errno to tell, and their errors may have been explained already.
-        is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        is_full = find_full_disk(error) is not None
         is_other = isinstance(error, UserError) and not isinstance(error, ModelError)
         if is_other or not (is_full or shutil.disk_usage(final.parent).free <= _LITTLE_SPACE_BYTES):
             raise

@@ -1,4 +1,4 @@
-"""Preprocessing inside an ONNX graph: uint8 pixels in, probabilities out."""
+"""What every ONNX file gets in the end: its description, and preprocessing inside the graph where that is asked for."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hf_imgcls.errors import ModelError
+from hf_imgcls.publish.export.description import describe_model
 
 if TYPE_CHECKING:
     from hf_imgcls.publish.export.exporter import ExportSource
 
 
 def finish_onnx(path: Path, source: ExportSource) -> int:
-    """Fold the preprocessing into the file if that is asked for, and check the file against ONNX's own rules.
+    """Fold the preprocessing into the file if asked for, let it describe itself, and check it against ONNX's own rules.
 
     Returns:
         The file's opset.
@@ -26,6 +27,9 @@ def finish_onnx(path: Path, source: ExportSource) -> int:
 
     if source.options.fold_preprocessing:
         fold_onnx(path, source)
+    model = onnx.load(str(path))
+    onnx.helper.set_model_props(model, describe_model(source))
+    onnx.save(model, str(path))
     onnx.checker.check_model(str(path), full_check=False)
     imports = onnx.load(str(path), load_external_data=False).opset_import
     opset = next(item.version for item in imports if item.domain in ("", "ai.onnx"))
@@ -41,8 +45,8 @@ def finish_onnx(path: Path, source: ExportSource) -> int:
 def fold_onnx(path: Path, source: ExportSource) -> None:
     """Put normalisation before an ONNX model and softmax behind it.
 
-    The input becomes ``image``, uint8 ``(batch_size, H, W, 3)`` as an image decodes and the processor resizes it, and
-    the output ``probabilities``, float32 ``(batch_size, K)``. Resizing stays outside: no two libraries do it alike, and
+    The input becomes ``image``, uint8 ``(batch, H, W, 3)`` as an image decodes and the processor resizes it, and
+    the output ``probabilities``, float32 ``(batch, K)``. Resizing stays outside: no two libraries do it alike, and
     the model's accuracy was measured with the processor's.
 
     Args:
@@ -81,8 +85,8 @@ def fold_onnx(path: Path, source: ExportSource) -> None:
     graph.initializer.extend(
         numpy_helper.from_array(np.asarray(value, dtype=np.float32), name) for name, value in constants.items()
     )
-    graph.input.append(helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch_size", height, width, 3]))
+    graph.input.append(helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", height, width, 3]))
     num_labels = source.model.config.num_labels
     del graph.output[:]
-    graph.output.append(helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch_size", num_labels]))
+    graph.output.append(helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", num_labels]))
     onnx.save(model, str(path))

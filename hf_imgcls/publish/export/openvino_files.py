@@ -17,6 +17,7 @@ from hf_imgcls.compat import explain_export
 from hf_imgcls.extras import require
 from hf_imgcls.fit.quantization import load_nncf, load_quantizers
 from hf_imgcls.measure.exported_model import keep_signal_stack
+from hf_imgcls.publish.export.description import RT_INFO_SECTION, describe_model
 from hf_imgcls.publish.export.exclusion import exceeds_budget, find_float_layers
 from hf_imgcls.publish.export.exporter import Exporter, ExportSource, Written
 
@@ -128,6 +129,8 @@ def _convert_quantized(source: ExportSource, path: Path) -> Any:
 def _save(model: Any, source: ExportSource, folder: Path, half: bool = False) -> None:
     if source.options.fold_preprocessing:
         model = _fold(model, source)
+    for key, value in describe_model(source).items():
+        model.set_rt_info(value, [RT_INFO_SECTION, key])
     require("openvino").save_model(model, str(folder / _FILE), compress_to_fp16=half)
 
 

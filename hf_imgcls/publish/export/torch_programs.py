@@ -67,7 +67,7 @@ class TorchScriptExporter(Exporter):
 
 def _trace(source: ExportSource) -> Any:
     with torch.no_grad(), explain_export(source.model, "torch.export"):
-        shapes = ({0: torch.export.Dim("batch_size", min=1)},)
+        shapes = ({0: torch.export.Dim("batch", min=1)},)
         return torch.export.export(Logits(source.model), (_make_pixels(source),), dynamic_shapes=shapes)
 
 
