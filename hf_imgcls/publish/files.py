@@ -51,10 +51,12 @@ class PublishedFile:
     Attributes:
         name: Path in the repository, with slashes.
         source: The bytes themselves, or the file that holds them.
+        remark: What the plan of a push says about it.
     """
 
     name: str
     source: Path | bytes
+    remark: str = ""
 
     @property
     def size(self) -> int:
@@ -142,10 +144,11 @@ def read_files(folder: Path, names: Iterable[str], *, prefix: str = "") -> list[
     cleaned = clean_texts(folder, texts)
     check_texts(cleaned)
     changed = {name: text.encode() for name, text in cleaned.items() if text != texts[name]}
+    remarks = dict.fromkeys(changed, "without local paths")
     if RUN_FILE in cleaned:
         restated = restate_digests(cleaned[RUN_FILE], {name: changed.get(name, folder / name) for name in names})
         changed[RUN_FILE] = restated.encode()
-    return [PublishedFile(prefix + name, changed.get(name, folder / name)) for name in names]
+    return [PublishedFile(prefix + name, changed.get(name, folder / name), remarks.get(name, "")) for name in names]
 
 
 def _read_text(path: Path) -> str:

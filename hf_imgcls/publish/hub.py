@@ -209,16 +209,20 @@ def plan_push(
     )
     check_card(folder)
     names = choose(list_names(folder))
-    files = [_without_pictures(file) if not publish.publish_images else file for file in read_files(folder, names)]
+    files = [_handle_pictures(file, publish.publish_images) for file in read_files(folder, names)]
     return Plan(folder, files, _list_left_out(folder, names), source)
 
 
-def _without_pictures(file: PublishedFile) -> PublishedFile:
-    """The report's page without images of the dataset; any other file as it is."""
+def _handle_pictures(file: PublishedFile, publish_images: bool) -> PublishedFile:
+    """Take images of the dataset out of the report's page unless they are wanted, and name files that show some."""
+    if select_images([file.name]):
+        return PublishedFile(file.name, file.source, "an image of the dataset")
     if file.name != PAGE:
         return file
+    if publish_images:
+        return PublishedFile(file.name, file.source, "with images of the dataset")
     page = file.source if isinstance(file.source, bytes) else file.source.read_bytes()
-    return PublishedFile(file.name, drop_pictures(page.decode()).encode())
+    return PublishedFile(file.name, drop_pictures(page.decode()).encode(), "without images of the dataset")
 
 
 def _list_left_out(folder: Path, names: Collection[str]) -> list[str]:
@@ -265,7 +269,7 @@ def _look_if_possible(destination: Destination, patience: Patience) -> Remote | 
 def _print_plan(plan: Plan, destination: Destination, remote: Remote | str) -> None:
     print(f"\nWould push to {destination.repo_id}, branch {destination.branch}:")
     for file in plan.files:
-        print(f"  {file.size:>14,}  {file.name}{_describe_change(file)}")
+        print(f"  {file.size:>14,}  {file.name}" + (f"  ({file.remark})" if file.remark else ""))
     print(f"  {sum(file.size for file in plan.files):>14,}  bytes in {len(plan.files)} files, in one commit")
     if isinstance(remote, str):
         print(f"The Hub was not asked: {remote}.")
@@ -275,15 +279,6 @@ def _print_plan(plan: Plan, destination: Destination, remote: Remote | str) -> N
         print(f"{destination.repo_id} {there}." + "".join(f"\n  deleted there: {name}" for name in gone))
     if plan.left_out:
         print(f"Stays here: {', '.join(plan.left_out)}")
-
-
-def _describe_change(file: PublishedFile) -> str:
-    """What a reader of the plan should know about a file."""
-    if select_images([file.name]):
-        return "  (an image of the dataset)"
-    if not isinstance(file.source, bytes):
-        return "  (with images of the dataset)" if file.name == PAGE else ""
-    return "  (without images of the dataset)" if file.name == PAGE else "  (without local paths)"
 
 
 def _print_push(commit: Commit, plan: Plan) -> None:
