@@ -208,8 +208,12 @@ def _list_problems(folder: Path) -> list[str]:
 def _replace(path: Path, text: str) -> None:
     """Write a text in one step."""
     aside = path.with_name(f".{path.name}.unfinished")
-    aside.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(aside, path)
+    try:
+        aside.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(aside, path)
+    except OSError:  # a full disk
+        aside.unlink(missing_ok=True)
+        raise
 
 
 if __name__ == "__main__":
