@@ -121,16 +121,30 @@ class ScoredClasses:
         return _find(sample_index, self.examples.sample_index)
 
     def compare(self, row: int, answer: Answer, tolerance: Tolerance) -> Outcome:
-        """Hold the best class and its probability against the consumer's."""
+        """Compare the best class and its probability with the consumer's, and all others where they are at hand."""
         name, probability = self.labels[self.examples.prediction[row]], float(self.examples.probability[row])
         # Two classes may share a name (imagenet-1k has "crane" twice): the better one is what a reader would see.
         own = max((item["score"] for item in answer if item["label"] == name), default=0.0)
         difference = abs(own - probability)
         is_same = answer[0]["label"] == name
+        if self.examples.scores is not None and is_same and difference <= tolerance.score:
+            # Names that were swapped of classes that are seldom the best show in their scores alone.
+            name, probability, own = self._find_worst(self.examples.scores[row], answer)
+            difference = abs(own - probability)
         if difference <= tolerance.score and (is_same or answer[0]["score"] - own <= tolerance.tie):
             return Outcome(difference, is_tie=not is_same)
         served, index = (answer[0]["label"], answer[0]["score"]), int(self.examples.sample_index[row])
         return Outcome(difference, disagreement=Disagreement(index, (name, probability), served, own))
+
+    def _find_worst(self, scores: npt.NDArray[np.float64], answer: Answer) -> tuple[str, float, float]:
+        """Return the name whose score differs most, with what was scored and served; equal names count together."""
+        totals = {name: [0.0, 0.0] for name in (*self.labels, *(item["label"] for item in answer))}
+        for name, score in zip(self.labels, scores.tolist(), strict=True):
+            totals[name][0] += score
+        for item in answer:
+            totals[item["label"]][1] += item["score"]
+        name, (scored, served) = max(totals.items(), key=lambda entry: abs(entry[1][0] - entry[1][1]))
+        return name, scored, served
 
     def is_right(self, row: int, answer: Answer | None = None) -> bool:
         """See `ScoredAnswers`."""

@@ -17,10 +17,11 @@ def main() -> None:
     if any(name.split(".")[0] == "hf_imgcls" for name in sys.modules):
         raise RuntimeError("a consumer has nothing of hf_imgcls")
     with open(request["answers"], "w", encoding="utf-8") as file:
-        device = classifier.device.type
-        json.dump({"device_type": device, "transformers": transformers.__version__}, file)
-        file.write("\n")
         num_labels = classifier.model.config.num_labels
+        labels = [classifier.model.config.id2label[number] for number in range(num_labels)]
+        about = {"device_type": classifier.device.type, "transformers": transformers.__version__, "labels": labels}
+        json.dump(about, file)
+        file.write("\n")
         size = request["batch_size"]
         for start in range(0, len(request["images"]), size):
             images = request["images"][start : start + size]

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from hf_imgcls.digests import restate_digests
 from hf_imgcls.errors import PushError
 from hf_imgcls.layout import CARD_FILE, EXPORT_FILE, EXPORTS_PICTURE, QUANTIZERS_FILE, RUN_FILE
+from hf_imgcls.measure.page import drop_pictures
 from hf_imgcls.publish.privacy import check_texts, clean_texts
 
 CONFIG_FILE = "config.json"
@@ -125,13 +126,14 @@ def list_names(folder: Path) -> set[str]:
     return names
 
 
-def read_files(folder: Path, names: Iterable[str], *, prefix: str = "") -> list[PublishedFile]:
+def read_files(folder: Path, names: Iterable[str], *, prefix: str = "", images: bool = True) -> list[PublishedFile]:
     """Make files ready to be published: texts without local paths, and without secrets.
 
     Args:
         folder: Holds them.
         names: Which ones.
         prefix: Put before each name, for a place inside the repository.
+        images: Whether the report's page keeps the images of the dataset that it shows.
 
     Returns:
         The files by name; of texts that had to be changed, the changed bytes.
@@ -143,8 +145,12 @@ def read_files(folder: Path, names: Iterable[str], *, prefix: str = "") -> list[
     texts = {name: _read_text(folder / name) for name in names if name.endswith(_TEXT_SUFFIXES)}
     cleaned = clean_texts(folder, texts)
     check_texts(cleaned)
+    remarks = {name: "without local paths" for name, text in cleaned.items() if text != texts[name]}
+    remarks |= dict.fromkeys(select_images(names), "an image of the dataset")
+    if PAGE in cleaned:
+        cleaned |= {} if images else {PAGE: drop_pictures(cleaned[PAGE])}
+        remarks[PAGE] = f"with{'' if images else 'out'} images of the dataset"
     changed = {name: text.encode() for name, text in cleaned.items() if text != texts[name]}
-    remarks = dict.fromkeys(changed, "without local paths")
     if RUN_FILE in cleaned:
         restated = restate_digests(cleaned[RUN_FILE], {name: changed.get(name, folder / name) for name in names})
         changed[RUN_FILE] = restated.encode()

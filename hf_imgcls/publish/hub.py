@@ -17,10 +17,8 @@ from typing import TYPE_CHECKING, Any
 from hf_imgcls.digests import RESTORE, describe_changes, find_changes
 from hf_imgcls.errors import ParityError, PushError
 from hf_imgcls.layout import CARD_FILE
-from hf_imgcls.measure.page import drop_pictures
 from hf_imgcls.publish.card import NO_NOTES, Notes, check_card, choose_notes, write_card
 from hf_imgcls.publish.files import (
-    PAGE,
     PublishedFile,
     check_model,
     list_names,
@@ -209,20 +207,8 @@ def plan_push(
     )
     check_card(folder)
     names = choose(list_names(folder))
-    files = [_handle_pictures(file, publish.publish_images) for file in read_files(folder, names)]
+    files = read_files(folder, names, images=publish.publish_images)
     return Plan(folder, files, _list_left_out(folder, names), source)
-
-
-def _handle_pictures(file: PublishedFile, publish_images: bool) -> PublishedFile:
-    """Take images of the dataset out of the report's page unless they are wanted, and name files that show some."""
-    if select_images([file.name]):
-        return PublishedFile(file.name, file.source, "an image of the dataset")
-    if file.name != PAGE:
-        return file
-    if publish_images:
-        return PublishedFile(file.name, file.source, "with images of the dataset")
-    page = file.source if isinstance(file.source, bytes) else file.source.read_bytes()
-    return PublishedFile(file.name, drop_pictures(page.decode()).encode(), "without images of the dataset")
 
 
 def _list_left_out(folder: Path, names: Collection[str]) -> list[str]:

@@ -6,6 +6,7 @@ repository, whose files must be the staged ones byte for byte.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -20,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 from hf_imgcls.arguments import parse_arguments
 from hf_imgcls.errors import ParityError, UserError
 from hf_imgcls.measure.earlier_run import compare_data
-from hf_imgcls.run import RECIPE_FILE
+from hf_imgcls.records import DataRecord
+from hf_imgcls.run import DATA_FILE, RECIPE_FILE
 
 if TYPE_CHECKING:
     from hf_imgcls.arguments import DataArguments
@@ -122,13 +124,18 @@ def _verify(consumer: Stranger, folder: Path, source: RunData, max_samples: int)
     split = next((name for name in _SPLITS if (folder / PREDICTIONS_FILE.format(split=name)).is_file()), None)
     if (reason := _find_obstacle(folder, source, split)) or split is None or not source.dataset or not source.data:
         list(consumer.answer(iter(()), _BATCH_SIZE))  # it loads, at least
+        _check_labels(consumer, DataRecord.load(folder / DATA_FILE).labels)
         return reason
     table = load_table(folder / PREDICTIONS_FILE.format(split=split))
-    thresholds = table.thresholds if isinstance(table, MultiLabelTable) else None
-    return check_parity(
+    examples, thresholds = table.examples, None
+    if isinstance(table, MultiLabelTable):
+        thresholds = table.thresholds
+    else:
+        examples = dataclasses.replace(table.examples, scores=table.probabilities)
+    record = check_parity(
         consumer.name,
         source.dataset.splits[split],
-        table.examples,
+        examples,
         table.labels,
         source.data,
         thresholds=thresholds,
@@ -137,6 +144,21 @@ def _verify(consumer: Stranger, folder: Path, source: RunData, max_samples: int)
         consumer=consumer,
         are_files=source.dataset.are_files,
     )
+    _check_labels(consumer, table.labels)
+    return record
+
+
+def _check_labels(consumer: Stranger, labels: list[str]) -> None:
+    """Compare the names of the classes, whose order scores alone may not betray."""
+    wrong = [
+        f"{given!r} in place of {name!r}" for given, name in zip(consumer.labels, labels, strict=False) if given != name
+    ]
+    if wrong or len(consumer.labels) != len(labels):
+        raise ParityError(
+            f"{consumer.name} has {len(consumer.labels)} classes, {', '.join(wrong[:3]) or 'the last ones missing'}",
+            f"the {len(labels)} classes that were trained, in their order",
+            "restore id2label in config.json",
+        )
 
 
 def _find_obstacle(folder: Path, source: RunData, split: str | None) -> str:
@@ -179,6 +201,7 @@ class Stranger:
         self.name, self.origin = name, origin
         self.device_type = ""
         self.description = ""
+        self.labels: list[str] = []
 
     def answer(self, images: Iterator[Picture], batch_size: int) -> Iterator[list[dict[str, Any]]]:
         """See `hf_imgcls.measure.parity.Consumer`."""
@@ -188,7 +211,7 @@ class Stranger:
         self._run(json.dumps({**request, "answers": str(answers)}))
         with answers.open(encoding="utf-8") as lines:
             about = json.loads(next(lines))
-            self.device_type = about["device_type"]
+            self.device_type, self.labels = about["device_type"], about["labels"]
             version = about["transformers"]
             self.description = f"pipeline of transformers {version} on {self.device_type}, from {self.origin}"
             for line in lines:
