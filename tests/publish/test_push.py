@@ -223,10 +223,10 @@ def test_a_wrong_model_is_never_pushed(pushing, run, tmp_path):
         change(folder := shutil.copytree(run, tmp_path / change.__name__))
         seal_run(folder)  # as if the run had ended with it
         lines.append([str(folder)])
-    lines.append([*lines[0], "--dry_run"])
+    lines[-1].append("--dry_run")
     errors = pushing.run_code(_PUSH_ALL.format(lines=lines))
     assert len(errors) == len(lines)
-    assert all("nothing was pushed: the served model disagrees with the scored one" in error for error in errors)
+    assert all(error.startswith("nothing was pushed: the ") for error in errors), errors
     assert {request.method for request in pushing.hub.requests} <= {"GET", "HEAD"}
     assert not pushing.hub.repositories
     assert not list(tmp_path.glob("*/push.json"))
@@ -247,7 +247,8 @@ def test_the_report_is_published_without_pictures_unless_asked(pushing, run):
     assert "images are shown here" not in card
     assert "[report/report.html](report/report.html)" in card
     assert "error" not in pushing.push(run, "--publish_images", "true")
-    assert pushing.hub.read("me/digits", "report/report.html").decode() == page
+    published = pushing.hub.read("me/digits", "report/report.html").decode()
+    assert all(base64.b64encode(picture).decode() in published for picture in pictures)
     number = len(select_images(pushing.repository.tree()))
     assert number == len(pictures) + 3
     assert f"{number} of its images are shown here" in pushing.hub.read("me/digits", "README.md").decode()
