@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import logging
 import os
 import re
@@ -23,7 +24,9 @@ from packaging.version import Version
 
 from hf_imgcls.errors import ArgumentError, LaunchError, ModelError, UserError
 from hf_imgcls.extras import require
+from hf_imgcls.model_files import check_processor
 from hf_imgcls.provenance import count_cores
+from hf_imgcls.records import write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainingArguments
@@ -189,13 +192,37 @@ def load_image_processor(name_or_path: str, **kwargs: Any) -> BaseImageProcessor
     if TRANSFORMERS_MAJOR < 5:
         kwargs["use_fast"] = True
     try:
-        return AutoImageProcessor.from_pretrained(name_or_path, **kwargs)
-    except (OSError, ValueError) as error:
+        processor = AutoImageProcessor.from_pretrained(name_or_path, **kwargs)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ModelError(
             f"no image processor could be loaded from {name_or_path!r}: {error}",
             "a folder or Hub repository with preprocessor_config.json",
             "name one with --image_processor_name",
         ) from error
+    check_processor(name_or_path, processor)
+    return processor
+
+
+def keep_fast_processor(processor: Any, folder: str | Path) -> None:
+    """Let 4.57 load the image processor that 5.x has saved with the same backend, and so with the same pixels.
+
+    5.x names its torchvision classes without the ``Fast`` at the end, which is the name of the slow classes in 4.57:
+    those resize by Pillow, off by up to 0.008. With it both lines take the torchvision class (5.x calls it an old name:
+    ``models/auto/image_processing_auto.py``). Remove when 4.x is dropped.
+
+    Args:
+        processor: As it was saved.
+        folder: Where, in ``preprocessor_config.json``; timm's processors have no such file.
+    """
+    path = Path(folder) / "preprocessor_config.json"
+    if TRANSFORMERS_MAJOR < 5 or not path.is_file() or hasattr(processor, "auto_map"):
+        return
+    from transformers.image_processing_backends import TorchvisionBackend
+
+    content = json.loads(path.read_text(encoding="utf-8"))
+    name = str(content.get("image_processor_type", ""))
+    if isinstance(processor, TorchvisionBackend) and name and not name.endswith("Fast"):
+        write_json(path, content | {"image_processor_type": f"{name}Fast"})
 
 
 def plain_image_processor_class() -> type[BaseImageProcessor]:

@@ -21,6 +21,7 @@ import transformers
 from hf_imgcls.digests import compare_file, compute_checksum, digest_file
 from hf_imgcls.errors import OutputError, UserError
 from hf_imgcls.fit.stopping import decide_on_main
+from hf_imgcls.model_files import ADAPTER_CONFIG
 from hf_imgcls.records import CheckpointRecord, DataRecord, RunIdentity
 
 if TYPE_CHECKING:
@@ -206,6 +207,8 @@ def inspect_checkpoint(path: Path) -> Inspection:
             result.damage.append(f"{MANIFEST_FILE} is damaged: {getattr(error, 'found', error)}")
             return result
         listed = set(record.files)
+        if ADAPTER_CONFIG in names - listed:  # transformers would load what it names
+            result.damage.append(f"{ADAPTER_CONFIG} was added")
         for name, expected in sorted(record.files.items()):
             problem = compare_file(path / name, expected)
             if problem is None:

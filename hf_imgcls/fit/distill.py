@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from hf_imgcls.compat import load_image_processor
 from hf_imgcls.data.preprocess import Normalizer, Preprocessor
 from hf_imgcls.errors import ArgumentError, ModelError
+from hf_imgcls.fit.model import check_forward
 from hf_imgcls.fit.weights import load_trained, pin_source
 
 if TYPE_CHECKING:
@@ -110,7 +111,9 @@ def build_distiller(
         raise ArgumentError("teacher_model with several labels per image", "one label per image", "leave it out")
     source = pin_source(fit.teacher_model, data, "main", fetches_weights=True)
     teacher = load_trained(fit.teacher_model, source)
-    preprocessor = Preprocessor(load_image_processor(fit.teacher_model, **source))
+    teacher_processor = load_image_processor(fit.teacher_model, **source)
+    check_forward(teacher, teacher_processor)
+    preprocessor = Preprocessor(teacher_processor)
     return Distiller(
         teacher,
         _find_columns(fit.teacher_model, [str(name) for _, name in sorted(teacher.config.id2label.items())], labels),

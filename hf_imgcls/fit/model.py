@@ -20,7 +20,7 @@ from hf_imgcls.errors import ModelError
 from hf_imgcls.extras import require
 from hf_imgcls.fit.head_rows import describe_rows, match_rows, pick_rows
 from hf_imgcls.fit.saved_reading import save_reading
-from hf_imgcls.fit.weights import LOADING_ERRORS, pin_source
+from hf_imgcls.fit.weights import LOADING_ERRORS, check_config_of, check_weights, pin_source
 from hf_imgcls.records import MULTI_LABEL, SINGLE_LABEL, TEMPERATURE_KEY, THRESHOLDS_KEY
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def build_model(
     _set_problem_type(model.config, multi_label)
     save_reading(model.config, data)
     _check_image_size(model.config)
-    _check_forward(model, processor)
+    check_forward(model, processor)
     return model.train(), processor
 
 
@@ -91,7 +91,7 @@ def check_model(fit: FitArguments, data: DataArguments) -> None:
     if fit.model_type is not None:
         config = _scratch_config(fit, data, ["0", "1"])
     else:
-        config = _load_config(fit, pin_source(str(fit.model_name_or_path), data, fit.model_revision))
+        config = _load_config(fit, data, pin_source(str(fit.model_name_or_path), data, fit.model_revision))
         _set_config_pixels(config, data)
     _set_drop_path(config, fit.drop_path_rate)
     _check_image_size(config)
@@ -258,11 +258,13 @@ def _timm_processor(config: PretrainedConfig) -> BaseImageProcessor:
 # --------------------------------------------------------------------------------------------- pretrained
 
 
-def _load_config(fit: FitArguments, source: dict[str, Any]) -> PretrainedConfig:
+def _load_config(fit: FitArguments, data: DataArguments, source: dict[str, Any]) -> PretrainedConfig:
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
     name = fit.config_name or str(fit.model_name_or_path)
+    if fit.config_name is not None:
+        check_config_of(name, data, fit.model_revision)
     try:
         config = AutoConfig.from_pretrained(name, **_choose(source, fit.config_name, fit))
     except (OSError, ValueError, KeyError) as error:
@@ -283,7 +285,7 @@ def _load_config(fit: FitArguments, source: dict[str, Any]) -> PretrainedConfig:
 def _load_pretrained(fit: FitArguments, data: DataArguments, labels: list[str]) -> PreTrainedModel:
     name = str(fit.model_name_or_path)
     source = pin_source(name, data, fit.model_revision, fetches_weights=True)
-    config = _load_config(fit, source)
+    config = _load_config(fit, data, source)
     old_config = copy.deepcopy(config)
     try:
         pretrained, info = _auto_model().from_pretrained(
@@ -302,6 +304,7 @@ def _load_pretrained(fit: FitArguments, data: DataArguments, labels: list[str]) 
             "convert pickled weights to safetensors; --ignore_mismatched_sizes starts tensors of another shape anew",
         ) from error
 
+    check_weights(pretrained, name)
     old_labels = [str(old_config.id2label[index]) for index in range(old_config.num_labels)]
     _set_labels(config, labels)
     _set_config_pixels(config, data)
@@ -442,8 +445,12 @@ def _check_image_size(config: PretrainedConfig) -> None:
 
 
 @torch.no_grad()
-def _check_forward(model: PreTrainedModel, processor: BaseImageProcessor) -> None:
-    """Send one grey image through processor and model, so that a misfit shows before any data is read."""
+def check_forward(model: PreTrainedModel, processor: BaseImageProcessor) -> None:
+    """Send one grey image through processor and model, so that a misfit shows before any data is read.
+
+    Raises:
+        ModelError: The model does not take the processor's images, or does not answer with a logit for each class.
+    """
     from PIL import Image
 
     training = model.training

@@ -25,6 +25,7 @@ from torch.utils.data import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.modeling_outputs import ImageClassifierOutput
 
+from hf_imgcls.compat import keep_fast_processor
 from hf_imgcls.data.collate import WholeBatch
 from hf_imgcls.extras import require
 from hf_imgcls.fit.checkpoints import describe_run
@@ -282,3 +283,4 @@ def save_backbone(model: PreTrainedModel, processor: Any, folder: Path) -> None:
     kept = {name: value for name, value in model.state_dict(keep_vars=True).items() if id(value) not in own}
     model.save_pretrained(folder, state_dict={name: value.detach() for name, value in kept.items()})
     processor.save_pretrained(folder)
+    keep_fast_processor(processor, folder)

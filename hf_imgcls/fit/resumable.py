@@ -27,7 +27,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallbac
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import TrainOutput
 
-from hf_imgcls.compat import correct_resumed_loss, restore_weights
+from hf_imgcls.compat import correct_resumed_loss, keep_fast_processor, restore_weights
 from hf_imgcls.data.streaming import StreamingSplit
 from hf_imgcls.errors import ArgumentError, DataError, Interrupted, NumericsError, UserError
 from hf_imgcls.extras import require
@@ -372,6 +372,7 @@ class ResumableTrainer(Trainer):
             save_quantizers(self.model, folder)
             state_dict = plain_state(self.model)  # it is not sharded, see __init__
         super()._save(output_dir, state_dict)
+        keep_fast_processor(self.processing_class, output_dir or str(self.args.output_dir))
 
     def _write_files(self, partial: Path, with_state: bool) -> None:
         with self._averaged_weights():

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hf_imgcls.compat import keep_fast_processor
 from hf_imgcls.fit.adapt import merge_adapter
 from hf_imgcls.fit.quantization import is_quantized, remove_quantizers
 from hf_imgcls.layout import DATA_FILE, QUANTIZERS_FILE, RECIPE_FILE
@@ -57,6 +58,7 @@ def save_run(
             )
     if trainer.args.should_save:
         processor.save_pretrained(output_dir)
+        keep_fast_processor(processor, output_dir)
         # A pickle: nothing in the folder that is published needs it.
         (output_dir / "training_args.bin").unlink(missing_ok=True)
         record.save(output_dir / DATA_FILE)

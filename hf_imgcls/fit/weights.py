@@ -12,9 +12,11 @@ import torch
 from safetensors import SafetensorError
 
 from hf_imgcls.errors import ModelError, network_error
+from hf_imgcls.model_files import ADAPTER_CONFIG, CONFIG_FILE, check_config, refuse_adapter
 from hf_imgcls.retries import call_hub
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedModel
 
     from hf_imgcls.arguments import DataArguments
@@ -43,14 +45,20 @@ def pin_source(
         Keyword arguments of ``from_pretrained``, with the commit that ``revision`` stands for now.
 
     Raises:
-        ModelError: There is nothing of that name, its weights are pickles only, or the Hub does not answer.
+        ModelError: There is nothing of that name, it is an adapter, its weights are pickles only, its configuration
+            holds what no classifier has, or the Hub does not answer.
     """
     commit = find_commit(name, data, revision)
     files = _list_files(str(name), data, commit)
+    if files is None or ADAPTER_CONFIG in files:
+        adapter = _find_file(str(name), ADAPTER_CONFIG, data, commit or revision)
+        if adapter is not None:
+            raise refuse_adapter(name, Path(adapter))
     if files is not None:
         _check_safetensors(str(name), files)
         if commit is not None:
             _fetch(str(name), _select_files(files, fetches_weights), data, commit)
+    check_config_of(name, data, revision)
     return {
         "revision": commit or revision,
         "cache_dir": data.cache_dir,
@@ -91,7 +99,29 @@ def load_trained(name: str | Path, source: dict[str, Any]) -> PreTrainedModel:
             "a fine-tuned classifier: a fresh head would only guess",
             "fine-tune it first: recipes/finetune.py --model_name_or_path ...",
         )
+    check_weights(model, name)
     return model.eval()
+
+
+def check_weights(model: nn.Module, name: str | Path) -> None:
+    """Refuse weights that say nothing.
+
+    Args:
+        model: As it was loaded.
+        name: How the user calls it.
+
+    Raises:
+        ModelError: All of them are 0, or one of them is not finite.
+    """
+    found = ""
+    if not any(bool(parameter.any()) for parameter in model.parameters()):
+        found = "only zeros: it gives every image the same answer"
+    for key, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            found = f"NaN or infinity in {key}"
+            break
+    if found:
+        raise ModelError(f"the weights of {str(name)!r} have {found}", "trained weights", "take another copy of them")
 
 
 def find_commit(name: str | Path, data: DataArguments, revision: str) -> str | None:
@@ -100,30 +130,48 @@ def find_commit(name: str | Path, data: DataArguments, revision: str) -> str | N
     Raises:
         ModelError: There is no model of that name.
     """
-    return _find_commit(str(name), data.cache_dir, data.token, revision, data.download_attempts)
+    from transformers.utils.hub import extract_commit_hash
+
+    path = _find_file(str(name), CONFIG_FILE, data, revision)
+    return None if Path(name).is_dir() else extract_commit_hash(path, None)
+
+
+def check_config_of(name: str | Path, data: DataArguments, revision: str) -> None:
+    """Look at a model's ``config.json``, see `hf_imgcls.model_files.check_config`; without one there is nothing to see.
+
+    Raises:
+        ModelError: It holds what no classifier has.
+    """
+    path = _find_file(str(name), CONFIG_FILE, data, revision)
+    if path is not None:
+        check_config(name, Path(path))
+
+
+def _find_file(name: str, file: str, data: DataArguments, revision: str) -> str | None:
+    """A file of a folder, or of a repository as it lies in the cache; None if there is no such file."""
+    return _look_up_file(name, file, data.cache_dir, data.token, revision, data.download_attempts)
 
 
 @cache
-def _find_commit(
-    name: str, cache_dir: str | None, token: str | bool | None, revision: str, attempts: int
+def _look_up_file(
+    name: str, file: str, cache_dir: str | None, token: str | bool | None, revision: str, attempts: int
 ) -> str | None:
-    from transformers.utils.hub import cached_file, extract_commit_hash
+    from transformers.utils.hub import cached_file
 
     def find() -> str | None:
         return cached_file(
-            name, "config.json", cache_dir=cache_dir, token=token, revision=revision,
+            name, file, cache_dir=cache_dir, token=token, revision=revision,
             _raise_exceptions_for_missing_entries=False,
         )  # fmt: skip
 
     try:
-        path = call_hub(find, f"look up the model {name}", attempts, ModelError)
+        return call_hub(find, f"look up the model {name}", attempts, ModelError)
     except (OSError, ValueError) as error:
         raise ModelError(
             f"no model could be loaded from {name!r}: {error}",
             "a folder with config.json, or the id of a model on the Hub",
             "check the name, --model_revision, and that you are logged in if the model is private",
         ) from error
-    return None if Path(name).is_dir() else extract_commit_hash(path, None)
 
 
 def _select_files(files: list[str], fetches_weights: bool) -> list[str]:

@@ -11,6 +11,7 @@ import torch
 
 from hf_imgcls.compat import load_image_processor
 from hf_imgcls.measure.exported_model import OnnxRuntime, OpenVino, find_exported_file, load_exported
+from hf_imgcls.model_files import ADAPTER_CONFIG, refuse_adapter
 
 
 def load_pipeline(name_or_path: str | Path, *, is_trusted: bool = False, **options: Any) -> Any:
@@ -28,6 +29,8 @@ def load_pipeline(name_or_path: str | Path, *, is_trusted: bool = False, **optio
 
     found = find_exported_file(name_or_path)
     if found is None:
+        if (adapter := Path(name_or_path, ADAPTER_CONFIG)).exists():
+            raise refuse_adapter(name_or_path, adapter)
         # Device and dtype are what such a consumer gets.
         return pipeline("image-classification", model=str(name_or_path), **options)
     folder = str(name_or_path)

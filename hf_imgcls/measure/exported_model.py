@@ -24,6 +24,7 @@ import torch
 from hf_imgcls.data.preprocess import Normalizer
 from hf_imgcls.errors import ModelError
 from hf_imgcls.extras import require
+from hf_imgcls.model_files import CONFIG_FILE, check_config
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -282,6 +283,7 @@ def load_exported(
             "a file of your own, or from somebody you trust",
             "pass --trust_remote_code if you do",
         )
+    check_config(folder, Path(folder, CONFIG_FILE))
     try:
         config = AutoConfig.from_pretrained(str(folder))
         runtime = runtime_class(path, num_threads or torch.get_num_threads())

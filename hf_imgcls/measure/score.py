@@ -24,6 +24,7 @@ from torch.utils.data import IterableDataset
 
 from hf_imgcls.compat import load_image_processor
 from hf_imgcls.errors import DataError, ModelError
+from hf_imgcls.fit.model import check_forward
 from hf_imgcls.fit.saved_reading import adopt_reading
 from hf_imgcls.fit.weights import find_commit, load_trained, pin_source
 from hf_imgcls.measure.columns import read_columns
@@ -318,7 +319,9 @@ def load_classifier(
         is_trusted = data.trust_remote_code or trusts_programs
         return load_exported(name_or_path, processor, is_trusted=is_trusted), processor
     source = pin_source(name_or_path, data, revision, fetches_weights=True)
-    return load_trained(name_or_path, source), load_image_processor(str(name_or_path), **source)
+    model, processor = load_trained(name_or_path, source), load_image_processor(str(name_or_path), **source)
+    check_forward(model, processor)
+    return model, processor
 
 
 def check_problem_type(name: str | Path, config: PretrainedConfig, multi_label: bool) -> None:

@@ -18,9 +18,9 @@ from hf_imgcls.digests import restate_digests
 from hf_imgcls.errors import PushError
 from hf_imgcls.layout import CARD_FILE, EXPORT_FILE, EXPORTS_PICTURE, QUANTIZERS_FILE, RUN_FILE
 from hf_imgcls.measure.page import drop_pictures
+from hf_imgcls.model_files import ADAPTER_CONFIG, CONFIG_FILE, refuse_adapter
 from hf_imgcls.publish.privacy import check_texts, clean_texts
 
-CONFIG_FILE = "config.json"
 EXAMPLES_FOLDER = "examples"
 PAGE = "report/report.html"
 _WEIGHTS_FILE = "model.safetensors"
@@ -174,6 +174,9 @@ def check_model(folder: Path, names: Collection[str]) -> None:
     Raises:
         PushError: Something is missing, is a link, or is damaged.
     """
+    if ADAPTER_CONFIG in names:
+        error = refuse_adapter(folder, folder / ADAPTER_CONFIG)
+        raise PushError(error.found, error.expected, error.fix)
     weights = _find_weights(folder, names)
     processor = [] if _is_timm(folder) else ["preprocessor_config.json"]
     for name in (CONFIG_FILE, *processor, *weights):

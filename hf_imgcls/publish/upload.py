@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from hf_imgcls.errors import PushError
+from hf_imgcls.model_files import ADAPTER_CONFIG, refuse_adapter
 from hf_imgcls.publish.client import Commit, ask, commit_once
 from hf_imgcls.publish.files import PublishedFile
 from hf_imgcls.retries import Patience, diagnose
@@ -150,6 +151,7 @@ def upload(
     try:
         there = remote if remote.head is not None else _make_branch(destination, place, api, patience)
         gone = set(is_ours(there.names)) - {file.name for file in files}
+        _check_adapter(destination, set(there.names) - gone, files)
         commit = commit_once(
             api, {**place, "revision": destination.branch}, _list_operations(files, gone), destination.message,
             head=there.head, create_pr=destination.create_pr, patience=patience,
@@ -189,6 +191,13 @@ def finish(destination: Destination, commit: Commit, api: HfApi, patience: Patie
                 ask(lambda: api.update_repo_settings(**place, private=False), f"open {destination.repo_id}", patience)
     except PushError as error:
         raise PushError(f"the files are pushed ({commit.url}), but {error.found}", error.expected, error.fix) from error
+
+
+def _check_adapter(destination: Destination, staying: set[str], files: Sequence[PublishedFile]) -> None:
+    """Refuse to put a model beside an adapter of somebody else's, whose base model would be loaded instead of it."""
+    if destination.repo_type == "model" and ADAPTER_CONFIG in staying - {file.name for file in files}:
+        error = refuse_adapter(destination.repo_id)
+        raise PushError(error.found, error.expected, error.fix)
 
 
 def _make_branch(destination: Destination, place: dict[str, Any], api: HfApi, patience: Patience) -> Remote:

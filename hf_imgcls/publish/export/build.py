@@ -21,7 +21,7 @@ import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 
-from hf_imgcls.compat import explain_export
+from hf_imgcls.compat import explain_export, keep_fast_processor
 from hf_imgcls.data.calibration import read_batches, read_calibration, take_rows
 from hf_imgcls.data.preprocess import Normalizer
 from hf_imgcls.errors import DataError, ModelError, OutputError, ParityError, UserError, find_full_disk
@@ -178,6 +178,7 @@ def _complete(folder: Path, source: ExportSource) -> None:
     """What a consumer's ``from_pretrained`` looks for beside the model's file."""
     source.model.config.save_pretrained(folder)
     source.processor.save_pretrained(folder)
+    keep_fast_processor(source.processor, folder)
 
 
 def find_quantizers(model_name_or_path: str | Path, args: Arguments) -> Path | None:
