@@ -193,7 +193,8 @@ def test_what_cannot_be_scored_is_an_error(vit_folder, tmp_path):
 
 def test_results_files(vit_folder, tmp_path):
     result = score(vit_folder)
-    (tmp_path / "all_results.json").write_text(json.dumps({"train_loss": 0.5, "test_roc_auc": 0.1, "epoch": 3}))
+    (tmp_path / "train_results.json").write_text(json.dumps({"train_loss": 0.5, "epoch": 3}))
+    (tmp_path / "all_results.json").write_text('{"test_roc_auc": 0.1, "train_loss')  # half of an earlier one
     content = write_results(tmp_path, result)
     assert json.loads((tmp_path / "test_results.json").read_text()) == content
     assert content["test_accuracy"] == result.metrics["accuracy"]
