@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from datasets import DatasetBuilder, config
+from datasets import DatasetBuilder, config, load_dataset_builder
 from datasets.packaged_modules.cache.cache import Cache
 
 from hf_imgcls.arguments import DataArguments
@@ -37,6 +37,7 @@ class Prepared:
         repo_id: As the builder has it; None where it reads single files.
         dataset_name: As the builder has it.
         folder: Where the rows are, below the ``datasets`` cache: dataset, configuration, version, hash.
+        archives: Split -> the archive of class folders on this machine, in place of a folder.
     """
 
     name: str
@@ -48,9 +49,12 @@ class Prepared:
     repo_id: str | None
     dataset_name: str
     folder: str
+    archives: dict[str, str] = field(default_factory=dict)
 
     def open(self, root: Path) -> DatasetBuilder:
         """Open the rows as ``datasets`` opens what is in its cache."""
+        if self.archives:
+            return load_dataset_builder("imagefolder", data_files=self.archives, cache_dir=str(root))
         _, config_id, version, digest = Path(self.folder).parts
         return Cache(
             cache_dir=str(root),
@@ -85,12 +89,29 @@ def remember_prepared(
             str(args.dataset_name), args.dataset_config_name, args.dataset_revision, used_config, revision,
             list(builder.info.splits or {}), builder.repo_id, builder.dataset_name, str(folder),
         )  # fmt: skip
+    except ValueError:  # elsewhere
+        return
+    _write(root, prepared)
+
+
+def remember_archives(archives: dict[str, str], args: DataArguments, used_config: str | None, revision: str) -> None:
+    """Write down which archives a dataset consists of: split -> path on this machine."""
+    name = str(args.dataset_name)
+    prepared = Prepared(
+        name, args.dataset_config_name, args.dataset_revision, used_config, revision, list(archives), None, name, "",
+        archives,
+    )  # fmt: skip
+    _write(find_root(args), prepared)
+
+
+def _write(root: Path, prepared: Prepared) -> None:
+    try:
         text = json.dumps(asdict(prepared), sort_keys=True)
         path = root / _FOLDER / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         with write_atomically(path) as file:
             file.write(text.encode())
-    except (OSError, ValueError):  # a run must not fail for the next one's sake
+    except OSError:  # a run must not fail for the next one's sake
         return
 
 
@@ -136,5 +157,6 @@ def _list_prepared(root: Path) -> Iterator[Prepared]:
             prepared = Prepared(**json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             continue
-        if (root / prepared.folder / "dataset_info.json").is_file():
+        needed = prepared.archives.values() or [str(root / prepared.folder / "dataset_info.json")]
+        if all(Path(file).is_file() for file in needed):
             yield prepared

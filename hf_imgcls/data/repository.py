@@ -7,7 +7,6 @@ one sentence with what to do.
 
 from __future__ import annotations
 
-import difflib
 import glob
 import re
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from hf_imgcls.data.class_lists import write_out_dates
 from hf_imgcls.data.converted import Conversion, is_conversion
 from hf_imgcls.data.hub_names import CONVERTED_REVISION, is_repo_id
 from hf_imgcls.data.local_paths import make_plain_path
+from hf_imgcls.data.near_paths import offer_folders
 from hf_imgcls.data.prepared import find_prepared, find_root, remember_prepared
 from hf_imgcls.data.splits import ROLES
 from hf_imgcls.errors import DataError
@@ -205,13 +205,13 @@ def _build(name: str, args: DataArguments, *, is_reachable: bool = False) -> Dat
         raise DataError(
             f"the dataset {name!r}{at} is not a folder here, and the Hub cannot be asked: {error}",
             "a Hub id that is reachable or in the cache, or a folder",
-            f"check the network, HF_HUB_OFFLINE and HF_ENDPOINT, or pass the path of a folder{_offer_folders(name)}",
+            f"check the network, HF_HUB_OFFLINE and HF_ENDPOINT, or pass the path of a folder{offer_folders(name)}",
         ) from error
     except FileNotFoundError as error:
         raise DataError(
             f"--dataset_name {name}: {_first_line(error)}",
             "the id of a dataset on the Hub, a folder with images or parquet files, or the built-in 'digits'",
-            f"correct the name{_offer_folders(name)}; for a private or gated dataset log in with `hf auth login`",
+            f"correct the name{offer_folders(name)}; for a private or gated dataset log in with `hf auth login`",
         ) from error
     except ValueError as error:
         configs = _list_configs(name, common)
@@ -419,21 +419,3 @@ def read_parquet(path: Path, args: DataArguments) -> Dataset:
         raise
     except Exception as error:  # a broken file and a full disk have types of their own
         raise describe_failure(str(path), error) from error
-
-
-def suggest_path(path: Path, flag: str) -> str:
-    """Say what to do about a path that does not exist: near names beside it, or the part that is missing."""
-    if not path.parent.is_dir():
-        return f"correct {flag}: the folder {path.parent} does not exist either"
-    near = _near_names(path)
-    return f"did you mean {' or '.join(near)}?" if near else f"correct {flag}"
-
-
-def _offer_folders(name: str) -> str:
-    near = _near_names(Path(name)) if Path(name).parent.is_dir() else []
-    return f" (did you mean {' or '.join(near)}?)" if near else ""
-
-
-def _near_names(path: Path) -> list[str]:
-    names = sorted(entry.name for entry in path.parent.iterdir() if not entry.name.startswith("."))
-    return [str(path.parent / name) for name in difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)]

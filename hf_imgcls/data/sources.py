@@ -17,6 +17,7 @@ from datasets import Dataset, DatasetDict, load_from_disk
 
 from hf_imgcls.arguments import DataArguments
 from hf_imgcls.data.annotation import AnnotatedImages, read_annotation_file
+from hf_imgcls.data.archives import extract_archive, extract_archives, is_archive
 from hf_imgcls.data.class_lists import FileFeatures, read_file_features, read_prepared_features
 from hf_imgcls.data.file_names import ImageNames
 from hf_imgcls.data.folders import (
@@ -27,6 +28,7 @@ from hf_imgcls.data.folders import (
 )
 from hf_imgcls.data.label_columns import find_image_column, find_label_column, holds_images
 from hf_imgcls.data.local_paths import make_plain_path
+from hf_imgcls.data.near_paths import suggest_path
 from hf_imgcls.data.repository import (
     describe_failure,
     list_splits,
@@ -34,7 +36,6 @@ from hf_imgcls.data.repository import (
     prepare_splits,
     read_parquet,
     requested_splits,
-    suggest_path,
 )
 from hf_imgcls.data.split_folders import find_split_folders
 from hf_imgcls.data.splits import ROLES, check_not_empty, match_split_names
@@ -96,13 +97,15 @@ def open_source(args: DataArguments) -> Source:
             "pass one of them, for example --dataset_name digits for the built-in sample",
         )
     if folders:
-        return read_class_folders({role: _check_folder(path, f"--{role}_dir") for role, path in folders.items()})
+        return read_class_folders({role: _check_folder(path, f"--{role}_dir", args) for role, path in folders.items()})
     if files:
         return _read_annotation_files(args, files)
     if args.dataset_name == BUILT_IN_SAMPLE:
         return read_digits()
     name = str(args.dataset_name)
     path = Path(name).expanduser()
+    if is_archive(path):
+        return read_class_folders({"train": extract_archive(path, args)}, name)
     if path.is_file():
         raise DataError(
             f"--dataset_name {name} is a file",
@@ -129,8 +132,10 @@ def _is_saved(path: Path) -> bool:
     return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
 
 
-def _check_folder(value: str, flag: str) -> Path:
+def _check_folder(value: str, flag: str, args: DataArguments) -> Path:
     path = Path(value).expanduser()
+    if is_archive(path):
+        return extract_archive(path, args)
     if path.is_file():
         raise DataError(
             f"{flag} {value} is a file", "a folder that holds one folder per class", f"pass it as {flag[:-4]}_file"
@@ -299,6 +304,12 @@ def read_prepared(args: DataArguments) -> Source:
     name = str(args.dataset_name)
     opened = open_dataset(args)
     names = match_split_names(list_splits(opened.builder), requested_splits(args))
+    if folders := extract_archives(opened, names, args):
+        source = read_class_folders(folders, name)
+        source.config, source.revision, source.notes = opened.config, opened.revision, opened.notes + source.notes
+        source.validation_is_explicit = args.validation_split_name is not None
+        source.split_names |= {role: names[role] for role in source.split_names if role in names}
+        return source
     source = Source(
         name,
         {},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tarfile
 import textwrap
 import zipfile
 from pathlib import Path
@@ -73,4 +74,16 @@ def make_zip(counts: dict[str, int], top: str = "") -> bytes:
         for label, count in counts.items():
             for index in range(count):
                 archive.writestr(f"{top}{label}/{index}.png", encode_png(index))
+    return buffer.getvalue()
+
+
+def make_tar(count: int) -> bytes:
+    """A WebDataset shard of images and classes."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for index in range(count):
+            for suffix, content in (("png", encode_png(index)), ("cls", str(index % 2).encode())):
+                member = tarfile.TarInfo(f"{index:04d}.{suffix}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
     return buffer.getvalue()

@@ -4,9 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 from hub import serve_hub
-from hub_loading import commit_conversion, make_pets, run_loads, write_parquet
+from hub_loading import commit_conversion, make_pets, make_tar, make_zip, run_loads, write_parquet
 
 CONVERTED = "refs/convert/parquet"
+ARCHIVED = ("zips", "one-zip", "splits-in-zip", "zip-of-a-class", "tars")
 FULL = {"dataset_name": "org/scripted", "dataset_revision": CONVERTED, "dataset_config_name": "full"}
 
 
@@ -26,6 +27,15 @@ def session(tmp_path_factory):
         unused = hub.create_repository("dataset", "org/unused")
         files = {f"data/{split}-00000-of-00001.parquet": write_parquet(make_pets(20)) for split in ("train", "test")}
         hub.commit(unused, {**files, "data/extra-00000-of-00001.parquet": write_parquet(make_pets(99))})
+        pets = {"cat": 12, "dog": 8}
+        for name, archives in {
+            "zips": {"train.zip": make_zip(pets, "pets/"), "test.zip": make_zip({"dog": 2, "cat": 4})},
+            "one-zip": {"archive.zip": make_zip(pets, "Pets/all/")},
+            "splits-in-zip": {"archive.zip": make_zip({"train/cat": 9, "train/dog": 9, "val/cat": 2, "val/dog": 3})},
+            "zip-of-a-class": {"cat.zip": make_zip({"cat": 3}), "dog.zip": make_zip({"dog": 3})},
+        }.items():
+            hub.commit(hub.create_repository("dataset", f"org/{name}"), archives)
+        hub.commit(hub.create_repository("dataset", "org/tars"), {"train-0000.tar": make_tar(20)})
         unused.tags["v1"] = unused.branches["main"]
         loads = {
             "script": {"dataset_name": "org/scripted"},
@@ -50,10 +60,14 @@ def session(tmp_path_factory):
             },
             "file": {"dataset_name": "hf://datasets/org/unused/data/train-00000-of-00001.parquet"},
             "model page": {"dataset_name": "https://huggingface.co/org/unused"},
+            **{name: {"dataset_name": f"org/{name}", "train_val_split": 4} for name in ARCHIVED},
+            "streamed zips": {"dataset_name": "org/zips", "streaming": True},
+            "streamed tars": {"dataset_name": "org/tars", "streaming": True},
             "gone revision": {"dataset_name": "org/unused", "dataset_revision": "v9"},
         }
         found = run_loads(hub, folder / "home", loads)
         offline = {
+            "zips": {"dataset_name": "org/zips", "train_val_split": 4},
             "full": FULL,
             "several": {"dataset_name": "org/scripted", "dataset_revision": CONVERTED},
             "plain": {"dataset_name": "org/scripted"},
@@ -80,6 +94,9 @@ def session(tmp_path_factory):
         ("wrong", ["half", "full, mini"]),
         ("file", ["--dataset_name org/unused", "data/train-00000-of-00001.parquet"]),
         ("model page", ["not the address of a dataset"]),
+        ("zip-of-a-class", ["2 files", "cat.zip, dog.zip", "unpack them"]),
+        ("streamed zips", ["leave --streaming out"]),
+        ("streamed tars", ["leave --streaming out"]),
         ("gone revision", ["org/unused has no revision 'v9'"]),
     ],
 )
@@ -125,3 +142,29 @@ def test_offline_a_conversion_is_found_by_its_revision_only(session):
     assert "full, mini" in session.offline["several"]["error"]
     assert "HF_HUB_OFFLINE" in session.offline["plain"]["error"]
     assert "v2" in session.offline["another revision"]["error"]
+
+
+@pytest.mark.parametrize(
+    ("case", "sizes"),
+    [
+        ("zips", {"train": 16, "validation": 4, "test": 6}),
+        ("one-zip", {"train": 13, "validation": 4, "test": 3}),
+        ("splits-in-zip", {"train": 14, "validation": 4, "test": 5}),
+    ],
+)
+def test_archives_of_class_folders_are_read(session, case, sizes):
+    found = session.found[case]
+    assert (found.get("labels"), found.get("sizes")) == (["cat", "dog"], sizes), found
+    assert found["revision"]
+
+
+def test_offline_archives_are_found(session):
+    online, offline = session.found["zips"], session.offline["zips"]
+    assert [offline[key] for key in ("sizes", "revision")] == [online[key] for key in ("sizes", "revision")]
+    assert offline["splits"]["test"]["class_counts"] == {"cat": 4, "dog": 2}
+
+
+def test_tars_of_images_and_classes_are_read(session):
+    found = session.found["tars"]
+    assert (found.get("labels"), found.get("sizes")) == (["0", "1"], {"train": 13, "validation": 4, "test": 3}), found
+    assert found["label_column"] == "cls"
