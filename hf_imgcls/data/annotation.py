@@ -13,7 +13,7 @@ from datasets import Dataset, DatasetInfo, Features, Image, Value
 from datasets.table import InMemoryTable
 
 from hf_imgcls.data.file_names import ImageNames, find_files
-from hf_imgcls.data.label_columns import LABEL_COLUMN_NAMES
+from hf_imgcls.data.find_columns import LABEL_COLUMN_NAMES
 from hf_imgcls.data.label_sets import split_columns
 from hf_imgcls.data.table_files import is_csv, list_repeated, read_csv_as_text, read_table
 from hf_imgcls.errors import DataError

@@ -16,11 +16,12 @@ from datasets import Dataset, Image
 
 from hf_imgcls.arguments import DataArguments
 from hf_imgcls.data.class_lists import drop_conflicting
+from hf_imgcls.data.find_columns import describe_choice, find_image_column, find_label_column
 from hf_imgcls.data.folders import read_loose_folder
 from hf_imgcls.data.groups import cut_groups, read_groups, record_groups
 from hf_imgcls.data.hub_names import read_hub_name
 from hf_imgcls.data.iterative_stratification import cut_iteratively
-from hf_imgcls.data.label_columns import RawLabels, find_image_column, find_label_column, read_raw_labels
+from hf_imgcls.data.label_columns import RawLabels, read_raw_labels
 from hf_imgcls.data.label_hints import hint_typing_errors
 from hf_imgcls.data.label_sets import (
     LabelIds,
@@ -103,7 +104,8 @@ def load_image_dataset(args: DataArguments) -> ImageDataset:
     dataset = _load(read_hub_name(args))
     record = dataset.record
     counts = ", ".join(f"{name} {split.num_examples:,}" for name, split in record.splits.items() if split.num_examples)
-    logger.info("Data: %s, %d classes; %s", record.source, len(record.labels), counts)
+    found = f"{len(record.labels)} classes in column {record.label_column!r}"
+    logger.info("Data: %s, %s; %s", record.source, found, counts)
     for note in record.notes:
         logger.info("      %s", note)
     return dataset
@@ -161,6 +163,8 @@ def _assemble(source: Source, args: DataArguments) -> ImageDataset:
     _check_fixed_columns(source, args)
     image_column = source.image_column or _agree(source, args.image_column_name, None)
     label_column = source.label_column or _agree(source, args.label_column_name, image_column)
+    if source.label_column is None and args.label_column_name is None:
+        notes += describe_choice(next(iter(source.splits.values())).features, label_column, image_column)
     named = {source.split_names[role]: split for role, split in source.splits.items()}
     labels_of = read_raw_labels(named, label_column, args.label_separator, source.files, notes)
     raw = {role: labels_of[name] for role, name in source.split_names.items()}
@@ -293,12 +297,16 @@ def _check_fixed_columns(source: Source, args: DataArguments) -> None:
 
 def _agree(source: Source, requested: str | None, image_column: str | None) -> str:
     """Find the image column (or, given it, the label column), which all splits must have under one name."""
-    found = {
-        source.split_names[role]: find_image_column(split.features, requested)
-        if image_column is None
-        else find_label_column(split.features, requested, image_column)
-        for role, split in source.splits.items()
-    }
+    found: dict[str, str] = {}
+    for role, split in source.splits.items():
+        decided = next(iter(found.values()), None)
+        if requested is None and decided in split.features:
+            column = str(decided)  # by the first split's values, of which another one may have few
+        elif image_column is None:
+            column = find_image_column(split.features, requested)
+        else:
+            column = find_label_column(split.features, requested, image_column, split)
+        found[source.split_names[role]] = column
     first = next(iter(found.values()))
     for name, column in found.items():
         if column != first:

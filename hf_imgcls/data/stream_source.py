@@ -15,7 +15,7 @@ from hf_imgcls.data.class_lists import (
     match_class_lists,
     repeat_class_list,
 )
-from hf_imgcls.data.label_columns import find_image_column, find_label_column
+from hf_imgcls.data.find_columns import describe_choice, find_image_column, find_label_column
 from hf_imgcls.data.label_sets import resolve_feature
 from hf_imgcls.data.labels import describe_names, suggest_twins
 from hf_imgcls.data.load import ImageDataset
@@ -73,6 +73,8 @@ def load_streaming(args: DataArguments) -> ImageDataset | None:
     features = {split: builder.info.features or parts[0].features for split, parts in declared.items()}
     image_column = find_image_column(next(iter(features.values())), args.image_column_name)
     label_column = find_label_column(next(iter(features.values())), args.label_column_name, image_column)
+    if args.label_column_name is None:
+        notes += describe_choice(next(iter(features.values())), label_column, image_column)
     lists = _match_files(features, declared, label_column, notes)
     several = _agree_on_kind({split: _is_list(features[split], label_column) for split in found.values()})
     names = {role: lists[split].names for role, split in found.items()}

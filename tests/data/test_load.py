@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numbered_images import decode_value, make_dataset
 
-from hf_imgcls.data.label_columns import find_image_column, find_label_column
+from hf_imgcls.data.find_columns import find_image_column, find_label_column
 from hf_imgcls.data.names import natural_key
 from hf_imgcls.errors import DataError
 from hf_imgcls.records import DataRecord

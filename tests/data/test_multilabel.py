@@ -13,8 +13,8 @@ from pictures import build_vit_processor
 from scipy.sparse import csr_array
 
 from hf_imgcls.arguments import DataArguments
+from hf_imgcls.data.find_columns import find_label_column
 from hf_imgcls.data.iterative_stratification import cut_iteratively
-from hf_imgcls.data.label_columns import find_label_column
 from hf_imgcls.data.label_sets import read_label_ids
 from hf_imgcls.data.load import load_image_dataset
 from hf_imgcls.data.scan import check_images
