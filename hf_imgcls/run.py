@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_imgcls.arguments import known_arguments
 from hf_imgcls.digests import describe_changes, find_changes
-from hf_imgcls.errors import Interrupted, LaunchError, OutputError, UserError, find_full_disk, printable
+from hf_imgcls.errors import Interrupted, LaunchError, MachineError, OutputError, UserError, find_full_disk, printable
 from hf_imgcls.layout import (
     BAD_IMAGES_FILE,
     BATCH_PICTURE,
@@ -36,6 +36,7 @@ from hf_imgcls.layout import (
     TUNE_PICTURE,
     TUNED_RECIPE,
 )
+from hf_imgcls.process import at_end, join_peers, remove_temporary
 from hf_imgcls.provenance import describe_hardware, find_commit, list_versions, name_process
 from hf_imgcls.records import RunRecord
 
@@ -53,6 +54,7 @@ _BORROWED = ".borrowed"
 _JOURNALS = ("-journal", "-wal", "-shm")  # of SQLite
 _LOCK_PATIENCE_S = 10
 _LITTLE_SPACE_BYTES = 2**20
+_WORLD_SIZES = {"WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"}  # as accelerate reads them
 _OWN_FILES = (RUN_FILE, RECIPE_FILE, DATA_FILE, PUSH_FILE, "trainer_state.json", BAD_IMAGES_FILE, MANIFEST_FILE)
 _OWN_RESULTS = ("all_results.json", "train_results.json", "eval_results.json", "test_results.json", "parity.json")
 # What was found out before a run, and is no part of one.
@@ -73,28 +75,53 @@ def run_recipe(main: Callable[[], None]) -> None:
     _follow_launcher()
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=_drop_handlers)
+    peers = join_peers()
+    at_end(_return_borrowed)
     previous = signal.signal(signal.SIGTERM, _leave)
     try:
         main()
     except UserError as error:
-        print(printable(f"\nerror: {error}"), file=sys.stderr)
-        sys.exit(error.exit_code)
+        lost = peers.explain() if isinstance(error, MachineError) else ""
+        _say(lost or peers.report(error.exit_code, str(error)))
+        sys.exit(peers.exit_code if lost else error.exit_code)
     except Interrupted as stop:
         if is_main_process():
             print(f"\n{stop}", file=sys.stderr)
         sys.exit(stop.exit_code)
     except KeyboardInterrupt:
         print("\nSIGINT: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        peers.report(Interrupted.exit_code, "SIGINT")
         sys.exit(Interrupted.exit_code)
+    except SystemExit as stop:
+        # Other processes have no folder that would tell them; one of them that leaves in silence follows another.
+        if is_main_process() or isinstance(stop, _Terminated):
+            code = stop.code if isinstance(stop.code, int) else 0
+            peers.report(code, "SIGTERM" if isinstance(stop, _Terminated) else "")
+        raise
     except Exception as error:
+        if text := peers.explain():
+            _say(text)
+            sys.exit(peers.exit_code)
         if (reason := find_full_disk(error)) is None:
+            peers.report(1, f"{type(error).__name__}: {error}")
             raise
-        print(printable(f"\nerror: {_full_disk_error(reason)}"), file=sys.stderr)
+        _say(peers.report(OutputError.exit_code, str(_full_disk_error(reason))))
         sys.exit(OutputError.exit_code)
     finally:
+        peers.finish()
         signal.signal(signal.SIGTERM, previous)
+        remove_temporary()
         _return_borrowed()
         _unlock()
+
+
+def _say(text: str) -> None:
+    if text:
+        print(printable(f"\nerror: {text}"), file=sys.stderr)
+
+
+class _Terminated(SystemExit):
+    """SIGTERM came."""
 
 
 def _share_cores() -> None:
@@ -131,7 +158,7 @@ def keep_memory() -> None:
 
 def _leave(number: int, frame: object) -> None:
     os.write(2, b"\nSIGTERM: stopped; the same command goes on from the last checkpoint\n")
-    sys.exit(Interrupted.exit_code)
+    raise _Terminated(Interrupted.exit_code)
 
 
 def _drop_handlers() -> None:
@@ -207,7 +234,7 @@ class _PrintableFormatter(logging.Formatter):
 def check_launch(num_processes: int | None) -> int:
     """Compare the world that was launched with the one that was asked for.
 
-    ``accelerate launch --cpu --num_processes 2`` silently starts one process; the only way to notice is to ask.
+    ``accelerate launch --cpu --num_processes 2`` silently starts one process, on each machine.
 
     Args:
         num_processes: ``--num_processes`` of the recipe; ``None`` takes any world.
@@ -216,9 +243,18 @@ def check_launch(num_processes: int | None) -> int:
         The world size.
 
     Raises:
-        LaunchError: Another number of processes runs.
+        LaunchError: Another number of processes runs, or one was started where several were asked for.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    single = "ACCELERATE_MIXED_PRECISION" in os.environ and not _WORLD_SIZES.intersection(os.environ)
+    if num_processes is None and single and "MASTER_ADDR" in os.environ:
+        # accelerate's launcher for one process, told of several: with --cpu it starts one on each machine.
+        raise LaunchError(
+            "accelerate launch was asked for several processes and started a single one",
+            "a launcher that starts all of them, also on CPUs",
+            "accelerate launch --config_file accelerate_config.yaml --num_processes N ... without --cpu; or pass the "
+            "recipe --num_processes 1 if one process is meant",
+        )
     if num_processes is not None and world_size != num_processes:
         raise LaunchError(
             f"{world_size} process{'es run' if world_size > 1 else ' runs'}, --num_processes asks for {num_processes}",
@@ -245,13 +281,13 @@ def open_output_folder(args: Arguments) -> Path:
         SystemExit: With the run's own exit code, after saying so: it holds this very run, finished.
     """
     folder = Path(args.training["output_dir"])
-    if folder.is_file():
+    if folder.is_file() and is_main_process():
         raise OutputError(f"output_dir {folder} is a file", "a folder", "choose another --output_dir")
     # What is found out before a run leaves the one that may be there as it is.
     trains = args.training["do_train"] and not (args.fit.tune or args.fit.find_lr or args.publish.dry_run)
-    goes_on = trains and _check_earlier_run(folder, args)
     if not is_main_process():
-        return folder
+        return folder  # which may be on another machine
+    goes_on = trains and _check_earlier_run(folder, args)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".write_probe"
@@ -454,6 +490,8 @@ def check_disk_space(folder: Path, model_bytes: int, training_args: TrainingArgu
     Raises:
         OutputError: Less is free than the weights at the end and the checkpoints need.
     """
+    if not is_main_process():
+        return
     # A checkpoint holds the weights and two moments of the same size (AdamW); one more while it is written. Those that
     # are there already have their room.
     num_checkpoints = 0 if training_args.save_strategy == "no" else training_args.save_total_limit or 1

@@ -17,6 +17,7 @@ from hf_imgcls.digests import seal_run
 from hf_imgcls.errors import Interrupted, UserError, join_errors, printable
 from hf_imgcls.measure.earlier_run import check_run
 from hf_imgcls.measure.goals import choose_exit_code, parse_goals
+from hf_imgcls.process import get_peers
 from hf_imgcls.run import (
     BAD_IMAGES_FILE,
     BATCH_PICTURE,
@@ -42,6 +43,7 @@ def main() -> None:
     set_up_logging(args)
     for name in (args.fit.model_name_or_path, args.fit.teacher_model):
         check_run(name)
+    get_peers().watch()  # from here on processes wait for each other
     if args.publish.dry_run:
         from hf_imgcls.fit.rehearsal import rehearse
 
@@ -90,6 +92,7 @@ def main() -> None:
     from hf_imgcls.fit.pruning import prune_model
     from hf_imgcls.fit.quantization import add_quantizers
     from hf_imgcls.fit.rehearsal import StepTimes
+    from hf_imgcls.fit.same_run import check_same_run_everywhere
     from hf_imgcls.fit.saved_reading import adopt_reading
     from hf_imgcls.fit.saving import save_run
     from hf_imgcls.fit.soup import cook_soup
@@ -149,6 +152,7 @@ def main() -> None:
 
         # Where an earlier start of this run stopped, if there was one
         identity = describe_run(model, training_args, dataset.record, args)
+        check_same_run_everywhere(identity)
         checkpoint = find_checkpoint(output_dir, training_args.resume_from_checkpoint, identity)
         check_disk_space(output_dir, model.num_parameters() * 4, training_args)
         image_size = batches.train_transform.preprocessor.target_size

@@ -21,6 +21,7 @@ from hf_imgcls.arguments import Arguments, parse_arguments
 from hf_imgcls.errors import ArgumentError, printable
 from hf_imgcls.measure.earlier_run import check_run, compare_data, find_run, names_dataset, recall_arguments
 from hf_imgcls.measure.goals import choose_exit_code, parse_goals
+from hf_imgcls.process import get_peers
 from hf_imgcls.run import check_launch, run_recipe, set_up_logging
 
 FLAGS = (
@@ -37,6 +38,7 @@ def main() -> None:
     parse_goals(args.measure.goals or [])
     check_launch(args.fit.num_processes)
     set_up_logging(args)
+    get_peers().watch()  # from here on processes wait for each other
     if args.measure.compare or args.measure.predictions:
         sys.exit(measure_tables(args))
     changes = check_run(args.fit.model_name_or_path)

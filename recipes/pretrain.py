@@ -15,6 +15,7 @@ from dataclasses import replace
 from hf_imgcls.arguments import Arguments, parse_arguments
 from hf_imgcls.digests import seal_run
 from hf_imgcls.errors import Interrupted
+from hf_imgcls.process import get_peers
 from hf_imgcls.run import (
     BAD_IMAGES_FILE,
     BATCH_PICTURE,
@@ -42,6 +43,7 @@ def main() -> None:
     check_launch(args.fit.num_processes)
     output_dir = open_output_folder(args)
     set_up_logging(args)
+    get_peers().watch()  # from here on processes wait for each other
 
     from transformers import set_seed
     from transformers.utils.logging import disable_progress_bar

@@ -7,6 +7,7 @@ disk leaves something that looks like a checkpoint and is none.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -20,6 +21,7 @@ import transformers
 
 from hf_imgcls.digests import compare_file, compute_checksum, digest_file
 from hf_imgcls.errors import OutputError, UserError
+from hf_imgcls.fit.mirror import mirror_folder
 from hf_imgcls.fit.stopping import decide_on_main
 from hf_imgcls.model_files import ADAPTER_CONFIG
 from hf_imgcls.records import CheckpointRecord, DataRecord, RunIdentity
@@ -236,7 +238,8 @@ def find_checkpoint(folder: Path, named: str | bool | None, run: RunIdentity) ->
             logger.info("Resumed: %s", found.path)
         return found
 
-    return decide_on_main(find)
+    found: Inspection | None = decide_on_main(find)
+    return found and dataclasses.replace(found, path=mirror_folder(found.path))
 
 
 def choose_checkpoint(folder: Path, named: str | None, run: RunIdentity) -> Inspection | None:
@@ -331,9 +334,9 @@ def check_same_run(checkpoint: Inspection, run: RunIdentity) -> None:
         if _major(earlier.transformers) != _major(run.transformers):
             differences.append(f"transformers: {earlier.transformers} then, {run.transformers} now")
         for name in ("labels", "data", "model"):
-            differences += _compare_values(name, getattr(earlier, name), getattr(run, name))
+            differences += list_differences(name, getattr(earlier, name), getattr(run, name))
         # What a person may well change: told, and followed.
-        for text in _compare_values("", earlier.recipe, run.recipe):
+        for text in list_differences("", earlier.recipe, run.recipe):
             logger.warning("Since %s an argument has changed: %s.", checkpoint.path.name, text)
     if differences:
         raise OutputError(
@@ -394,18 +397,28 @@ def _major(version: str) -> str:
     return version.partition(".")[0]
 
 
-def _compare_values(name: str, before: Any, now: Any) -> list[str]:
-    """Differences between two values of JSON, as ``where: this then, that now``."""
+def list_differences(name: str, before: Any, now: Any, then: str = "then", today: str = "now") -> list[str]:
+    """Return the differences between two values of JSON, as ``where: this then, that now``.
+
+    Args:
+        name: Where the values are, for the message.
+        before: One value.
+        now: The other one.
+        then: What is said of the first.
+        today: What is said of the second.
+    """
     if isinstance(before, dict) and isinstance(now, dict):
         keys = [*before, *(key for key in now if key not in before)]
         return [
             text
             for key in keys
-            for text in _compare_values(f"{name}.{key}" if name else str(key), before.get(key), now.get(key))
+            for text in list_differences(
+                f"{name}.{key}" if name else str(key), before.get(key), now.get(key), then, today
+            )
         ]
     if before == now:
         return []
-    return [f"{name}: {_shorten(before)} then, {_shorten(now)} now"]
+    return [f"{name}: {_shorten(before)} {then}, {_shorten(now)} {today}"]
 
 
 def _shorten(value: Any) -> str:

@@ -67,11 +67,16 @@ def translate_fault(error: BaseException, args: TrainingArguments) -> UserError 
     )
     if args.world_size > 1 and lost:
         return MachineError(
-            f"process {args.process_index} of {args.world_size} lost another one: {text.splitlines()[0]}",
+            f"process {args.process_index} of {args.world_size} lost another one: {_shorten(text)}",
             "all processes alive until the end of the run",
             f"look for the other process's own error, then {again}",
         )
     return None
+
+
+def _shorten(text: str) -> str:
+    """Gloo's words without the file they come from and its advice."""
+    return re.sub(r"^\[\S+\.cc:\d+\] ", "", text.splitlines()[0]).partition(". ")[0]
 
 
 def _lost_a_batch(error: BaseException) -> bool:

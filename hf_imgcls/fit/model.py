@@ -318,7 +318,7 @@ def _load_pretrained(fit: FitArguments, data: DataArguments, labels: list[str]) 
             "use another checkpoint, or --ignore_mismatched_sizes to start these tensors anew",
         )
     has_head = not any(str(key) in head for key in info["missing_keys"])
-    rows: list[int | None] = match_rows(old_labels, labels) if has_head else [None] * len(labels)
+    rows = match_rows(old_labels if has_head else [], labels)
     if line := describe_rows(name, old_labels if has_head else None, labels, rows):
         logger.warning("%s", line)
     model = _auto_model().from_config(config)

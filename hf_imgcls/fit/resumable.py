@@ -13,6 +13,7 @@ import math
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -46,8 +47,10 @@ from hf_imgcls.fit.checkpoints import (
 )
 from hf_imgcls.fit.faults import describe_failed_save, name_newest, translate_fault
 from hf_imgcls.fit.finite import FiniteWatch
+from hf_imgcls.fit.mirror import mirror_folder
 from hf_imgcls.fit.quantization import is_quantized, plain_state, read_quantizers, save_quantizers
 from hf_imgcls.fit.stopping import Agreement, StopSignals, WorkerGuard, decide_on_main
+from hf_imgcls.process import get_peers
 from hf_imgcls.records import CheckpointRecord, RunIdentity
 
 logger = logging.getLogger(__name__)
@@ -251,11 +254,13 @@ class ResumableTrainer(Trainer):
             raise NumericsError(found, error.expected, error.fix) from error
 
     def _leave(self, *, is_evaluation_due: bool = False) -> NoReturn:
+        get_peers().expect_end()
         if is_evaluation_due or self._saved_step != self.state.global_step:
             self._write_checkpoint(is_evaluation_due=is_evaluation_due)
         self._raise_interrupted()
 
     def _raise_interrupted(self) -> NoReturn:
+        get_peers().expect_end()
         received = self._signals.received or "a signal to another process"
         named = str(self.args.resume_from_checkpoint).lower() not in ("none", "auto", "true")
         command = "the same command without --resume_from_checkpoint" if named else "the same command"
@@ -383,7 +388,7 @@ class ResumableTrainer(Trainer):
         if with_state:
             self._save_optimizer_and_scheduler(str(partial))
             self._save_scaler(str(partial))
-            self._save_rng_state(str(partial))
+            self._gather_rng_states(partial)
         # On every process: each loads the best weights at the end.
         best = self.state.best_global_step
         folder = Path(self.args.output_dir)
@@ -397,6 +402,15 @@ class ResumableTrainer(Trainer):
             if isinstance(part, ExportableState):
                 self.state.stateful_callbacks[type(part).__name__] = part.state()
         self.state.save_to_json(str(partial / "trainer_state.json"))
+
+    def _gather_rng_states(self, partial: Path) -> None:
+        """Write the random state of every process, on the main one: the others may not see its folder."""
+        with tempfile.TemporaryDirectory() as own:
+            self._save_rng_state(own)
+            states = [(file.name, file.read_bytes()) for file in Path(own).iterdir()]
+        for name, content in gather_object(states) if self.args.world_size > 1 else states:
+            if self.args.should_save:
+                (partial / name).write_bytes(content)
 
     def _seal(self, folder: Path, record: CheckpointRecord) -> None:
         if self.args.should_save:
@@ -474,10 +488,13 @@ class ResumableTrainer(Trainer):
             self.lr_scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]  # what is logged
 
     def _load_best_model(self) -> None:
+        best = self.state.best_model_checkpoint
+        self.state.best_model_checkpoint = mirror_folder(str(best))
         if self.restores_itself():
             self._restore(self.state.best_model_checkpoint, self.model)
         else:
             super()._load_best_model()
+        self.state.best_model_checkpoint = best
 
     def _restore(self, checkpoint: str, model: Any) -> None:
         restore_weights(model, checkpoint, read_quantizers(Path(checkpoint)) if is_quantized(model) else None)

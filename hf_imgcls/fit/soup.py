@@ -10,6 +10,8 @@ import torch
 
 from hf_imgcls.compat import restore_weights
 from hf_imgcls.fit.checkpoints import list_checkpoints
+from hf_imgcls.fit.mirror import mirror_folder
+from hf_imgcls.fit.stopping import decide_on_main
 
 if TYPE_CHECKING:
     from hf_imgcls.fit.trainer import ImageClassificationTrainer
@@ -33,7 +35,7 @@ def cook_soup(trainer: ImageClassificationTrainer, folder: Path) -> list[str]:
     Source:
         Wortsman et al. (2022), "Model soups", https://arxiv.org/abs/2203.05482, recipe 1 (greedy soup).
     """
-    checkpoints = list_checkpoints(folder)
+    checkpoints = [mirror_folder(path) for path in decide_on_main(lambda: list_checkpoints(folder))]
     if not checkpoints:  # a run shorter than the time to the first one
         logger.warning("No soup: no checkpoint was saved.")
         return []

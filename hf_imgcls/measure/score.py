@@ -123,6 +123,7 @@ def score_folder(
 
     from hf_imgcls.data.transforms import attach_transforms
     from hf_imgcls.fit.evaluation import build_eval_dataloader, evaluate_batches
+    from hf_imgcls.fit.mirror import mirror_folder
 
     if split not in dataset.splits:
         raise DataError(
@@ -130,6 +131,7 @@ def score_folder(
             f"one of {', '.join(dataset.splits)}",
             "name another split, or say which split it is with --test_split_name or --test_dir",
         )
+    model_name_or_path = mirror_folder(model_name_or_path)
     data = adopt_reading(data, model_name_or_path, model_revision)
     model, processor = load_classifier(
         model_name_or_path, data, revision=model_revision, trusts_programs=trusts_programs
