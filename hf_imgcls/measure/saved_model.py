@@ -49,11 +49,10 @@ def measure_saved_model(
     if split not in dataset.splits:
         state.print(f"\n{split}: not measured, the dataset has no {split} split (see --test_split, --{split}_dir)")
         return None
-    data = adopt_reading(args.data, model, args.fit.model_revision)
     score = score_folder(
         model,
         dataset,
-        data,
+        args.data,
         split=split,
         model_revision=args.fit.model_revision,
         batch_size=training_args.per_device_eval_batch_size,
@@ -61,6 +60,7 @@ def measure_saved_model(
     )
     if not state.is_main_process:
         return score
+    data = adopt_reading(args.data, model, args.fit.model_revision)
     folder = Path(training_args.output_dir)
     with recording(folder):
         _write(score, model, dataset, data, args, training_args)
