@@ -1,8 +1,10 @@
 """Odd images, hostile images, and the ways to the same pixels."""
 
 import io
+import struct
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -235,6 +237,147 @@ def test_too_many_pixels_are_refused_before_decoding(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5_000)
     with pytest.raises(DataError, match="pixels"):
         decode_image(data)
+
+
+def deep_png(colour_type, channels):
+    """A PNG with 16 bits a channel, which Pillow reads and does not write."""
+    values = np.random.default_rng(0).integers(0, 65536, (6, 9 * channels)).astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 9, 6, 16, colour_type, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def odd_files():
+    """Files of the kinds that strangers have, pixels varied and half of them transparent."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = photo(20, 30)
+    alpha = Image.fromarray(np.linspace(0, 255, 600).astype(np.uint8).reshape(20, 30))
+    rgba = picture.copy()
+    rgba.putalpha(alpha)
+    palette = picture.quantize(16)
+    yield "RGB JPEG, turned", encode(picture, "JPEG", exif=exif)
+    yield "RGBA PNG", encode(rgba)
+    yield "RGBA PNG, turned", encode(rgba, exif=exif)
+    yield "RGBA WebP", encode(rgba, "WEBP", lossless=True)
+    yield "RGBA TIFF", encode(rgba, "TIFF")
+    yield "LA PNG", encode(rgba.convert("LA"))
+    yield "palette", encode(palette)
+    yield "palette, one transparent colour", encode(palette, transparency=3)
+    yield "palette, alphas", encode(palette, transparency=bytes(range(0, 256, 16)))
+    yield "RGB, colour key", encode(picture, transparency=picture.getpixel((0, 0)))
+    yield "grey, colour key", encode(picture.convert("L"), transparency=7)
+    yield "transparent GIF", encode(palette, "GIF", transparency=2)
+    yield "CMYK JPEG", encode(picture.convert("CMYK"), "JPEG")
+    yield "CMYK TIFF", encode(picture.convert("CMYK"), "TIFF")
+    yield "1-bit", encode(picture.convert("1"))
+    yield "1-bit TIFF", encode(picture.convert("1"), "TIFF")
+    yield "Lab TIFF", encode(Image.merge("LAB", picture.split()), "TIFF")
+    yield "animated", encode(picture, "GIF", save_all=True, append_images=[alpha])
+    yield "16-bit RGB", deep_png(2, 3)
+    yield "16-bit RGBA", deep_png(6, 4)
+    yield "16-bit grey with alpha", deep_png(4, 2)
+
+
+@pytest.mark.parametrize("name", [name for name, _ in odd_files()])
+@pytest.mark.filterwarnings("ignore:Palette images")
+def test_files_are_read_as_pipeline_reads_them(name, tmp_path):
+    from transformers.image_utils import load_image
+
+    (tmp_path / "file").write_bytes(data := dict(odd_files())[name])
+    served = load_image(str(tmp_path / "file"))
+    encoded = EncodedImage({"path": str(tmp_path / "file"), "bytes": None})
+    assert encoded.read().tobytes() == served.tobytes()
+    assert encoded.reads_otherwise == ""
+    over = EncodedImage(data, Reading(alpha_background="white"))
+    assert np.array_equal(over.read_as_pipeline(), served)
+    assert bool(over.reads_otherwise) is over.has_alpha
+
+
+def tiff(values, sample_format=None):
+    """A TIFF of numbers; ``sample_format`` 1 says that they are unsigned, 2 that they are signed."""
+    if values.dtype == np.int16:  # Pillow would write 32 bits
+        return encode(Image.fromarray(values.view(np.uint16)), "TIFF", tiffinfo={339: 2})
+    data = bytearray(encode(Image.fromarray(values), "TIFF"))
+    if sample_format is not None:
+        entry = data.index((339).to_bytes(2, "little") + b"\x03\x00")
+        data[entry + 8] = sample_format
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "kind", "expected"),
+    [
+        (tiff(np.array([[-32768, 0, 32767]], np.int16)), "signed 16-bit", [0, 128, 255]),
+        (tiff(np.array([[-(2**31), 0, 2**31 - 1]], np.int32)), "signed 32-bit", [0, 128, 255]),
+        (tiff(np.array([[0, 2**31 - 1, -1]], np.int32), 1), "32-bit", [0, 127, 255]),  # -1 is 2^32 - 1
+        (tiff(np.array([[-1, 0, 0.5]], np.float32)), "float", [0, 128, 191]),
+        (tiff(np.array([[0, 0.5, 1]], np.float32)), "float", [0, 128, 255]),
+        (tiff(np.array([[0, 100, 255]], np.float32)), "float", [0, 100, 255]),
+        (tiff(np.array([[0, 257, 65535]], np.uint16)), "16-bit", [0, 1, 255]),
+        (encode(Image.fromarray(np.array([[0, 257, 65535]], ">u2")), "TIFF"), "16-bit", [0, 1, 255]),
+    ],
+)
+def test_deep_pictures_are_scaled_by_the_range_of_their_type(data, kind, expected):
+    encoded = EncodedImage(data)
+    assert encoded.reads_otherwise == kind
+    assert np.asarray(encoded.read())[0, :, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.int32, np.float32])
+def test_a_range_of_intensities_holds_for_every_deep_type_and_for_no_other(dtype):
+    values = np.array([[50, 100, 150, 300]], dtype)
+    reading = Reading(intensity_range=(100.0, 200.0))
+    assert np.asarray(decode_image(tiff(values), reading))[0, :, 0].tolist() == [0, 0, 127, 255]
+    assert decode_image(encode(flat("L", 77)), reading).getpixel((0, 0)) == (77, 77, 77)
+
+
+def test_other_formats_are_named(tmp_path):
+    files = {
+        "a HEIC file": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
+        "a JPEG 2000 file": b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(20),
+        "a Photoshop": b"8BPS\0\1" + bytes(30),
+        "a DICOM file": bytes(128) + b"DICM" + bytes(9),
+        "an SVG": b"<?xml version='1.0'?><svg/>",
+        "a Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0",
+    }
+    for name, contents in files.items():
+        with pytest.raises(DataError, match=f"cannot read an image of .*: {name}") as error:
+            decode_image(contents)
+        assert error.value.fix != "repair or remove the file"
+
+
+def test_a_file_with_too_many_bytes_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    path, reading = tmp_path / "huge.png", Reading(max_pixels=100_000)
+    with path.open("wb") as file:
+        file.truncate(20 << 30)  # sparse: it takes no room
+    with monkeypatch.context() as patch:
+        patch.setattr(type(path), "open", lambda *args, **options: pytest.fail("opened"))
+        for source in (path, {"path": str(path), "bytes": None}):
+            with pytest.raises(DataError, match=r"huge\.png has 21,474,836,480 bytes"):
+                decode_image(source, reading)
+    with pytest.raises(DataError, match=r"huge\.png has more than 1,848,576 bytes"):  # a remote one
+        decode_image({"path": path.as_uri(), "bytes": None}, reading)
+    with pytest.raises(DataError, match="has 1,900,000 bytes"):
+        decode_image(bytes(1_900_000), reading)
+    assert decode_image(encode(photo(16, 16)), reading).size == (16, 16)
+    with pytest.raises(DataError, match="not a regular file"):
+        decode_image("/dev/zero", reading)
+
+
+def test_libtiff_writes_nothing_to_the_terminal():
+    data = bytearray(encode(photo(64, 64), "TIFF", compression="tiff_deflate"))
+    data[60:90] = bytes(range(30))
+    decode = "image = Image.open(io.BytesIO(sys.stdin.buffer.read())); image.load()"
+    for first, is_silent in (("", False), ("import hf_imgcls.data.decode", True)):
+        code = f"import io, sys\nfrom PIL import Image\n{first}\n{decode}"
+        result = subprocess.run([sys.executable, "-c", code], input=bytes(data), capture_output=True, check=False)
+        assert b"OSError" in result.stderr
+        assert (b"ZIPDecode" not in result.stderr) is is_silent
 
 
 FUZZ = """
