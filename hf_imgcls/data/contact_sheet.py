@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,7 @@ def draw_batch(plan: BatchPlan, labels: Sequence[str], path: Path) -> None:
     rows = -(-count // _COLUMNS)
     size = (_GAP + _COLUMNS * (_TILE + _GAP), _GAP + rows * (_TILE + _CAPTION + _GAP))
     sheet = Image.new("RGB", size, "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(_FONT_SIZE)
+    draw, font = ImageDraw.Draw(sheet), _load_font()
     for number, (pixels, label) in enumerate(zip(levels, batch["labels"], strict=True)):
         image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
         scale = _TILE / max(image.size)
@@ -50,6 +51,16 @@ def draw_batch(plan: BatchPlan, labels: Sequence[str], path: Path) -> None:
         for line, text in enumerate(_describe(label, labels)):
             draw.text((left, top + _TILE + 2 + line * _LINE), text, "black", font)
     sheet.save(path)
+
+
+def _load_font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    """Return matplotlib's DejaVu Sans, if it is installed: Pillow's own font has no accented letters."""
+    spec = find_spec("matplotlib")
+    if spec is not None and spec.origin is not None:
+        path = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+        if path.is_file():
+            return ImageFont.truetype(path, _FONT_SIZE - 1)  # its letters are wider
+    return ImageFont.load_default(_FONT_SIZE)
 
 
 def _describe(label: torch.Tensor, names: Sequence[str]) -> list[str]:
