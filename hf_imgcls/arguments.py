@@ -533,6 +533,9 @@ class PublishArguments:
     publish_predictions: bool = _setting(
         False, "Publish the prediction tables too, with file names and the dataset's other columns."
     )
+    publish_hashes: bool = _setting(
+        False, "Publish hashes of the training images' pixels, so that who goes on from the model can tell leaks."
+    )
     verify: bool = _setting(
         True,
         "Load the files in a process with nothing but transformers and compare its answers with the scored ones: before"

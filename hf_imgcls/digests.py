@@ -22,6 +22,7 @@ from hf_imgcls.layout import (
     CARD_FILE,
     COMPARISON_FILE,
     EXPORT_FILE,
+    HASHES_FILE,
     LR_RANGE_PICTURE,
     PUSH_FILE,
     REPEATS_FILE,
@@ -38,7 +39,7 @@ _RUN_FOLDERS = (REPORT_FOLDER, ADAPTER_FOLDER)
 # The card holds the author's notes, and `RUN_FILE` the digests; the others are made before a run or after it.
 _NOT_RECORDED = (
     CARD_FILE, RUN_FILE, PUSH_FILE, BATCH_PICTURE, LR_RANGE_PICTURE, TUNE_PICTURE, TUNED_RECIPE, REPEATS_FILE,
-    COMPARISON_FILE, "comparison.png",
+    COMPARISON_FILE, "comparison.png", HASHES_FILE,
 )  # fmt: skip
 # Files that change what is loaded, or what is said about it, by being there.
 _LOADED = (

@@ -97,7 +97,7 @@ def main() -> None:
     from hf_imgcls.fit.saving import save_run
     from hf_imgcls.fit.soup import cook_soup
     from hf_imgcls.fit.tune import finish_search, search
-    from hf_imgcls.fit.weights import find_commit
+    from hf_imgcls.fit.weights import find_commit, find_manifest
     from hf_imgcls.measure.multilabel_metrics import choose_accumulator
     from hf_imgcls.measure.run_report import (
         calibrate_saved_model,
@@ -130,7 +130,8 @@ def main() -> None:
         args = replace(args, data=adopt_reading(args.data, str(args.fit.model_name_or_path), args.fit.model_revision))
     with training_args.main_process_first(desc="loading the dataset"):
         dataset = check_images(load_image_dataset(args.data), args.data, report=output_dir / BAD_IMAGES_FILE)
-        dataset = count_seen(dataset, args.fit.model_name_or_path, trains=training_args.do_train)
+        origin = find_manifest(args.fit.model_name_or_path, args.data, args.fit.model_revision)
+        dataset = count_seen(dataset, origin, trains=training_args.do_train)
     check_measuring(args.measure, dataset)
     if args.publish.export_formats:
         check_labels(dataset)

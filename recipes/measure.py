@@ -48,6 +48,7 @@ def main() -> None:
     from hf_imgcls.data.load import load_image_dataset
     from hf_imgcls.data.scan import check_images
     from hf_imgcls.fit.saved_reading import adopt_reading
+    from hf_imgcls.fit.weights import find_manifest
     from hf_imgcls.measure.run_report import check_measuring, report_score
     from hf_imgcls.measure.saved_model import measure_saved_model
 
@@ -59,7 +60,8 @@ def main() -> None:
         dataset = load_image_dataset(args.data)
         # The training split is looked at in examples only.
         train = dataset.splits.pop("train", None) if args.measure.split != "train" else None
-        dataset = count_seen(check_images(dataset, args.data), args.fit.model_name_or_path, trains=False)
+        origin = find_manifest(args.fit.model_name_or_path, args.data, args.fit.model_revision)
+        dataset = count_seen(check_images(dataset, args.data), origin, trains=False)
     check_measuring(args.measure, dataset)
     notes = [] if names_dataset(argv) else compare_data(args.fit.model_name_or_path, dataset.record, args.measure.split)
 

@@ -61,7 +61,7 @@ def main() -> None:
     from hf_imgcls.fit.optimizers import check_optimizer
     from hf_imgcls.fit.pretrain import build_pretrainer, describe_neighbours, judge_backbone, save_backbone
     from hf_imgcls.fit.saved_reading import adopt_reading
-    from hf_imgcls.fit.weights import find_commit
+    from hf_imgcls.fit.weights import find_commit, find_manifest
     from hf_imgcls.publish.base_model import describe_model
 
     use_all_cores()
@@ -76,7 +76,8 @@ def main() -> None:
     with training_args.main_process_first(desc="loading the dataset"):
         load = load_unlabelled if args.data.unlabelled_dir else load_image_dataset
         dataset = check_images(load(args.data), args.data, report=output_dir / BAD_IMAGES_FILE)
-        dataset = count_seen(dataset, args.fit.model_name_or_path, trains=True)
+        origin = find_manifest(args.fit.model_name_or_path, args.data, args.fit.model_revision)
+        dataset = count_seen(dataset, origin, trains=True)
 
     # Model and views
     model, processor = build_model(args.fit, args.data, dataset.labels, multi_label=dataset.is_multi_label)

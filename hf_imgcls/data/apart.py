@@ -110,13 +110,14 @@ def describe_conflicts(manifest: Manifest, splits: Mapping[str, Dataset]) -> lis
     return ["".join(c if c.isprintable() else repr(c)[1:-1] for c in line) for line in lines]
 
 
-def count_seen(dataset: ImageDataset, model: str | Path | None, *, trains: bool) -> ImageDataset:
-    """Count the held-out images that a model has seen, if a run of ours made it.
+def count_seen(dataset: ImageDataset, manifest: Path | None, *, trains: bool) -> ImageDataset:
+    """Count the held-out images that a model has seen.
 
     Args:
         dataset: From `hf_imgcls.data.scan.check_images`; it is not changed.
-        model: The model that a run starts from, or that is measured: a folder; anything else has no manifest.
-        trains: Whether it is trained further.
+        manifest: Of the model that a run starts from, or that is measured: from `hf_imgcls.fit.weights.find_manifest`;
+            None where there is none.
+        trains: Whether the model is trained further.
 
     Returns:
         The dataset. Its record tells how many of its images the model has seen; its manifest also names what the
@@ -125,38 +126,33 @@ def count_seen(dataset: ImageDataset, model: str | Path | None, *, trains: bool)
     Raises:
         DataError: The model's manifest is damaged.
     """
-    origin = _load_manifest(model) if dataset.manifest is not None else None
-    if dataset.manifest is None or origin is None:
+    if dataset.manifest is None or manifest is None:
         return dataset
     prefix = "base" if trains else "model"
-    manifest = dataset.manifest.add_origin(origin, prefix)
+    joined = dataset.manifest.add_origin(load_origin(manifest), prefix)
     record = copy.deepcopy(dataset.record)
     known = record.identical_images or IdenticalImages()
     found = []
     for split in filter(dataset.splits.__contains__, ("test", "validation")):
-        for other in manifest.list_sharing(split):
-            if other.startswith(prefix) and (mine := manifest.find_shared(split, other)).any():
+        for other in joined.list_sharing(split):
+            if other.startswith(prefix) and (mine := joined.find_shared(split, other)).any():
                 found.append(SharedImages(split, other, int(mine.sum()), len(mine)))
     record.identical_images = replace(known, shared=[*found, *known.shared])
-    record.manifest_hash = manifest.root_hash
+    record.manifest_hash = joined.root_hash
     for item in found:
         logger.warning("      %s.", item.describe())
-    return replace(dataset, record=record, manifest=manifest)
+    return replace(dataset, record=record, manifest=joined)
 
 
-def _load_manifest(model: str | Path | None) -> Manifest | None:
-    """Read the manifest of the run that a model's folder is, or is part of: a checkpoint, an adapter, an export."""
-    if model is None or not Path(model).is_dir():
-        return None
-    folder = Path(model).resolve()
-    run = next((place for place in (folder, folder.parent) if (place / RUN_FILE).is_file()), folder)
-    path, is_run = run / MANIFEST_FILE, (run / RUN_FILE).is_file()
-    if not path.is_file():
-        if is_run:
-            logger.warning("      Whether %s has seen images of this dataset is unknown: no %s.", model, MANIFEST_FILE)
-        return None
-    manifest = Manifest.load(path)
-    if is_run and RunRecord.load(run / RUN_FILE).data_manifest not in (None, manifest.root_hash):
+def load_origin(path: str | Path) -> Manifest:
+    """Read the manifest of another run, and say where it is not the one that the run wrote.
+
+    Raises:
+        DataError: It is damaged.
+    """
+    manifest, run = Manifest.load(path), Path(path).parent / RUN_FILE
+    recorded = RunRecord.load(run).data_manifest if run.is_file() and Path(path).name == MANIFEST_FILE else None
+    if recorded not in (None, manifest.root_hash):
         logger.warning("      %s is not the file that the run wrote, by the hash in its %s.", path, RUN_FILE)
     return manifest
 

@@ -7,6 +7,7 @@ of its images the model has seen, whatever the files are called by then.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 from collections.abc import Sequence
@@ -99,13 +100,32 @@ class Manifest:
             origin: Of the run that made that model.
             prefix: ``"base"`` or ``"model"``: splits are then called ``base_train`` and ``base_validation``.
         """
-        parts = [self.images]
+        seen = origin.list_seen().images
+        named = pc.binary_join_element_wise(prefix, seen["split"], "_")
+        seen = seen.set_column(seen.schema.get_field_index("split"), "split", named)
+        joined = pa.concat_tables([self.images, seen], promote_options="default")
+        return Manifest(joined.select(self.images.column_names))
+
+    def list_seen(self) -> Manifest:
+        """Return what a model that is made of these images has seen: as ``train`` and ``validation``, hashes alone.
+
+        They are in their own order, which tells nothing about the files.
+        """
+        parts = []
         for role in ("train", "validation"):
-            seen = origin.images.filter(pc.is_in(origin.images["split"], pa.array([role, f"base_{role}"])))
-            columns = {name: seen[name] for name in _HASHES} | {"split": pa.array([f"{prefix}_{role}"] * len(seen))}
-            # Hashes alone, and in their own order, which tells nothing about the files.
+            seen = self.images.filter(pc.is_in(self.images["split"], pa.array([role, f"base_{role}"])))
+            columns = {name: seen[name] for name in _HASHES} | {"split": pa.array([role] * len(seen), pa.string())}
             parts.append(pa.table(columns).group_by([*columns]).aggregate([]).sort_by("content_hash"))
-        return Manifest(pa.concat_tables(parts, promote_options="default").select(self.images.column_names))
+        return Manifest(pa.concat_tables(parts).combine_chunks())
+
+    def encode_hashes(self) -> bytes:
+        """Return ``training_hashes.parquet``: the content hashes of what a model has seen, and nothing else."""
+        seen = self.list_seen().images
+        place = seen.schema.get_field_index("file_hash")
+        seen = seen.set_column(place, "file_hash", pa.nulls(len(seen), _HASHES["file_hash"]))
+        file = io.BytesIO()
+        pq.write_table(seen, file, compression="zstd", write_statistics=False, write_page_checksum=True)
+        return file.getvalue()
 
     @cached_property
     def root_hash(self) -> str:

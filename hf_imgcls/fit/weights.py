@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 
 from hf_imgcls.errors import ModelError, network_error
+from hf_imgcls.layout import HASHES_FILE, MANIFEST_FILE, RUN_FILE
 from hf_imgcls.model_files import ADAPTER_CONFIG, CONFIG_FILE, check_config, refuse_adapter
 from hf_imgcls.retries import call_hub
 
@@ -150,6 +151,30 @@ def check_config_of(name: str | Path, data: DataArguments, revision: str) -> Non
 def _find_file(name: str, file: str, data: DataArguments, revision: str) -> str | None:
     """A file of a folder, or of a repository as it lies in the cache; None if there is no such file."""
     return _look_up_file(name, file, data.cache_dir, data.token, revision, data.download_attempts)
+
+
+def find_manifest(name: str | Path | None, data: DataArguments, revision: str) -> Path | None:
+    """Find what tells which images a model has seen: in the folder of its run, or where it was published with it.
+
+    Args:
+        name: The model: the folder of a run, of one of its checkpoints, adapters or exports, or a Hub id.
+        data: ``cache_dir``, ``token`` and ``download_attempts``.
+        revision: Branch, tag or commit on the Hub.
+
+    Returns:
+        ``data_manifest.parquet`` or ``training_hashes.parquet``; None where there is neither.
+    """
+    if name is None:
+        return None
+    if Path(name).is_dir():
+        folder = Path(name).resolve()
+        run = next((place for place in (folder, folder.parent) if (place / RUN_FILE).is_file()), folder)
+        path = next((run / file for file in (MANIFEST_FILE, HASHES_FILE) if (run / file).is_file()), None)
+        if path is None and (run / RUN_FILE).is_file():
+            logger.warning("      Whether %s has seen images of this dataset is unknown: no %s.", name, MANIFEST_FILE)
+        return path
+    found = _find_file(str(name), HASHES_FILE, data, find_commit(name, data, revision) or revision)
+    return None if found is None else Path(found)
 
 
 @cache

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from hf_imgcls.digests import restate_digests
 from hf_imgcls.errors import PushError
-from hf_imgcls.layout import CARD_FILE, EXPORT_FILE, EXPORTS_PICTURE, QUANTIZERS_FILE, RUN_FILE
+from hf_imgcls.layout import CARD_FILE, EXPORT_FILE, EXPORTS_PICTURE, HASHES_FILE, QUANTIZERS_FILE, RUN_FILE
 from hf_imgcls.measure.page import drop_pictures
 from hf_imgcls.model_files import ADAPTER_CONFIG, CONFIG_FILE, refuse_adapter
 from hf_imgcls.publish.privacy import check_texts, clean_texts
@@ -65,17 +65,21 @@ class PublishedFile:
         return len(self.source) if isinstance(self.source, bytes) else self.source.stat().st_size
 
 
-def select_published(names: Iterable[str], *, images: bool = True, predictions: bool = True) -> set[str]:
+def select_published(
+    names: Iterable[str], *, images: bool = True, predictions: bool = True, hashes: bool = True
+) -> set[str]:
     """The names that a push publishes.
 
     Args:
         names: Paths inside a run's folder or a repository, with slashes.
         images: Whether images of the dataset are among them.
         predictions: Whether the prediction tables are.
+        hashes: Whether the hashes of the training images are.
     """
     names = set(names)
     patterns = [*_MODEL, *_RECORDS, *(f"adapter/{name}" for name in _ADAPTER)]
     patterns += [*(_IMAGES if images else ()), *(_PREDICTIONS if predictions else ())]
+    patterns += [HASHES_FILE] if hashes else []
     models = {PurePosixPath(name).parts[0] for name in names if fnmatchcase(name, "*/*.*") and _is_model(name)}
     exports = models & {PurePosixPath(name).parts[0] for name in names if fnmatchcase(name, f"*/{EXPORT_FILE}")}
     return {name for name in names if _matches(name, patterns) or _is_exported(name, names, exports)}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_imgcls.digests import RESTORE, describe_changes, find_changes
 from hf_imgcls.errors import ParityError, PushError
-from hf_imgcls.layout import CARD_FILE
+from hf_imgcls.layout import CARD_FILE, HASHES_FILE, MANIFEST_FILE, PUSH_FILE, RUN_FILE
 from hf_imgcls.publish.card import NO_NOTES, Notes, check_card, choose_notes, write_card
 from hf_imgcls.publish.files import (
     PublishedFile,
@@ -32,7 +32,6 @@ from hf_imgcls.publish.staging import Staged, compare_with_hub, stage
 from hf_imgcls.publish.upload import Destination, Remote, find_owner, finish, look_at, upload
 from hf_imgcls.records import ParityRecord, PushRecord, RunRecord
 from hf_imgcls.retries import Patience
-from hf_imgcls.run import PUSH_FILE, RUN_FILE
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -192,7 +191,12 @@ def plan_push(
         from hf_imgcls.publish.verify import recall_data
 
         source = recall_data(folder)
-    choose = partial(select_published, images=publish.publish_images, predictions=publish.publish_predictions)
+    choose = partial(
+        select_published,
+        images=publish.publish_images,
+        predictions=publish.publish_predictions,
+        hashes=publish.publish_hashes,
+    )
     widget = _show_examples(folder, source, destination.repo_id) if publish.publish_images else None
     stated = {"license": publish.license, "license_name": publish.license_name, "license_link": publish.license_link}
     license = {name: value for name, value in stated.items() if value is not None}
@@ -208,6 +212,8 @@ def plan_push(
     check_card(folder)
     names = choose(list_names(folder))
     files = read_files(folder, names, images=publish.publish_images)
+    if publish.publish_hashes:
+        files = [*(file for file in files if file.name != HASHES_FILE), _make_hashes(folder)]
     return Plan(folder, files, _list_left_out(folder, names), source)
 
 
@@ -218,6 +224,20 @@ def _list_left_out(folder: Path, names: Collection[str]) -> list[str]:
     pictures = len(select_images(list_names(folder)) - set(names))
     kept = [f"{pictures} images of the dataset in the report (see --publish_images)"] if pictures else []
     return sorted(path.name + ("/" if path.is_dir() else "") for path in paths) + kept
+
+
+def _make_hashes(folder: Path) -> PublishedFile:
+    """Make the list of hashes that a later run can hold its test images against."""
+    from hf_imgcls.data.manifest import Manifest
+
+    path = folder / MANIFEST_FILE
+    if not path.is_file():
+        raise PushError(
+            f"publish_hashes, and {folder} has no {MANIFEST_FILE}",
+            "a run that has looked at every image (--scan_images true, no streaming)",
+            "leave out --publish_hashes",
+        )
+    return PublishedFile(HASHES_FILE, Manifest.load(path).encode_hashes())
 
 
 def _show_examples(folder: Path, source: RunData | None, repo_id: str) -> list[dict[str, Any]] | None:

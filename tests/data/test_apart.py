@@ -16,8 +16,9 @@ from hf_imgcls.data.apart import count_seen, save_manifest
 from hf_imgcls.data.manifest import Manifest
 from hf_imgcls.data.scan import check_images
 from hf_imgcls.errors import DataError
+from hf_imgcls.fit.weights import find_manifest
+from hf_imgcls.layout import HASHES_FILE, MANIFEST_FILE
 from hf_imgcls.records import DataRecord
-from hf_imgcls.run import MANIFEST_FILE
 
 
 @pytest.fixture
@@ -238,7 +239,7 @@ def test_what_trained_the_base_is_counted_through_a_chain(check, write, tmp_path
     trained = {row["content_hash"] for row in first.manifest.take_split("train").to_pylist()}
 
     second = check(train_dir=write("second", range(100, 120)), validation_dir=write("v", range(200, 206)))
-    second = count_seen(second, tmp_path / "run1", trains=True)
+    second = count_seen(second, find(tmp_path / "run1"), trains=True)
     assert second.record.identical_images.shared == []
     save_manifest(second, make(tmp_path / "run2"))
 
@@ -246,22 +247,50 @@ def test_what_trained_the_base_is_counted_through_a_chain(check, write, tmp_path
         "train_dir": write("third", range(300, 320)),
         "test_dir": write("t", [*range(20), 100, 201, *range(400, 410)]),
     }
-    third = count_seen(check(train_val_split=0, **arguments), tmp_path / "run2", trains=True)
+    third = count_seen(check(train_val_split=0, **arguments), find(tmp_path / "run2"), trains=True)
     assert len(trained) == 16
     assert list_shared(third) == [("test", "base_train", 17, 32), ("test", "base_validation", 5, 32)]
     assert "17 of 32 test images trained the base model." in caplog.text
     assert len(third.manifest.find_seen("test")) == 22
     assert third.record.manifest_hash == third.manifest.root_hash
 
-    measured = count_seen(check(**arguments), tmp_path / "run2", trains=False)
+    measured = count_seen(check(**arguments), find(tmp_path / "run2"), trains=False)
     assert ("test", "model_train", 17, 32) in list_shared(measured)
     assert "17 of 32 test images trained this model." in caplog.text
 
 
-def test_other_models_have_seen_nothing_that_is_known(check, write, tmp_path):
+def test_other_models_have_seen_nothing_that_is_known(check, write, tmp_path, caplog):
     checked = check(train_dir=write("train", range(20)))
-    for model in (None, "user/model", str(make(tmp_path / "saved"))):
-        assert count_seen(checked, model, trains=True) is checked
+    assert find(None) is None
+    assert find(make(tmp_path / "saved")) is None
+    assert count_seen(checked, None, trains=True) is checked
+    assert not caplog.records
+    (make(tmp_path / "run") / "run.json").write_text("{}")
+    assert find(tmp_path / "run") is None
+    assert "has seen images of this dataset is unknown" in caplog.text
+
+
+def test_parts_of_a_run_have_its_manifest(check, write, tmp_path):
+    run = make(tmp_path / "run")
+    (run / "run.json").write_text("{}")
+    save_manifest(check(train_dir=write("train", range(20))), run)
+    for part in ("checkpoint-4", "adapter", "onnx_int8"):
+        assert find(make(run / part)) == run / MANIFEST_FILE
+
+
+def test_published_hashes_tell_what_was_seen_and_nothing_else(check, write, tmp_path):
+    first = check(train_dir=write("first", [*range(20), 3, 3]), train_val_split=4, test_split=0)
+    repository = make(tmp_path / "repository")
+    (repository / HASHES_FILE).write_bytes(first.manifest.encode_hashes())
+    table = pq.read_table(repository / HASHES_FILE)
+    assert {name for name in table.column_names if table[name].null_count < len(table)} == {"split", "content_hash"}
+    for role in ("train", "validation"):
+        found = [row["content_hash"] for row in table.to_pylist() if row["split"] == role]
+        assert found == sorted(set(first.manifest.take_split(role)["content_hash"].to_pylist()))
+    arguments = {"train_dir": write("second", range(50, 70)), "test_dir": write("test", [*range(20), 80, 81])}
+    second = count_seen(check(train_val_split=0, **arguments), find(repository), trains=True)
+    assert sum(count for _, _, count, _ in list_shared(second)) >= 20
+    assert len(second.manifest.find_seen("test")) == 20
 
 
 def test_the_same_file_is_known_though_it_is_decoded_otherwise(check, tmp_path):
@@ -274,7 +303,7 @@ def test_the_same_file_is_known_though_it_is_decoded_otherwise(check, tmp_path):
     arguments = {"train_dir": tmp_path / "icons", "train_val_split": 0, "test_split": 3}
     black = check(alpha_background="black", **arguments)
     save_manifest(black, make(tmp_path / "run"))
-    white = count_seen(check(alpha_background="white", split_seed=7, **arguments), tmp_path / "run", trains=True)
+    white = count_seen(check(alpha_background="white", split_seed=7, **arguments), find(tmp_path / "run"), trains=True)
     seen = {row["file_hash"] for row in black.manifest.take_split("train").to_pylist()}
     expected = sum(row["file_hash"] in seen for row in white.manifest.take_split("test").to_pylist())
     assert expected > 0
@@ -284,3 +313,7 @@ def test_the_same_file_is_known_though_it_is_decoded_otherwise(check, tmp_path):
 def make(folder):
     folder.mkdir()
     return folder
+
+
+def find(folder):
+    return find_manifest(folder, DataArguments(), "main")

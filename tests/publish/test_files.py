@@ -28,7 +28,8 @@ NEVER = {
     "training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth", "pytorch_model.bin", "model.pkl",
     "trainer_state.json", "bad_images.csv", "push.json", "manifest.json", "checkpoint-5/model.safetensors",
     "checkpoint-5/config.json", "runs/events.out.tfevents.1", "logs/run.log", "run.log", "space/app.py",
-    "notes.md", "adapter/notes.md", "adapter/adapter_model.bin", "onnx/weights.pt", "onnx/model.bin",
+    "notes.md", "data_manifest.parquet", "adapter/notes.md", "adapter/adapter_model.bin", "onnx/weights.pt",
+    "onnx/model.bin",
     "onnx/optimizer.pth", "openvino/other.bin", "tflite/model.tflite", "report/images/deep/x.png",
     "report/secret.txt", ".env", ".lock", ".cache/x.json", "report/.hidden.png", "onnx/.git/config.json",
     "examples/1.txt", "model-1-of-2.bin", "data/train.json",
@@ -37,10 +38,11 @@ NEVER = {
 
 
 def test_the_list():
-    everything = PUBLISHED | IMAGES | PREDICTIONS | NEVER
-    assert select_published(everything) == PUBLISHED | IMAGES | PREDICTIONS
-    assert select_published(everything, predictions=False) == PUBLISHED | IMAGES
-    assert select_published(everything, images=False) == PUBLISHED | PREDICTIONS
+    hashes = {"training_hashes.parquet"}
+    everything = PUBLISHED | IMAGES | PREDICTIONS | NEVER | hashes
+    assert select_published(everything) == PUBLISHED | IMAGES | PREDICTIONS | hashes
+    assert select_published(everything, predictions=False) == PUBLISHED | IMAGES | hashes
+    assert select_published(everything, images=False, hashes=False) == PUBLISHED | PREDICTIONS
     assert select_checkpoint(
         {"model.safetensors", "config.json", "optimizer.pt", "rng_state.pth", "trainer_state.json", "manifest.json",
          "adapter_model.safetensors", "training_args.bin", "sub/model.safetensors"}

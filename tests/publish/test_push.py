@@ -23,6 +23,16 @@ from hf_imgcls.digests import seal_run
 from hf_imgcls.publish.files import select_images
 from hf_imgcls.records import PushRecord
 
+SEEN = """
+import json
+from hf_imgcls.arguments import DataArguments
+from hf_imgcls.data.manifest import Manifest
+from hf_imgcls.fit.weights import find_manifest
+
+path = find_manifest("me/digits", DataArguments(), "main")
+splits = Manifest.load(path).images["split"].to_pylist() if path else []
+print(json.dumps({name: splits.count(name) for name in sorted(set(splits))}))
+"""
 CONSUMER = """
 import json, sys
 from transformers import AutoModelForImageClassification, pipeline
@@ -135,6 +145,21 @@ def test_a_later_push_replaces_what_is_ours_and_nothing_else(pushing, run):
     assert theirs.keys() <= tree.keys()
     assert not any(name.startswith("onnx/") for name in tree)
     assert "onnx/model.onnx" in pushing.repository.tree(first["revision"])
+
+
+def test_hashes_of_training_images_are_published_only_when_asked_and_found_by_who_goes_on(pushing, run):
+    names = {"training_hashes.parquet", "data_manifest.parquet"}
+    pushing.push(run)
+    assert not names & pushing.repository.tree().keys()
+    assert pushing.run_code(SEEN) == {}
+    pushing.push(run, "--publish_hashes", "true")
+    assert names & pushing.repository.tree().keys() == {"training_hashes.parquet"}
+    assert pushing.run_code(SEEN) == {"train": 256, "validation": 61}
+    pushing.push(run, "--commit_message", "Without")
+    assert not names & pushing.repository.tree().keys()
+    (run / "data_manifest.parquet").unlink()
+    seal_run(run)
+    assert "has no data_manifest.parquet" in pushing.push(run, "--publish_hashes", "true")["error"]
 
 
 def test_a_taken_tag_is_told_before_anything_is_sent(pushing, run):
