@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hf_imgcls.measure.predictions import PredictionTable
 
 _MOST = 100.0  # neither a larger temperature nor a smaller one than its inverse means anything
+_MOST_EXAMPLES = 2_000
 _ROWS = 256  # at a time, which a processor's caches hold
 _SMALLEST = float(np.finfo(np.float32).smallest_subnormal)
 
@@ -78,6 +79,46 @@ def measure_brier(table: PredictionTable) -> FloatArray:
         distances -= table.top_classes[rows] == table.label[rows, None]
         scores[rows] = np.einsum("nk,nk->n", distances, distances)
     return scores
+
+
+def measure_mistakes(table: PredictionTable) -> dict[str, float]:
+    """What a mistake would cost on average: each example as if it were of another class, by the chances of the scores.
+
+    Args:
+        table: Up to 2,000 of its examples are looked at.
+
+    Returns:
+        ``log_loss`` and ``brier``, of one example.
+    """
+    rows = np.arange(0, len(table), -(-len(table) // _MOST_EXAMPLES))
+    scores = table.top_probabilities[rows].astype(np.float64)
+    others = np.where(table.top_classes[rows] == table.label[rows, None], 0.0, scores)
+    # Where no other class has a chance, the second answer is the one that would have been right.
+    others[:, 1] += np.where(others.any(axis=1), 0.0, 1.0)
+    others /= others.sum(axis=1, keepdims=True)
+    squares = np.einsum("nk,nk->n", scores, scores)[:, None]
+    return {
+        "log_loss": float((others * -np.log(np.maximum(scores, _SMALLEST))).sum(axis=1).mean()),
+        "brier": float((others * (squares - 2 * scores + 1)).sum(axis=1).mean()),
+    }
+
+
+def measure_label_mistakes(scores: FloatArray, targets: npt.NDArray[np.bool_]) -> dict[str, FloatArray]:
+    """What a wrong decision on each class would cost on average, by the chances that the scores give it.
+
+    Args:
+        scores: (N, K).
+        targets: (N, K).
+
+    Returns:
+        ``log_loss`` and ``brier``: (K,), of one decision.
+    """
+    chance = np.maximum(np.where(targets, 1 - scores, scores), _SMALLEST)
+    total = chance.sum(axis=0)
+    return {
+        "log_loss": (chance * -np.log(chance)).sum(axis=0) / total,
+        "brier": (chance * (1 - chance) ** 2).sum(axis=0) / total,
+    }
 
 
 def read_log_scores(table: PredictionTable) -> npt.NDArray[np.float32] | None:

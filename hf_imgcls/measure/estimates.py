@@ -1,11 +1,10 @@
 """Every metric of a prediction table with its n and a confidence interval, over all examples and class by class.
 
-Shares have Wilson's interval, average precision of one class a logit interval; everything else a seeded bootstrap over
-examples, one set of draws for all numbers. A mean over classes of ROC-AUC or average precision is resampled by the
-influence of each example on it, since ranking a thousand classes anew in every draw would take hours. Neither sees
-beyond a perfect number: where all draws agree on 0 or 1, Wilson's interval takes its place. The interval of a
-calibration error is rather too wide than too narrow where the model is nearly calibrated, see
-`hf_imgcls.measure.intervals.enclose_absolute_sum`.
+Shares have Wilson's interval, average precision of one class a logit interval. Averages over classes, and means of
+losses, have intervals in which a mistake that was not seen has its price: see `hf_imgcls.measure.class_means` and
+`hf_imgcls.measure.mistakes`. The interval of a calibration error rests on a seeded bootstrap over examples, and is
+rather too wide than too narrow where the model is nearly calibrated: see
+`hf_imgcls.measure.intervals.enclose_calibration_error`.
 """
 
 from __future__ import annotations
@@ -15,7 +14,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from hf_imgcls.measure.calibration import measure_brier
+from hf_imgcls.measure.calibration import measure_brier, measure_mistakes
+from hf_imgcls.measure.class_means import (
+    Interval,
+    RankingSums,
+    count_for_means,
+    enclose_averages,
+    enclose_mean_ranking,
+    find_precision_bias,
+)
 from hf_imgcls.measure.formulas import (
     NUM_CALIBRATION_BINS,
     FloatArray,
@@ -23,23 +30,15 @@ from hf_imgcls.measure.formulas import (
     Measured,
     assign_bins,
     assign_mass_bins,
-    average_counts,
     measure_adaptive_calibration_error,
     measure_balanced_accuracy,
     measure_calibration_error,
     measure_precision_recall_f1,
     measure_top_k,
-    sum_gaps,
 )
-from hf_imgcls.measure.intervals import (
-    draw_statistics,
-    enclose_absolute_sum,
-    enclose_ranking,
-    move_by_influence,
-    take_percentiles,
-    wilson,
-)
+from hf_imgcls.measure.intervals import draw_statistics, enclose_calibration_error, enclose_ranking, wilson
 from hf_imgcls.measure.metrics import METRIC_NAMES
+from hf_imgcls.measure.mistakes import enclose_mean_loss
 from hf_imgcls.measure.predictions import NOT_EVERY_SCORE, PredictionTable, unique_names
 from hf_imgcls.measure.ranking import ClassRanking, rank_class
 from hf_imgcls.records import Estimate
@@ -58,13 +57,13 @@ class Rankings(NamedTuple):
 
     Attributes:
         means: Name -> mean over these classes.
-        influences: Name -> (N,) influence of each example on that mean, times N.
+        intervals: Name -> interval of that mean, where it is defined.
         average_precisions: Class id -> estimate.
         reason: Why there are none.
     """
 
     means: dict[str, Measured]
-    influences: dict[str, FloatArray]
+    intervals: dict[str, Interval]
     average_precisions: dict[int, Estimate]
     reason: str = ""
 
@@ -85,24 +84,44 @@ def rank_classes(table: PredictionTable, level: float) -> Rankings:
     names = ("roc_auc", "average_precision")
     if reason or scores is None:
         return Rankings({name: Measured(None, reason) for name in names}, {}, {}, reason)
-    values: dict[str, list[float]] = {name: [] for name in names}
     influences = {name: np.zeros(len(table)) for name in names}
+    sums = {name: RankingSums([], [], [], []) for name in names}
     estimates = {}
     for index in present.tolist():
         is_positive = table.label == index
         ranking = rank_class(scores[index], is_positive)
-        values["roc_auc"].append(ranking.roc_auc)
-        values["average_precision"].append(ranking.average_precision)
+        estimates[index] = estimate_ranking(ranking, int(is_positive.sum()), level)
+        bias = find_precision_bias(ranking, scores[index], is_positive)
+        sums["roc_auc"].add(ranking.roc_auc, ranking.roc_auc_influence, is_positive)
+        sums["average_precision"].add(
+            ranking.average_precision, ranking.average_precision_influence, is_positive, bias
+        )
         influences["roc_auc"] += ranking.roc_auc_influence
         influences["average_precision"] += ranking.average_precision_influence
-        estimates[index] = estimate_ranking(ranking, int(is_positive.sum()), level)
     missing = len(table.labels) - len(present)
     remark = f"left out, without references: {missing} of {len(table.labels)} classes" if missing else None
+    absent = name_absent(table, present)
     return Rankings(
-        {name: Measured(float(np.mean(items)), remark) for name, items in values.items()},
-        {name: items * (len(table) / len(present)) for name, items in influences.items()},
+        {name: Measured(1.0 - float(np.mean(items.losses)), remark) for name, items in sums.items()},
+        {
+            name: enclose_mean_ranking(
+                items, influences[name] / len(present), absent, level, is_precision=name == "average_precision"
+            )
+            for name, items in sums.items()
+        },
         estimates,
     )
+
+
+def count_known(table: Table) -> int:
+    """How many of the table's classes the dataset has: the first ones, since a model may know others."""
+    return int(table.source.get("num_classes", len(table.labels)))
+
+
+def name_absent(table: Table, present: IntArray) -> list[str]:
+    """Names of the dataset's classes that have no value, since none or all of the images are of them."""
+    names = unique_names(table.labels)
+    return [names[index] for index in sorted(set(range(count_known(table))) - set(present.tolist()))]
 
 
 def estimate_ranking(ranking: ClassRanking, num_positives: int, level: float) -> Estimate:
@@ -148,11 +167,11 @@ def estimate_metrics(
         "ece": measure_calibration_error(correct, confidence),
         "adaptive_ece": measure_adaptive_calibration_error(correct, confidence),
     }
-    means = {"log_loss": table.log_loss, **rankings.influences} | ({} if brier is None else {"brier": brier})
+    mistakes = measure_mistakes(table)
+    losses = {"log_loss": table.log_loss} | ({} if brier is None else {"brier": brier})
     bins = {"ece": assign_bins(confidence), "adaptive_ece": assign_mass_bins(confidence)}
-    drawn = _draw_metrics(table, means, bins, seed, draws)
-    for name in rankings.influences:
-        drawn[name] = move_by_influence(rankings.means[name].value or 0.0, drawn[name])
+    drawn = _draw_gaps((correct - confidence) / n, bins, seed, draws)
+    intervals = rankings.intervals | _enclose_averages(table, level)
     estimates = {}
     for name in SUMMARY_NAMES:
         item = measured[name]
@@ -162,51 +181,44 @@ def estimate_metrics(
             low, high = wilson(round(item.value * n), n, level)
             estimates[name] = Estimate(item.value, float(low), float(high), n, "wilson", item.remark or "")
         elif name in bins:
-            gaps = sum_gaps(correct, confidence, bins[name], NUM_CALIBRATION_BINS)
-            estimates[name] = make_estimate(item, *enclose_absolute_sum(gaps, drawn[name], level), n, level)
+            ends = enclose_calibration_error(correct, confidence, bins[name], drawn[name], level)
+            estimates[name] = make_estimate(item, *ends, n, level)
+        elif name in losses:
+            most = 2.0 if name == "brier" else np.inf
+            ends = enclose_mean_loss(losses[name], mistakes[name], level, most=most)
+            estimates[name] = make_estimate(item, *ends, n, level, "gamma")
         else:
-            low, high = take_percentiles(drawn[name], level)
-            estimates[name] = make_estimate(item, float(low), float(high), n, level)
+            estimates[name] = intervals[name].describe(item.value, n, item.remark or "")
     return estimates
 
 
-def _draw_metrics(
-    table: PredictionTable, means: dict[str, FloatArray], bins: dict[str, IntArray], seed: int, draws: int
-) -> dict[str, FloatArray]:
-    """Bootstrap samples of the averages over classes, of means over examples, and of calibration gaps.
+def _enclose_averages(table: PredictionTable, level: float) -> dict[str, Interval]:
+    from scipy.sparse import csr_array
 
-    Returns:
-        Name -> (D,); for a calibration error (D, bins), the gaps that it sums.
+    n, names = len(table), unique_names(table.labels)
+    parts = (
+        csr_array((np.ones(n), (np.arange(n), ids)), shape=(n, len(names))) for ids in (table.label, table.prediction)
+    )
+    return enclose_averages(count_for_means(*parts, names, count_known(table)), level, is_exclusive=True)
+
+
+def _draw_gaps(gaps: FloatArray, bins: dict[str, IntArray], seed: int, draws: int) -> dict[str, FloatArray]:
+    """Bootstrap samples of the gaps that a calibration error sums: name -> (D, bins).
+
+    Args:
+        gaps: (N,) what each example adds.
+        bins: Name -> (N,) the bin of each example.
+        seed: Of the draws.
+        draws: D.
     """
     from scipy.sparse import csr_array
 
-    n, num_labels, correct = len(table), len(table.labels), table.correct
-    rows, columns = np.arange(n), (table.label, table.prediction)
-    right = np.flatnonzero(correct)
-    gaps = (correct - table.confidence) / n
-    # Row g of this matrix sums, over the examples drawn, what belongs to group g: classes three times, then bins.
-    groups = [*columns, table.label[right], *bins.values()]
-    examples = [rows, rows, right, *([rows] * len(bins))]
-    weights = [np.ones(n), np.ones(n), np.ones(len(right)), *([gaps] * len(bins))]
-    sizes = [num_labels] * 3 + [NUM_CALIBRATION_BINS] * len(bins)
-    starts = np.cumsum([0, *sizes])
-    placed = np.concatenate([group + start for group, start in zip(groups, starts[:-1], strict=True)])
-    matrix = csr_array((np.concatenate(weights), (placed, np.concatenate(examples))), shape=(int(starts[-1]), n))
-    values = np.stack(list(means.values()), axis=1) / n
-
-    def statistic(counts: FloatArray) -> FloatArray:
-        sums = (matrix @ counts.T).T
-        support, predicted, hits, *gap_sums = np.split(sums, starts[1:-1], axis=1)
-        averages = average_counts(support, predicted, hits)
-        return np.concatenate([np.stack(list(averages.values()), axis=1), counts @ values, *gap_sums], axis=1)
-
-    drawn = draw_statistics(statistic, n, seed=seed, draws=draws)
-    names = [*average_counts(*(np.ones(1) for _ in range(3))), *means]
-    result = {name: drawn[:, index] for index, name in enumerate(names)}
-    for index, name in enumerate(bins):
-        start = len(names) + index * NUM_CALIBRATION_BINS
-        result[name] = drawn[:, start : start + NUM_CALIBRATION_BINS]
-    return result
+    n = len(gaps)
+    placed = np.concatenate([ids + NUM_CALIBRATION_BINS * index for index, ids in enumerate(bins.values())])
+    entries = (np.tile(gaps, len(bins)), (placed, np.tile(np.arange(n), len(bins))))
+    matrix = csr_array(entries, shape=(NUM_CALIBRATION_BINS * len(bins), n))
+    drawn = draw_statistics(lambda counts: (matrix @ counts.T).T, n, seed=seed, draws=draws)
+    return dict(zip(bins, np.split(drawn, len(bins), axis=1), strict=True))
 
 
 def make_estimate(

@@ -167,7 +167,7 @@ def judge(goal: Goal, report: ReportRecord) -> dict[str, Any]:
         are none); ``where``: the class or slice that is the worst; ``status``: ``"met"``, ``"not met"``, ``"not
         distinguishable"`` or ``"not measured"``; ``reason``: why it could not be told.
     """
-    estimate, where = _find_estimate(goal.metric, report)
+    estimate, where = _find_estimate(goal, report)
     status, reason = _decide(goal, estimate)
     return {
         "goal": str(goal),
@@ -217,8 +217,9 @@ def _decide(goal: Goal, estimate: Estimate) -> tuple[str, str]:
     return NOT_DISTINGUISHABLE, "the bound lies inside the interval"
 
 
-def _find_estimate(metric: str, report: ReportRecord) -> tuple[Estimate, str]:
+def _find_estimate(goal: Goal, report: ReportRecord) -> tuple[Estimate, str]:
     """The number that a goal is about, and the class or slice it belongs to."""
+    metric = goal.metric
     if metric in ("latency_p50_ms", "latency_p95_ms"):
         return _find_latency(metric.removeprefix("latency_").removesuffix("_ms"), report), ""
     if metric == "size_mb":
@@ -227,7 +228,7 @@ def _find_estimate(metric: str, report: ReportRecord) -> tuple[Estimate, str]:
             return _nothing("the size of the model's files was not measured"), ""
         return Estimate(size, size, size, 0, "none", "a fact, not a sample"), ""  # nothing is left to chance
     if metric in ("worst_class_recall", "worst_class_precision"):
-        return _find_worst_class(metric.removeprefix("worst_class_"), report)
+        return _find_worst_class(goal, report)
     if metric in ("worst_slice_accuracy", "worst_slice_subset_accuracy"):
         shares = {
             f"{entry['column']}: {entry['group']}": Estimate(
@@ -236,7 +237,7 @@ def _find_estimate(metric: str, report: ReportRecord) -> tuple[Estimate, str]:
             for entry in report.slices
             if entry["verdict"] != "too few samples" and f"worst_slice_{entry['metric']}" == metric
         }
-        return _take_worst(shares, "no slice was measured on enough examples", report.confidence_level)
+        return _take_worst(shares, "no slice was measured on enough examples", goal, report.confidence_level)
     return report.metrics.get(metric) or _nothing("it is not in the report"), ""
 
 
@@ -249,36 +250,44 @@ def _find_latency(percentile: str, report: ReportRecord) -> Estimate:
     return Estimate(value, low, high, timed["n"], "order statistics", remark)
 
 
-def _find_worst_class(name: str, report: ReportRecord) -> tuple[Estimate, str]:
+def _find_worst_class(goal: Goal, report: ReportRecord) -> tuple[Estimate, str]:
+    name = goal.metric.removeprefix("worst_class_")
     shares = {
         label: _as_estimate(numbers[name])
         for label, numbers in report.per_class.items()
         if name in numbers and _as_estimate(numbers[name]).value is not None
     }
-    estimate, where = _take_worst(shares, f"no class has a {name}", report.confidence_level)
+    estimate, where = _take_worst(shares, f"no class has a {name}", goal, report.confidence_level)
     if (missing := len(report.per_class) - len(shares)) and estimate.value is not None:
         where += f"; {missing} of {len(report.per_class)} classes have no {name}"
     return estimate, where
 
 
-def _take_worst(shares: Mapping[str, Estimate], otherwise: str, level: float) -> tuple[Estimate, str]:
-    """The smallest of many shares, with an interval for the smallest.
+def _take_worst(shares: Mapping[str, Estimate], otherwise: str, goal: Goal, level: float) -> tuple[Estimate, str]:
+    """The smallest of many shares, with an exact interval for the smallest, and whose end decides on the goal.
 
     The lower end is the lowest of all lower ends: whichever is truly the smallest lies above its own. The smallest
     upper end would often be too small by chance, so upper ends are taken at level 1 - (1 - level) / M for M shares
-    (Bonferroni).
+    (Bonferroni), each by Clopper and Pearson: Wilson's is too low too often for a share near 1.
     """
-    from hf_imgcls.measure.intervals import wilson
+    from hf_imgcls.measure.intervals import clopper_pearson
 
     if not shares:
         return _nothing(otherwise), ""
-    worst = min(shares, key=lambda name: (shares[name].value, name))
+    names = list(shares)
     sizes = [estimate.n for estimate in shares.values()]
     successes = [round((estimate.value or 0.0) * estimate.n) for estimate in shares.values()]
-    _, high = wilson(successes, sizes, 1 - (1 - level) / len(shares))
-    low = min(estimate.low if estimate.low is not None else 0.0 for estimate in shares.values())
+    low = clopper_pearson(successes, sizes, level)[0].tolist()
+    high = clopper_pearson(successes, sizes, 1 - (1 - level) / len(shares))[1].tolist()
+    fails = not _OPERATORS[goal.operator](min(high), goal.bound)
+    decisive = names[high.index(min(high)) if fails else low.index(min(low))]
+    smallest = min(names, key=lambda name: (shares[name].value, name))
+    where = decisive
+    if shares[smallest].value != shares[decisive].value:
+        where += f"; the lowest value is that of {smallest}, n = {shares[smallest].n}"
     remark = f"of {len(shares)}; upper end for all of them together (Bonferroni)"
-    return Estimate(shares[worst].value, low, float(min(high)), shares[worst].n, "wilson", remark), worst
+    estimate = Estimate(shares[smallest].value, min(low), min(high), shares[decisive].n, "clopper-pearson", remark)
+    return estimate, where
 
 
 def _as_estimate(content: Any) -> Estimate:

@@ -1,4 +1,4 @@
-"""Confidence intervals: Wilson's for shares, logit intervals for rankings, a seeded bootstrap for everything else.
+"""Confidence intervals: of shares, of rankings, of calibration errors, and a seeded bootstrap.
 
 All intervals are two-sided, and their level is that of one number alone: of many intervals, some miss.
 """
@@ -12,7 +12,7 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from hf_imgcls.measure.formulas import FloatArray
+from hf_imgcls.measure.formulas import FloatArray, IntArray
 
 DEFAULT_LEVEL = 0.95
 DEFAULT_DRAWS = 2000
@@ -43,6 +43,32 @@ def wilson(successes: npt.ArrayLike, n: npt.ArrayLike, level: float = DEFAULT_LE
     total = size + z * z
     low = np.where(x <= 0, 0.0, np.maximum((centre - half) / total, 0.0))
     high = np.where(x >= size, 1.0, np.minimum((centre + half) / total, 1.0))
+    return low, high
+
+
+def clopper_pearson(
+    successes: npt.ArrayLike, n: npt.ArrayLike, level: float = DEFAULT_LEVEL
+) -> tuple[FloatArray, FloatArray]:
+    """Exact interval of a share, element by element: it holds the truth at least as often as ``level`` says.
+
+    Args:
+        successes: How many of the ``n`` examples; any shape.
+        n: Examples, of a shape that broadcasts with ``successes``.
+        level: Confidence level, in (0, 1).
+
+    Returns:
+        Lower and upper ends, in [0, 1].
+
+    Source:
+        Clopper and Pearson (1934), "The use of confidence or fiducial limits illustrated in the case of the binomial",
+        Biometrika 26, 404-413; the same as scipy's ``proportion_ci(method="exact")``.
+    """
+    from scipy.special import betaincinv
+
+    x, size = np.broadcast_arrays(np.asarray(successes, dtype=np.float64), np.asarray(n, dtype=np.float64))
+    tail, left = (1 - level) / 2, size - x
+    low = np.where(x > 0, betaincinv(np.maximum(x, 1e-9), left + 1, tail), 0.0)
+    high = np.where(left > 0, betaincinv(x + 1, np.maximum(left, 1e-9), 1 - tail), 1.0)
     return low, high
 
 
@@ -142,6 +168,45 @@ def enclose_absolute_sum(gaps: FloatArray, drawn_gaps: FloatArray, level: float 
     beyond = measured - float(np.quantile(signs @ noise, tail))
     high = measured if is_too_large(measured) else _bisect(is_too_large, measured, max(measured, beyond))
     return min(low, measured), high
+
+
+def enclose_calibration_error(
+    outcomes: npt.NDArray[np.bool_],
+    scores: FloatArray,
+    bins: IntArray,
+    drawn_gaps: FloatArray,
+    level: float = DEFAULT_LEVEL,
+) -> tuple[float, float]:
+    """Interval of a calibration error, also where all outcomes of a bin are the same.
+
+    Bootstrap samples never show an outcome that was not seen. So the lower end is the lower one of two: with the noise
+    of the bootstrap, and with that of outcomes whose share is half an outcome away from none or all of them. The upper
+    end is not below the gap between the mean score and either end of the exact interval of the share of outcomes.
+
+    Args:
+        outcomes: (N,) whether what the score is about is so.
+        scores: (N,) in [0, 1].
+        bins: (N,) int64, the bin of each.
+        drawn_gaps: (D, B) the gap of each bin in bootstrap samples.
+        level: Confidence level, in (0, 1).
+
+    Returns:
+        Lower and upper end; the measured error lies between them.
+    """
+    n, num_bins = len(outcomes), drawn_gaps.shape[1]
+    size, happened, total, squares = (
+        np.bincount(bins, weights=weights, minlength=num_bins)
+        for weights in (np.ones(n), outcomes.astype(np.float64), scores, scores**2)
+    )
+    gaps = (happened - total) / n
+    share = (happened + 0.5) / (size + 1)
+    variance = size * share * (1 - share) + np.maximum(squares - total**2 / np.maximum(size, 1), 0.0)
+    noise = np.random.default_rng(0).standard_normal(drawn_gaps.shape) * np.sqrt(variance) / n
+    low, high = enclose_absolute_sum(gaps, drawn_gaps, level)
+    low = min(low, enclose_absolute_sum(gaps, gaps + noise, level)[0])
+    least, most = clopper_pearson(happened.sum(), n, level)
+    mean = float(scores.mean())
+    return low, min(max(high, mean - float(least), float(most) - mean), 1.0)
 
 
 def _bisect(is_refused: Callable[[float], bool], inside: float, outside: float) -> float:

@@ -1,19 +1,32 @@
 """Every metric of a multi-label prediction table with its n and a confidence interval, and class by class.
 
-As in `hf_imgcls.measure.estimates`: Wilson's interval for shares of examples, one seeded set of bootstrap draws over
-examples for everything else (the decisions about one image are not independent of each other, so images are drawn, not
-decisions), means of rankings by the influence of each example. Brier score and calibration error of each class have
-normal intervals, whose variance is that of the bootstrap.
+As in `hf_imgcls.measure.estimates`: the decisions about one image are not independent of each other, so the variance is
+that of images. Micro averages, Hamming loss and calibration errors rest on one seeded set of bootstrap draws over images.
 """
 
 from __future__ import annotations
 
-from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 
-from hf_imgcls.measure.estimates import Rankings, estimate_classes, estimate_ranking, make_estimate
+from hf_imgcls.measure.calibration import measure_label_mistakes
+from hf_imgcls.measure.class_means import (
+    Interval,
+    RankingSums,
+    count_for_means,
+    enclose_averages,
+    enclose_mean_ranking,
+    find_precision_bias,
+)
+from hf_imgcls.measure.estimates import (
+    Rankings,
+    count_known,
+    estimate_classes,
+    estimate_ranking,
+    make_estimate,
+    name_absent,
+)
 from hf_imgcls.measure.formulas import (
     NUM_CALIBRATION_BINS,
     FloatArray,
@@ -26,11 +39,12 @@ from hf_imgcls.measure.formulas import (
 )
 from hf_imgcls.measure.intervals import (
     draw_statistics,
-    enclose_absolute_sum,
+    enclose_calibration_error,
     move_by_influence,
     take_percentiles,
     wilson,
 )
+from hf_imgcls.measure.mistakes import enclose_mean_loss
 from hf_imgcls.measure.multilabel_formulas import (
     MULTI_LABEL_METRIC_NAMES,
     BoolArray,
@@ -39,6 +53,7 @@ from hf_imgcls.measure.multilabel_formulas import (
     measure_decisions,
 )
 from hf_imgcls.measure.multilabel_table import MultiLabelTable
+from hf_imgcls.measure.predictions import unique_names
 from hf_imgcls.measure.ranking import rank_class, rank_scores
 from hf_imgcls.records import Estimate
 
@@ -53,40 +68,50 @@ def rank_label_sets(table: MultiLabelTable, level: float) -> Rankings:
         level: Confidence level.
 
     Returns:
-        ``means`` and ``influences`` of ``mean_average_precision``, ``roc_auc`` and ``micro_average_precision``.
+        ``means`` of ``mean_average_precision``, ``roc_auc`` and ``micro_average_precision``; ``intervals`` of the first
+        two.
     """
     num_labels, n = len(table.labels), len(table)
-    precisions: list[float] = []
-    areas: list[float] = []
     influences = {name: np.zeros(n) for name in ("mean_average_precision", "roc_auc")}
+    sums = {name: RankingSums([], [], [], []) for name in influences}
     estimates = {}
     support = table.targets.sum(axis=0)
+    ranked = np.flatnonzero((support > 0) & (support < n))
     for index in np.flatnonzero(support).tolist():
         scores, is_positive = table.scores[:, index], table.targets[:, index]
         if support[index] == n:  # nothing to rank: every example is of the class
-            precisions.append(1.0)
+            sums["mean_average_precision"].add(1.0, np.zeros(n), is_positive)
             estimates[index] = make_estimate(Measured(1.0, "every image has it"), 1.0, 1.0, n, level)
             continue
         ranking = rank_class(scores, is_positive)
-        precisions.append(ranking.average_precision)
-        areas.append(ranking.roc_auc)
-        influences["mean_average_precision"] += ranking.average_precision_influence
-        influences["roc_auc"] += ranking.roc_auc_influence
         estimates[index] = estimate_ranking(ranking, int(support[index]), level)
-    influences["mean_average_precision"] *= n / max(len(precisions), 1)
-    influences["roc_auc"] *= n / max(len(areas), 1)
+        bias = find_precision_bias(ranking, scores, is_positive)
+        found = {
+            "mean_average_precision": (ranking.average_precision, ranking.average_precision_influence),
+            "roc_auc": (ranking.roc_auc, ranking.roc_auc_influence),
+        }
+        for name, (value, influence) in found.items():
+            sums[name].add(value, influence, is_positive, 0.0 if name == "roc_auc" else bias)
+            influences[name] += influence
+    precisions, areas = ([1 - loss for loss in sums[name].losses] for name in influences)
     pooled, _ = rank_scores(table.scores.ravel(), table.targets.ravel())
-    influences["micro_average_precision"] = np.zeros(n)
-    if 0 < support.sum() < table.targets.size:
-        spread = rank_class(table.scores.ravel(), table.targets.ravel()).average_precision_influence
-        influences["micro_average_precision"] = spread.reshape(table.scores.shape).sum(axis=1) * n
     means = {
         "mean_average_precision": average_defined(precisions, num_labels, "without references", "no image has a label"),
         "roc_auc": average_defined(areas, num_labels, "in no image or in all", "every class is in no image or in all"),
         "micro_average_precision": Measured(pooled, None if pooled is not None else "no image has a label"),
     }
-    known = {name: values for name, values in influences.items() if means[name].value is not None}
-    return Rankings(means, known, estimates)
+    intervals = {
+        name: enclose_mean_ranking(
+            items,
+            influences[name] / max(len(items.losses), 1),
+            name_absent(table, ranked if name == "roc_auc" else np.flatnonzero(support)),
+            level,
+            is_precision=name != "roc_auc",
+        )
+        for name, items in sums.items()
+        if means[name].value is not None
+    }
+    return Rankings(means, intervals, estimates)
 
 
 def estimate_label_metrics(
@@ -114,19 +139,20 @@ def estimate_label_metrics(
         "ece": measure_calibration_error(positive, flat),
         "adaptive_ece": measure_adaptive_calibration_error(positive, flat),
     }
-    means = {
-        "log_loss": table.log_loss,
-        "brier": ((scores - targets) ** 2).mean(axis=1),
-        "hamming_loss": (targets != table.answers).mean(axis=1),
-        **rankings.influences,
-    }
-    gaps = {
-        "ece": _sum_gaps(scores, targets, assign_bins(flat)),
-        "adaptive_ece": _sum_gaps(scores, targets, assign_mass_bins(flat)),
-    }
+    means = {"hamming_loss": (targets != table.answers).mean(axis=1)}
+    if 0 < targets.sum() < targets.size:
+        spread = rank_class(table.scores.ravel(), positive).average_precision_influence
+        means["micro_average_precision"] = spread.reshape(scores.shape).sum(axis=1) * n
+    bins = {"ece": assign_bins(flat), "adaptive_ece": assign_mass_bins(flat)}
+    gaps = {name: _sum_gaps(scores, targets, ids) for name, ids in bins.items()}
     drawn = _draw(table, means, gaps, seed, draws)
-    for name in rankings.influences:
-        drawn.means[name] = move_by_influence(rankings.means[name].value or 0.0, drawn.means[name])
+    pooled = measured["micro_average_precision"].value
+    if "micro_average_precision" in means and pooled is not None:
+        drawn.means["micro_average_precision"] = move_by_influence(pooled, drawn.means["micro_average_precision"])
+    intervals = rankings.intervals | _enclose_averages(table, level)
+    # An image's loss is a mean over classes, and so is what one wrong decision adds to it.
+    mistakes = {name: float(costs.mean()) / len(table.labels) for name, costs in measure_label_mistakes(scores, targets).items()}
+    losses = {"log_loss": table.log_loss, "brier": ((scores - targets) ** 2).mean(axis=1)}
     estimates = {}
     for name in MULTI_LABEL_SUMMARY_NAMES:
         item = measured[name]
@@ -136,12 +162,28 @@ def estimate_label_metrics(
             low, high = wilson(round(item.value * n), n, level)
             estimates[name] = Estimate(item.value, float(low), float(high), n, "wilson", item.remark or "")
         elif name in gaps:
-            ends = enclose_absolute_sum(gaps[name].sum(axis=1), drawn.gaps[name], level)
+            ends = enclose_calibration_error(positive, flat, bins[name], drawn.gaps[name], level)
             estimates[name] = make_estimate(item, *ends, n, level)
-        else:
+        elif name in losses:
+            ends = enclose_mean_loss(losses[name], mistakes[name], level, most=1.0 if name == "brier" else np.inf)
+            estimates[name] = make_estimate(item, *ends, n, level, "gamma")
+        elif name in intervals:
+            estimates[name] = intervals[name].describe(item.value, n, item.remark or "")
+        elif name in drawn.means:
             low, high = take_percentiles(drawn.means[name], level)
             estimates[name] = make_estimate(item, float(low), float(high), n, level)
+        else:  # every label is in every image
+            estimates[name] = make_estimate(item, 1.0, 1.0, n, level)
     return estimates
+
+
+def _enclose_averages(table: MultiLabelTable, level: float) -> dict[str, Interval]:
+    from scipy.sparse import csr_array
+
+    parts = (csr_array(part.astype(np.float64)) for part in (table.targets, table.answers))
+    return enclose_averages(
+        count_for_means(*parts, unique_names(table.labels), count_known(table)), level, is_exclusive=False
+    )
 
 
 class _Drawn(NamedTuple):
@@ -200,18 +242,15 @@ def estimate_label_classes(
     """
     classes = estimate_classes(table, rankings, level)
     generator = np.random.default_rng(seed)
+    scores = table.scores.astype(np.float64)
+    mistakes = measure_label_mistakes(scores, table.targets)["brier"].tolist()
     for index, estimates in enumerate(classes.values()):
-        scores, targets = table.scores[:, index].astype(np.float64), table.targets[:, index]
-        estimates["brier"] = _estimate_mean((scores - targets) ** 2, level)
-        estimates["ece"] = _estimate_calibration(scores, targets, generator, level, draws)
+        own, targets = scores[:, index], table.targets[:, index]
+        squares = (own - targets) ** 2
+        ends = enclose_mean_loss(squares, mistakes[index], level, most=1.0)
+        estimates["brier"] = make_estimate(Measured(float(squares.mean())), *ends, len(table), level, "gamma")
+        estimates["ece"] = _estimate_calibration(own, targets, generator, level, draws)
     return classes
-
-
-def _estimate_mean(values: FloatArray, level: float) -> Estimate:
-    """A mean with a normal interval."""
-    n, mean = len(values), float(values.mean())
-    half = NormalDist().inv_cdf(0.5 + level / 2) * float(values.std()) / np.sqrt(n)
-    return Estimate(mean, max(mean - half, 0.0), min(mean + half, 1.0), n, "normal")
 
 
 def _estimate_calibration(
@@ -223,5 +262,5 @@ def _estimate_calibration(
     gaps = np.bincount(bins, weights=distances, minlength=NUM_CALIBRATION_BINS).astype(np.float64)
     variances = np.bincount(bins, weights=distances**2, minlength=NUM_CALIBRATION_BINS)
     drawn = gaps + generator.standard_normal((draws, NUM_CALIBRATION_BINS)) * np.sqrt(variances)
-    low, high = enclose_absolute_sum(gaps, drawn, level)
-    return Estimate(float(np.abs(gaps).sum()), low, min(high, 1.0), n, "normal")
+    low, high = enclose_calibration_error(targets, scores, bins, drawn, level)
+    return Estimate(float(np.abs(gaps).sum()), low, high, n, "normal")

@@ -12,6 +12,7 @@ import numpy as np
 
 from hf_imgcls.errors import DataError
 from hf_imgcls.measure.calibration import fit_sigmoid_temperature, measure_reliability, read_logits
+from hf_imgcls.measure.confidence import judge_label_confidence
 from hf_imgcls.measure.formulas import measure_calibration_error
 from hf_imgcls.measure.intervals import DEFAULT_DRAWS, DEFAULT_LEVEL, wilson
 from hf_imgcls.measure.multilabel_estimates import estimate_label_classes, estimate_label_metrics, rank_label_sets
@@ -177,7 +178,11 @@ def list_co_occurrences(table: MultiLabelTable) -> list[dict[str, Any]]:
 def _calibrate(table: MultiLabelTable, validation: MultiLabelTable | None, reason: str, level: float) -> dict[str, Any]:
     """The reliability diagram of all decisions, and the temperature that would improve it; keys as for one label."""
     positive, scores = table.targets.ravel(), table.scores.ravel().astype(np.float64)
-    calibration: dict[str, Any] = {"bins": measure_reliability(positive, scores, level=level), "temperature": None}
+    calibration: dict[str, Any] = {
+        "bins": measure_reliability(positive, scores, level=level),
+        "confidence": judge_label_confidence(table.targets, scores.reshape(table.scores.shape), level),
+        "temperature": None,
+    }
     if validation is not None:
         try:
             value = fit_sigmoid_temperature(read_logits(validation.scores), validation.targets)

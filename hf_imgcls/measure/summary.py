@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from hf_imgcls.errors import DataError
 from hf_imgcls.measure.calibration import apply_temperature, fit_temperature, measure_reliability, read_log_scores
+from hf_imgcls.measure.confidence import judge_confidence
 from hf_imgcls.measure.estimates import estimate_classes, estimate_metrics, rank_classes
 from hf_imgcls.measure.formulas import measure_calibration_error
 from hf_imgcls.measure.intervals import DEFAULT_DRAWS, DEFAULT_LEVEL
@@ -136,11 +137,14 @@ def _calibrate(table: PredictionTable, validation: PredictionTable | None, reaso
     """The reliability diagram, and the temperature that would improve it.
 
     Returns:
-        ``bins``, see `measure_reliability`; ``temperature``: None, with ``temperature_remark``, or its ``value``, the
+        ``bins``, see `measure_reliability`; ``confidence``, see `judge_confidence`; ``temperature``: None, with ``temperature_remark``, or its ``value``, the
         split and number of examples that it was ``fitted_on``, and ``ece`` and ``log_loss`` ``before`` and ``after``
         on the split that is measured and, under ``on_validation``, where it was fitted.
     """
-    calibration: dict[str, Any] = {"bins": measure_reliability(table.correct, table.confidence, level=level)}
+    calibration: dict[str, Any] = {
+        "bins": measure_reliability(table.correct, table.confidence, level=level),
+        "confidence": judge_confidence(table.correct, table.confidence, level),
+    }
     temperature: dict[str, Any] | None = None
     if validation is not None:
         logits = read_log_scores(validation)

@@ -72,9 +72,10 @@ def show_estimate(estimate: Estimate | None, *, n: bool = False) -> str:
 
 
 def show_interval(estimate: Estimate) -> str:
-    """Both ends of the interval."""
+    """Both ends of the interval, or why there is none."""
     if estimate.low is None and estimate.high is None:
-        return "interval not measured"
+        has_reason = estimate.remark.startswith("no interval")
+        return escape(estimate.remark, 200) if has_reason else "interval not measured"
     ends = ["no end" if end is None else show_number(end) for end in (estimate.low, estimate.high)]
     return " to ".join(ends)
 
