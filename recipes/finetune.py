@@ -98,13 +98,9 @@ def main() -> None:
     from hf_imgcls.fit.soup import cook_soup
     from hf_imgcls.fit.tune import finish_search, search
     from hf_imgcls.fit.weights import find_commit, find_manifest
+    from hf_imgcls.measure.final_model import finish_saved_model
     from hf_imgcls.measure.multilabel_metrics import choose_accumulator
-    from hf_imgcls.measure.run_report import (
-        calibrate_saved_model,
-        check_measuring,
-        report_score,
-        set_saved_thresholds,
-    )
+    from hf_imgcls.measure.run_report import check_measuring, report_score
     from hf_imgcls.measure.saved_model import measure_saved_model
     from hf_imgcls.publish.base_model import describe_model
     from hf_imgcls.publish.card import write_card
@@ -159,7 +155,12 @@ def main() -> None:
         image_size = batches.train_transform.preprocessor.target_size
         settle_workers(training_args, batches, args.explicit)
         settle_batch_size(training_args, model, image_size, checkpoint, streaming=args.data.streaming)
-        show_advice([*advise(dataset, args.fit, image_size), *advise_precision(training_args, model.num_parameters())])
+        show_advice(
+            [
+                *advise(dataset, args.fit, image_size, training_args.metric_for_best_model),
+                *advise_precision(training_args, model.num_parameters()),
+            ]
+        )
         metric = choose_accumulator(dataset, training_args.metric_for_best_model)
         pusher = start_pushing(args) if pushes else None
         train_split = dataset.record.splits.get("train")
@@ -201,11 +202,8 @@ def main() -> None:
         if result.metrics:
             trainer.save_metrics("train", result.metrics)
         if training_args.do_eval:
-            trainer.save_metrics("eval", metrics := trainer.evaluate())
-            if args.measure.calibrate:
-                calibrate_saved_model(output_dir, dataset, args, training_args)
-            if dataset.is_multi_label:
-                set_saved_thresholds(output_dir, dataset, args, training_args)
+            metrics = finish_saved_model(output_dir, dataset, args, training_args, trainer.evaluate())
+            trainer.save_metrics("eval", metrics)
 
         if args.publish.dry_run:
             measure_saved_model(output_dir, dataset, "validation", args, training_args)

@@ -28,16 +28,19 @@ _WORTH_CONVERTING = 5_000_000
 _IMBALANCED, _FEW, _VERY_FEW, _SMALL_VALIDATION = 10, 1000, 100, 200
 
 
-def advise(dataset: ImageDataset, fit: FitArguments, image_size: tuple[int, int]) -> list[str]:
+def advise(
+    dataset: ImageDataset, fit: FitArguments, image_size: tuple[int, int], best_metric: str | None = None
+) -> list[str]:
     """What a run begins with: figures of the data, and hints that follow from them.
 
     Args:
         dataset: As loaded.
         fit: What is trained, and how.
         image_size: Height and width of the model's input in pixels.
+        best_metric: ``metric_for_best_model``.
     """
     sizes = read_sizes(dataset)
-    return [*describe_data(dataset, image_size, sizes), *give_hints(dataset, fit, image_size, sizes)]
+    return [*describe_data(dataset, image_size, sizes), *give_hints(dataset, fit, image_size, sizes, best_metric)]
 
 
 def describe_data(dataset: ImageDataset, image_size: tuple[int, int], sizes: np.ndarray) -> list[str]:
@@ -84,7 +87,13 @@ def read_sizes(dataset: ImageDataset) -> np.ndarray:
     return np.array(sizes, dtype=np.int64).reshape(-1, 2)
 
 
-def give_hints(dataset: ImageDataset, fit: FitArguments, image_size: tuple[int, int], sizes: np.ndarray) -> list[str]:
+def give_hints(
+    dataset: ImageDataset,
+    fit: FitArguments,
+    image_size: tuple[int, int],
+    sizes: np.ndarray,
+    best_metric: str | None = None,
+) -> list[str]:
     """What is likely to help, each with the figure that says so.
 
     Args:
@@ -92,6 +101,7 @@ def give_hints(dataset: ImageDataset, fit: FitArguments, image_size: tuple[int, 
         fit: What is trained, and how.
         image_size: Height and width of the model's input in pixels.
         sizes: From `read_sizes`.
+        best_metric: ``metric_for_best_model``.
     """
     hints = []
     splits = dataset.record.splits
@@ -121,9 +131,11 @@ def give_hints(dataset: ImageDataset, fit: FitArguments, image_size: tuple[int, 
     available = (validation.num_available or validation.num_examples) if validation else None
     if available and available < _SMALL_VALIDATION:
         points = 98 / np.sqrt(available)
+        is_fine = (best_metric or "").removeprefix("eval_") in ("log_loss", "loss")
+        finer = "" if is_fine else "--metric_for_best_model log_loss, which is finer, or "
         hints.append(
             f"{available} validation images tell models apart that differ by {points:.0f} points or more: use "
-            "--metric_for_best_model log_loss, which is finer, or a larger --train_val_split"
+            f"{finer}a larger --train_val_split"
         )
     if len(sizes) and max(image_size) >= 3 * (side := int(np.median(sizes.max(axis=1)))):
         times = (max(image_size) / side) ** 2

@@ -74,9 +74,10 @@ def count_for_means(targets: csr_array, answers: csr_array, names: Sequence[str]
         names: K names; the dataset's classes come first.
         num_known: How many of them the dataset has.
     """
-    parts = (targets, answers, targets.multiply(answers).tocsr())
-    sums = (np.asarray(part.sum(axis=0), dtype=np.float64) for part in parts)
-    return ClassCounts(*sums, *parts, np.arange(len(names)) < num_known, names)
+    right = targets.multiply(answers).tocsr()
+    support, predicted, correct = (np.asarray(part.sum(axis=0), dtype=np.float64) for part in (targets, answers, right))
+    is_known = np.arange(len(names)) < num_known
+    return ClassCounts(support, predicted, correct, targets, answers, right, is_known, names)
 
 
 def enclose_averages(counts: ClassCounts, level: float, *, is_exclusive: bool) -> dict[str, Interval]:
@@ -246,9 +247,7 @@ def enclose_mean_ranking(
     return Interval(known - high - max(float(np.sum(sums.bias)) / total, 0.0), known - low + 1 - known)
 
 
-def find_precision_bias(
-    ranking: ClassRanking, scores: npt.NDArray[Any], is_positive: npt.NDArray[np.bool_]
-) -> float:
+def find_precision_bias(ranking: ClassRanking, scores: npt.NDArray[Any], is_positive: npt.NDArray[np.bool_]) -> float:
     """How much too high an average precision is on average, because the image at each threshold counts itself.
 
     Of n images, the r-th from above has r / (n + 1) of all images of its class above it on average, and not r / n.
@@ -263,5 +262,3 @@ def find_precision_bias(
     above = len(others) - (np.searchsorted(others, own, "left") + np.searchsorted(others, own, "right")) / 2
     found = np.arange(1, n + 1) * (n / (n + 1))
     return ranking.average_precision - float((found / (found + above)).mean())
-
-

@@ -39,9 +39,7 @@ def judge_confidence(correct: npt.NDArray[np.bool_], confidence: FloatArray, lev
     return _decide(float(confidence.mean() - correct.mean()), p, level, "sum of independent trials")
 
 
-def judge_label_confidence(
-    targets: npt.NDArray[np.bool_], scores: FloatArray, level: float
-) -> dict[str, Any]:
+def judge_label_confidence(targets: npt.NDArray[np.bool_], scores: FloatArray, level: float) -> dict[str, Any]:
     """The same where an image may have several labels: whether as many labels are there as the scores say.
 
     The decisions about one image depend on each other, so images are what varies. Their variance is not taken for less

@@ -93,9 +93,7 @@ def rank_classes(table: PredictionTable, level: float) -> Rankings:
         estimates[index] = estimate_ranking(ranking, int(is_positive.sum()), level)
         bias = find_precision_bias(ranking, scores[index], is_positive)
         sums["roc_auc"].add(ranking.roc_auc, ranking.roc_auc_influence, is_positive)
-        sums["average_precision"].add(
-            ranking.average_precision, ranking.average_precision_influence, is_positive, bias
-        )
+        sums["average_precision"].add(ranking.average_precision, ranking.average_precision_influence, is_positive, bias)
         influences["roc_auc"] += ranking.roc_auc_influence
         influences["average_precision"] += ranking.average_precision_influence
     missing = len(table.labels) - len(present)
@@ -196,10 +194,11 @@ def _enclose_averages(table: PredictionTable, level: float) -> dict[str, Interva
     from scipy.sparse import csr_array
 
     n, names = len(table), unique_names(table.labels)
-    parts = (
+    targets, answers = (
         csr_array((np.ones(n), (np.arange(n), ids)), shape=(n, len(names))) for ids in (table.label, table.prediction)
     )
-    return enclose_averages(count_for_means(*parts, names, count_known(table)), level, is_exclusive=True)
+    counts = count_for_means(targets, answers, names, count_known(table))
+    return enclose_averages(counts, level, is_exclusive=True)
 
 
 def _draw_gaps(gaps: FloatArray, bins: dict[str, IntArray], seed: int, draws: int) -> dict[str, FloatArray]:

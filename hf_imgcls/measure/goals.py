@@ -52,7 +52,12 @@ _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
 }
 _PATTERN = re.compile(r"\s*([A-Za-z_]\w*)\s*(>=|<=|=>|=<|==|=|>|<)\s*(\S+)\s*")
-_EXAMPLE = 'for example --goals "accuracy>=0.93" "ece<=0.05"'
+# Goals that can be set, as suggestions.
+EXAMPLES = ("accuracy>=0.93", "ece<=0.05")
+MULTI_LABEL_EXAMPLES = ("mean_average_precision>=0.6", "micro_f1>=0.7")
+_EXAMPLE, _MULTI_LABEL_EXAMPLE = (
+    "for example --goals " + " ".join(f'"{goal}"' for goal in goals) for goals in (EXAMPLES, MULTI_LABEL_EXAMPLES)
+)
 
 
 @dataclass(frozen=True)
@@ -146,7 +151,7 @@ def check_goals(goals: Sequence[Goal], *, multi_label: bool) -> None:
         ArgumentError(
             f"the goal {str(goal)!r} is not defined where an image has {kind}",
             f"one of {', '.join(known)}",
-            "for example mean_average_precision>=0.6, micro_f1>=0.7" if multi_label else _EXAMPLE,
+            _MULTI_LABEL_EXAMPLE if multi_label else _EXAMPLE,
         )
         for goal in goals
         if goal.metric in unknown

@@ -158,9 +158,7 @@ def _find_tail(mistakes: Mistakes, share: FloatArray, observed: float) -> float:
     return float(ndtr(root) + density * (1 / root - 1 / (2 * np.sinh(t / 2) * deviation)))
 
 
-def enclose_mean_loss(
-    losses: FloatArray, mistake: float, level: float, *, most: float = np.inf
-) -> tuple[float, float]:
+def enclose_mean_loss(losses: FloatArray, mistake: float, level: float, *, most: float = np.inf) -> tuple[float, float]:
     """Interval of a mean of losses that may be arbitrarily large where a mistake is made, as the log loss is.
 
     The mean is taken for a gamma variable of its mean and variance; for the upper end, one more example has lost what

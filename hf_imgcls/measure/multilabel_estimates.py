@@ -1,7 +1,8 @@
 """Every metric of a multi-label prediction table with its n and a confidence interval, and class by class.
 
 As in `hf_imgcls.measure.estimates`: the decisions about one image are not independent of each other, so the variance is
-that of images. Micro averages, Hamming loss and calibration errors rest on one seeded set of bootstrap draws over images.
+that of images. Micro averages, Hamming loss and calibration errors rest on one seeded set of bootstrap draws over
+images.
 """
 
 from __future__ import annotations
@@ -151,7 +152,9 @@ def estimate_label_metrics(
         drawn.means["micro_average_precision"] = move_by_influence(pooled, drawn.means["micro_average_precision"])
     intervals = rankings.intervals | _enclose_averages(table, level)
     # An image's loss is a mean over classes, and so is what one wrong decision adds to it.
-    mistakes = {name: float(costs.mean()) / len(table.labels) for name, costs in measure_label_mistakes(scores, targets).items()}
+    mistakes = {
+        name: float(costs.mean()) / len(table.labels) for name, costs in measure_label_mistakes(scores, targets).items()
+    }
     losses = {"log_loss": table.log_loss, "brier": ((scores - targets) ** 2).mean(axis=1)}
     estimates = {}
     for name in MULTI_LABEL_SUMMARY_NAMES:
@@ -165,7 +168,8 @@ def estimate_label_metrics(
             ends = enclose_calibration_error(positive, flat, bins[name], drawn.gaps[name], level)
             estimates[name] = make_estimate(item, *ends, n, level)
         elif name in losses:
-            ends = enclose_mean_loss(losses[name], mistakes[name], level, most=1.0 if name == "brier" else np.inf)
+            most = 1.0 if name == "brier" else np.inf
+            ends = enclose_mean_loss(losses[name], mistakes[name], level, most=most)
             estimates[name] = make_estimate(item, *ends, n, level, "gamma")
         elif name in intervals:
             estimates[name] = intervals[name].describe(item.value, n, item.remark or "")
@@ -180,10 +184,9 @@ def estimate_label_metrics(
 def _enclose_averages(table: MultiLabelTable, level: float) -> dict[str, Interval]:
     from scipy.sparse import csr_array
 
-    parts = (csr_array(part.astype(np.float64)) for part in (table.targets, table.answers))
-    return enclose_averages(
-        count_for_means(*parts, unique_names(table.labels), count_known(table)), level, is_exclusive=False
-    )
+    targets, answers = (csr_array(part.astype(np.float64)) for part in (table.targets, table.answers))
+    counts = count_for_means(targets, answers, unique_names(table.labels), count_known(table))
+    return enclose_averages(counts, level, is_exclusive=False)
 
 
 class _Drawn(NamedTuple):

@@ -17,6 +17,7 @@ from typing import Any
 from hf_imgcls import __version__
 from hf_imgcls.extras import require
 from hf_imgcls.measure.drawing import Chart, encode_svg
+from hf_imgcls.measure.goals import EXAMPLES, MULTI_LABEL_EXAMPLES
 
 _PICTURE = re.compile(r"<img [^>]*>")
 # Name -> title and what it says, where the name alone does not.
@@ -57,7 +58,7 @@ _WORDS = {
     "image size px": "Image size, pixels",
 }
 # What means something else where an image may have several labels.
-_LABEL_METRIC_TITLES: dict[str, tuple[str, str]] = {
+LABEL_METRIC_TITLES: dict[str, tuple[str, str]] = {
     "log_loss": ("Log loss", "mean binary cross-entropy of all decisions; lower is better"),
     "ece": ("ECE", "calibration error of all decisions, bins of equal width; lower is better"),
     "adaptive_ece": ("Adaptive ECE", "the same, bins of equally many decisions; lower is better"),
@@ -120,14 +121,14 @@ def render_page(content: Mapping[str, Any], charts: Mapping[str, Chart], images:
     sections = [(name, titles.get(name, title)) for name, title in _SECTIONS if name not in left_out]
     return environment.from_string(_read_part("report_template.html")).render(
         report=content,
-        verdict=judge_report(content["goals"]),
+        verdict=judge_report(content["goals"], multi_label=several),
         contents=sections,
         charts=dict.fromkeys(
             ("reliability", "confusion", "mistakes", "classes", "imbalance", "risk_coverage", "slices")
         )
         | {key: {"svg": _size_svg(chart, key), "title": chart.description} for key, chart in charts.items()},
         embed=_make_embedder(images),
-        metric_titles=METRIC_TITLES | (_LABEL_METRIC_TITLES if several else {}),
+        metric_titles=METRIC_TITLES | (LABEL_METRIC_TITLES if several else {}),
         class_columns=[key for key in _CLASS_COLUMNS if any(key in item for item in content["per_class"].values())],
         calibration_facts=_leave_out(calibration, "bins", "temperature", "temperature_remark"),
         risk_facts=_leave_out(risk_coverage, "coverage", "accuracy", "threshold", "threshold_for"),
@@ -140,14 +141,13 @@ def render_page(content: Mapping[str, Any], charts: Mapping[str, Chart], images:
     )
 
 
-def judge_report(goals: list[dict[str, Any]]) -> dict[str, str]:
+def judge_report(goals: list[dict[str, Any]], *, multi_label: bool = False) -> dict[str, str]:
     """The verdict over all goals: ``kind`` (a CSS class), ``sign`` and ``text``."""
     if not goals:
-        return {
-            "kind": "unknown",
-            "sign": "–",
-            "text": 'No goals were set, so there is no verdict. Set some with --goals "accuracy>=0.93" "ece<=0.05".',
-        }
+        examples = MULTI_LABEL_EXAMPLES if multi_label else EXAMPLES
+        shown = " ".join(f'"{goal}"' for goal in examples)
+        text = f"No goals were set, so there is no verdict. Set some with --goals {shown}."
+        return {"kind": "unknown", "sign": "–", "text": text}
     counts = {
         status: sum(goal["status"] == status for goal in goals)
         for status in ("met", "not met", "not distinguishable", "not measured")

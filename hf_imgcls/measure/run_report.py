@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from accelerate import PartialState
 from torch.utils.data import IterableDataset
 
 from hf_imgcls.data.decode import decode_image
@@ -18,30 +17,23 @@ from hf_imgcls.digests import describe_changes, find_changes, recording
 from hf_imgcls.errors import ArgumentError, DataError, printable
 from hf_imgcls.fit.imbalance import describe_effect
 from hf_imgcls.layout import COMPARISON_FILE, DATA_FILE, REPORT_FOLDER, RUN_FILE
-from hf_imgcls.measure.calibration import (
-    fit_sigmoid_temperature,
-    fit_temperature,
-    fold_temperature,
-    read_log_scores,
-    read_logits,
-)
 from hf_imgcls.measure.earlier_run import find_run
 from hf_imgcls.measure.exported_model import ExportedClassifier
+from hf_imgcls.measure.final_model import score_validation
 from hf_imgcls.measure.gallery import find_rows
 from hf_imgcls.measure.goals import check_goals, describe_judgement, judge, parse_goals
 from hf_imgcls.measure.image_statistics import measure_images
 from hf_imgcls.measure.multilabel_summary import summarise_label_sets
 from hf_imgcls.measure.multilabel_table import MultiLabelTable, Table, load_table
-from hf_imgcls.measure.multilabel_thresholds import MIN_POSITIVES, tune_thresholds
 from hf_imgcls.measure.offered import describe_plain
 from hf_imgcls.measure.parity import PARITY_FILE
 from hf_imgcls.measure.predictions import PREDICTIONS_FILE, PredictionTable
 from hf_imgcls.measure.report import REPORT_FILE, read_report, write_report
-from hf_imgcls.measure.score import load_classifier, score_folder
-from hf_imgcls.measure.slices import build_slices, check_columns, relate_support_to_recall
+from hf_imgcls.measure.score import load_classifier
+from hf_imgcls.measure.slices import build_slices, find_identifiers, relate_support_to_recall
 from hf_imgcls.measure.summary import summarise
 from hf_imgcls.measure.unseen import describe_unseen, measure_unseen
-from hf_imgcls.records import MULTI_LABEL, THRESHOLDS_KEY, DataRecord, ParityRecord, RunRecord
+from hf_imgcls.records import MULTI_LABEL, DataRecord, ParityRecord, RunRecord
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -97,7 +89,7 @@ def report_score(
         return []
     validation = None
     if score.split != "validation" and "validation" in dataset.splits:
-        validation = _score_validation(model, dataset, args, training_args).table
+        validation = score_validation(model, dataset, args, training_args).table
     if score.table is None:
         return []
     folder = Path(training_args.output_dir)
@@ -135,7 +127,7 @@ def report_table(
     train = dataset.splits.get("train") if dataset is not None else None
     split, train = (None if isinstance(rows, IterableDataset) else rows for rows in (split, train))
     statistics = None if split is None else measure_images(split, args.data, table.sample_index)
-    check_columns(table, measure.slice_columns or [])
+    record.notes += find_identifiers(table, measure.slice_columns or []).values()
     record.slices = build_slices(table, measure.slice_columns or [], statistics)
     trained = dataset.record.splits.get("train") if dataset is not None else None
     if dataset is not None and trained is not None and trained.class_counts:
@@ -212,96 +204,6 @@ def _summarise(table: Table, validation: Table | None, seed: int) -> ReportRecor
     )
 
 
-def calibrate_saved_model(
-    folder: Path, dataset: ImageDataset, args: Arguments, training_args: TrainingArguments
-) -> float | None:
-    """Fit a temperature on the validation split and fold it into the saved head.
-
-    The answers stay the same; the scores of plain ``pipeline()`` become calibrated. Called on every process.
-
-    Args:
-        folder: The saved model.
-        dataset: Has the validation split.
-        args: How images are decoded.
-        training_args: Batch size and loader processes.
-
-    Returns:
-        The temperature, on the main process.
-
-    Raises:
-        DataError: Only the best scores of each example are kept, or no temperature fits.
-        ModelError: The head cannot be divided.
-    """
-    table = _score_validation(folder, dataset, args, training_args).table
-    temperature = None
-    if table is not None:
-        temperature = _fit_table(table)
-        model, _ = load_classifier(folder, args.data)
-        fold_temperature(model, temperature)
-        model.save_pretrained(folder)
-        logger.info(
-            "Temperature %.3f, fitted on %d validation examples, is in the saved head.", temperature, len(table)
-        )
-    PartialState().wait_for_everyone()  # nobody is to read the old weights
-    return temperature
-
-
-def _fit_table(table: Table) -> float:
-    if isinstance(table, MultiLabelTable):
-        return fit_sigmoid_temperature(read_logits(table.scores), table.targets)
-    scores = read_log_scores(table)
-    if scores is None:
-        raise DataError(
-            f"calibrate with {len(table.labels):,} classes",
-            "at most 1,000 classes, whose scores are all kept",
-            "leave out --calibrate",
-        )
-    return fit_temperature(scores, table.label)
-
-
-def set_saved_thresholds(
-    folder: Path, dataset: ImageDataset, args: Arguments, training_args: TrainingArguments
-) -> None:
-    """Choose on the validation split from which score on an image has a label, and write it into config.json.
-
-    After `calibrate_saved_model`, which moves the scores. Called on every process.
-
-    Args:
-        folder: The saved model.
-        dataset: Has the validation split, whose images may have several labels.
-        args: How images are decoded.
-        training_args: Batch size and loader processes.
-    """
-    from transformers import AutoConfig
-
-    table = _score_validation(folder, dataset, args, training_args).table
-    if isinstance(table, MultiLabelTable):
-        choice = tune_thresholds(table.scores, table.targets)
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=args.data.trust_remote_code)
-        setattr(config, THRESHOLDS_KEY, choice.thresholds.tolist())
-        config.save_pretrained(folder)
-        logger.info(
-            "Thresholds for the highest F1 on %d validation examples are in config.json (%s), for %d of %d classes; "
-            "one with fewer than %d examples keeps 0.5.",
-            len(table), THRESHOLDS_KEY, int(choice.is_tuned.sum()), len(table.labels), MIN_POSITIVES,
-        )  # fmt: skip
-    PartialState().wait_for_everyone()
-
-
-def _score_validation(
-    model: str | Path, dataset: ImageDataset, args: Arguments, training_args: TrainingArguments
-) -> Score:
-    return score_folder(
-        model,
-        dataset,
-        args.data,
-        split="validation",
-        model_revision=args.fit.model_revision,
-        batch_size=training_args.per_device_eval_batch_size,
-        num_workers=training_args.dataloader_num_workers,
-    )
-
-
 def _explain_mistakes(
     table: PredictionTable, split: Any, data: DataArguments, count: int, folder: Path
 ) -> dict[str, Any] | None:
@@ -340,6 +242,9 @@ def _print_report(record: ReportRecord, folder: Path) -> None:
     for entry in worse[:3]:
         group, share = f"{entry['column']} {entry['group']}", f"{entry['value']:.4f} of {entry['n']}"
         print(printable(f"  worse on {group}: {share} against {entry['rest']:.4f} of the others"))
+    for note in record.notes:
+        if note.startswith("The column "):
+            print(printable(f"  {note}"))
     for judgement in record.goals:
         print(printable(f"  goal {describe_judgement(judgement)}"))
     print(f"  report                {folder / REPORT_FOLDER / 'report.html'}")

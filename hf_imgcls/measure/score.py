@@ -285,6 +285,7 @@ def _describe_source(
         "model_revision": commit,
         "data": " ".join(filter(None, [record.source, record.config])),
         "data_revision": record.revision,
+        "num_classes": len(record.labels),
         "fingerprint": record.splits[split].fingerprint if split in record.splits else None,
         "temperature": getattr(config, TEMPERATURE_KEY, 1.0),
         **_describe_thresholds(config),

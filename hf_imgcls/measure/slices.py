@@ -35,6 +35,7 @@ MIN_SAMPLES = 30
 NUM_BINS = 4
 _MAX_VALUES = 50  # of a column of texts; the rest is taken together
 _MAX_DISCRETE = 10  # so many different numbers are shown one by one
+_MOST_DISTINCT = 0.5  # a column with more different texts than that share of its examples forms no groups
 _MISSING = "(missing)"
 _EXPLAINED = "its {0} may be all that sets it apart: at the same mix of {0} no gap can be told"
 _NOT_JUDGED = {
@@ -69,7 +70,7 @@ def build_slices(
     """Measure the accuracy of groups of examples, and find those that differ from the rest.
 
     Columns of texts and of up to 10 different numbers are grouped by value (the 50 most frequent ones), other numbers
-    into quarters of the examples.
+    into quarters of the examples. Columns that name single examples are left out, see `find_identifiers`.
 
     Args:
         table: The predictions.
@@ -97,7 +98,9 @@ def build_slices(
     Raises:
         ArgumentError: The table has no such column.
     """
-    grouped = [_group_column(name, table.metadata[name]) for name in check_columns(table, columns)]
+    identifiers = find_identifiers(table, columns)
+    kept = [name for name in check_columns(table, columns) if name not in identifiers]
+    grouped = [_group_column(name, table.metadata[name]) for name in kept]
     for name, values in (image_statistics or {}).items():
         column = _group_column(name, values.tolist())
         if len(column.groups) > 1:
@@ -155,6 +158,28 @@ def check_columns(table: Table, columns: Sequence[str]) -> list[str]:
                 "correct --slice_columns",
             )
     return list(dict.fromkeys(columns))
+
+
+def find_identifiers(table: Table, columns: Sequence[str]) -> dict[str, str]:
+    """Columns that form no groups, such as file names, ids and times: they have nearly one value for each example.
+
+    Args:
+        table: The predictions.
+        columns: Names in ``table.metadata``.
+
+    Returns:
+        Name of each such column -> a sentence that says why it is left out.
+    """
+    found = {}
+    for name in check_columns(table, columns):
+        values = [value for value in table.metadata[name] if not _is_missing(value)]
+        distinct = len({str(value) for value in values})
+        if distinct > _MAX_DISCRETE and distinct > _MOST_DISTINCT * len(values) and not _are_numbers(values):
+            found[name] = (
+                f"The column {name!r} was not used for groups: its {len(values):,} examples have {distinct:,} "
+                "different values, nearly one each."
+            )
+    return found
 
 
 def relate_support_to_recall(
@@ -268,15 +293,23 @@ def _rank(entry: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _group_column(name: str, values: Sequence[Any]) -> _Column:
-    missing = np.array([value is None or (isinstance(value, float) and math.isnan(value)) for value in values])
+    missing = np.array([_is_missing(value) for value in values])
     present = [value for value, is_missing in zip(values, missing, strict=True) if not is_missing]
-    if present and all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in present):
+    if present and _are_numbers(present):
         codes_of_present, groups = _group_numbers(np.array(present, dtype=np.float64))
     else:
         codes_of_present, groups = _group_texts([str(value) for value in present])
     codes = np.full(len(values), len(groups), dtype=np.int64)
     codes[~missing] = codes_of_present
     return _Column(name, codes, [*groups, _MISSING] if missing.any() else groups)
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _are_numbers(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
 
 
 def _group_texts(values: list[str]) -> tuple[IntArray, list[str]]:

@@ -137,9 +137,10 @@ def _calibrate(table: PredictionTable, validation: PredictionTable | None, reaso
     """The reliability diagram, and the temperature that would improve it.
 
     Returns:
-        ``bins``, see `measure_reliability`; ``confidence``, see `judge_confidence`; ``temperature``: None, with ``temperature_remark``, or its ``value``, the
-        split and number of examples that it was ``fitted_on``, and ``ece`` and ``log_loss`` ``before`` and ``after``
-        on the split that is measured and, under ``on_validation``, where it was fitted.
+        ``bins``, see `measure_reliability`; ``confidence``, see `judge_confidence`; ``temperature``: None, with
+        ``temperature_remark``, or its ``value``, the split and number of examples that it was ``fitted_on``, and
+        ``ece`` and ``log_loss`` ``before`` and ``after`` on the split that is measured and, under ``on_validation``,
+        where it was fitted.
     """
     calibration: dict[str, Any] = {
         "bins": measure_reliability(table.correct, table.confidence, level=level),

@@ -24,9 +24,8 @@ from hf_imgcls.records import Estimate
 MIN_EPOCHS = 1
 MIN_STEPS = 100
 MIN_SHARE = 0.1
-# Width of an interval that is called wide, and a gap between confidence and accuracy that is called one.
+# Width of an interval that is called wide.
 _WIDE = 0.02
-_CONFIDENCE_GAP = 0.02
 _FEW_EXAMPLES = 30  # as hf_imgcls.measure.slices: fewer leave an accuracy open by more than 0.2
 _MAX_NAMED = 3
 
@@ -38,11 +37,11 @@ def name_metric(name: str) -> str:
     return METRIC_TITLES[name][0] if name in METRIC_TITLES else name.replace("_", " ").capitalize()
 
 
-def explain_metric(name: str) -> str:
+def explain_metric(name: str, *, multi_label: bool = False) -> str:
     """What a metric says; nothing where its name does."""
-    from hf_imgcls.measure.page import METRIC_TITLES
+    from hf_imgcls.measure.page import LABEL_METRIC_TITLES, METRIC_TITLES
 
-    return METRIC_TITLES.get(name, ("", ""))[1]
+    return (METRIC_TITLES | (LABEL_METRIC_TITLES if multi_label else {})).get(name, ("", ""))[1]
 
 
 def find_smoke_reasons(records: CardRecords) -> list[str]:
@@ -110,30 +109,31 @@ def describe_data(records: CardRecords) -> str:
     return f"a local dataset, {code(records.data_name)}, which is not published here{config}"
 
 
-def judge_confidence(records: CardRecords) -> str:
-    """``"over"`` or ``"under"`` where scores are on the whole higher or lower than the share of right answers.
+def judge_confidence(records: CardRecords) -> dict[str, Any]:
+    """The test of whether scores are higher or lower than the share that is right; nothing where there was none.
 
     Returns:
-        ``"neither"`` where they agree; nothing where it was not measured.
+        See `hf_imgcls.measure.confidence`.
     """
-    bins = [row for row in (records.report.calibration.get("bins") or () if records.report else ()) if row["n"]]
-    if not bins:
-        return ""
-    gap = sum(row["n"] * (row["confidence"] - row["accuracy"]) for row in bins) / sum(row["n"] for row in bins)
-    return "neither" if abs(gap) <= _CONFIDENCE_GAP else "over" if gap > 0 else "under"
+    return (records.report.calibration.get("confidence") or {}) if records.report else {}
 
 
 def describe_confidence(records: CardRecords) -> str:
-    """Whether scores can be taken for chances: the calibration error, and to which side it errs."""
+    """Whether scores can be taken for chances: the calibration error, and whether the model is over-confident."""
     error = records.metrics.get("ece")
     if error is None or error.value is None:
         return NOT_MEASURED
-    words = {
-        "over": ": over-confident, scores are higher than the share of right answers",
-        "under": ": under-confident, scores are lower than the share of right answers",
-        "neither": ": on the whole neither over- nor under-confident",
-    }
-    return f"ECE {show_estimate(error)}{words.get(judge_confidence(records), '')}"
+    text = f"ECE {show_estimate(error)}"
+    if not (test := judge_confidence(records)):
+        return text
+    share = "share of labels" if records.is_multi_label else "share of right answers"
+    if test["verdict"] == "not distinguishable":
+        return f"{text}: not distinguishable from calibrated (mean score against {share}, p = {show_number(test['p'])})"
+    side = "above" if test["verdict"] == "over" else "below"
+    return (
+        f"{text}: {test['verdict']}-confident, the mean score is {show_number(abs(test['gap']))} {side} the {share} "
+        f"(p {_show_p(test['p'])})"
+    )
 
 
 def describe_temperature(records: CardRecords) -> str:
@@ -247,7 +247,7 @@ def _limit_splits(records: CardRecords) -> Iterator[str]:
 
 
 def _limit_results(records: CardRecords) -> Iterator[str]:
-    accuracy, split = records.metrics.get("accuracy"), records.split
+    split = records.split
     if split is None:
         yield "Nothing was measured: how good it is, nobody knows."
         return
@@ -263,24 +263,32 @@ def _limit_results(records: CardRecords) -> Iterator[str]:
     for goal in records.report.goals if records.report else ():
         if goal["status"] == "not met":
             yield f"The goal {code(goal['goal'])} was not met: {show_number(goal['value'])}."
-    if accuracy is None or accuracy.value is None:
+    name, share = _find_share(records)
+    if share is None or share.value is None:
         return
-    if accuracy.low is None or accuracy.high is None:
+    if share.low is None or share.high is None:
         yield f"How sure the numbers are is {NOT_MEASURED}: no report with intervals was written."
-    elif accuracy.high - accuracy.low > _WIDE:
+    elif share.high - share.low > _WIDE:
         yield (
-            f"{accuracy.n:,} {split} images are few: accuracy may be anything from {show_interval(accuracy)}, "
+            f"{share.n:,} {split} images are few: {name} may be anything from {show_interval(share)}, "
             "and a smaller difference to another model means nothing."
         )
 
 
+def _find_share(records: CardRecords) -> tuple[str, Estimate | None]:
+    """The share of images that are answered right, and its name in a sentence."""
+    name = "subset_accuracy" if records.is_multi_label else "accuracy"
+    return name.replace("_", " "), records.metrics.get(name)
+
+
 def _limit_classes(records: CardRecords) -> Iterator[str]:
     ranked = rank_classes(records)
-    accuracy = records.metrics.get("accuracy")
+    # Where an image may have several labels, the share of all labels that are found is the mean of recalls.
+    overall = records.metrics.get("micro_recall" if records.is_multi_label else "accuracy")
     weak = [
         (name, numbers["recall"])
         for name, numbers in ranked[:_MAX_NAMED]
-        if accuracy and accuracy.value is not None and (numbers["recall"].value or 0) < accuracy.value
+        if overall and overall.value is not None and (numbers["recall"].value or 0) < overall.value
     ]
     if weak:
         told = [f"{escape(name)}, {show_estimate(recall, n=True)}" for name, recall in weak]
@@ -310,8 +318,8 @@ def _limit_groups(records: CardRecords) -> Iterator[str]:
             f"It fares worse on {escape(entry['column'])} {escape(entry['group'])}: {show_number(entry['value'])} of "
             f"{entry['n']:,} images against {show_number(entry['rest'])} of the others."
         )
-    if (side := judge_confidence(records)) in ("over", "under"):
-        yield f"It is {side}-confident: do not take its scores for chances as they are."
+    if (side := judge_confidence(records).get("verdict")) in ("over", "under"):
+        yield f"It is {side}-confident: do not take its scores for probabilities as they are."
 
 
 def _limit_scope(records: CardRecords) -> Iterator[str]:
@@ -333,6 +341,10 @@ def _limit_scope(records: CardRecords) -> Iterator[str]:
         f"How it answers on images of another kind or source than its data's is {NOT_MEASURED}; neither is what "
         "deliberate manipulation does to it."
     )
+
+
+def _show_p(p: float) -> str:
+    return f"= {show_number(p)}" if p >= 0.001 else "< 0.001"
 
 
 def _show_parameters(count: int) -> str:

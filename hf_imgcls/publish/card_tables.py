@@ -94,7 +94,8 @@ def build_metrics(records: CardRecords) -> str:
     """Every metric with its interval and n."""
     rows = [
         (
-            name_metric(name) + (f": {text}" if (text := explain_metric(name)) else ""),
+            name_metric(name)
+            + (f": {text}" if (text := explain_metric(name, multi_label=records.is_multi_label)) else ""),
             show_number(estimate.value),
             show_interval(estimate) if estimate.value is not None else escape(estimate.remark, 200) or NOT_MEASURED,
             f"{estimate.n:,}",

@@ -1,0 +1,151 @@
+"""The last changes to a saved model: a temperature in its head and thresholds; and its numbers on validation then."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from accelerate import PartialState
+
+from hf_imgcls.errors import DataError
+from hf_imgcls.measure.calibration import (
+    fit_sigmoid_temperature,
+    fit_temperature,
+    fold_temperature,
+    read_log_scores,
+    read_logits,
+)
+from hf_imgcls.measure.multilabel_table import MultiLabelTable, Table
+from hf_imgcls.measure.multilabel_thresholds import MIN_POSITIVES, tune_thresholds
+from hf_imgcls.measure.results import flatten_score
+from hf_imgcls.measure.score import load_classifier, score_folder
+from hf_imgcls.records import THRESHOLDS_KEY
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+    from hf_imgcls.arguments import Arguments
+    from hf_imgcls.data.load import ImageDataset
+    from hf_imgcls.measure.score import Score
+
+logger = logging.getLogger(__name__)
+
+
+def finish_saved_model(
+    folder: Path, dataset: ImageDataset, args: Arguments, training_args: TrainingArguments, metrics: dict[str, float]
+) -> dict[str, float]:
+    """Calibrate the saved model and choose its thresholds, as asked for, and measure validation again if it changed.
+
+    Called on every process.
+
+    Args:
+        folder: The saved model.
+        dataset: Has the validation split.
+        args: ``calibrate``, and how images are decoded.
+        training_args: Batch size and loader processes.
+        metrics: From `transformers.Trainer.evaluate`, before.
+
+    Returns:
+        The same names with the numbers of the model as it is now; times are those of the evaluation before.
+    """
+    if args.measure.calibrate:
+        calibrate_saved_model(folder, dataset, args, training_args)
+    if dataset.is_multi_label:
+        set_saved_thresholds(folder, dataset, args, training_args)
+    if not (args.measure.calibrate or dataset.is_multi_label):
+        return metrics
+    measured: dict[str, Any] = flatten_score(score_validation(folder, dataset, args, training_args))
+    kept = ("eval_runtime", "eval_samples_per_second")
+    return {name: metrics[name] if name in kept else measured.get(name, metrics[name]) for name in metrics}
+
+
+def calibrate_saved_model(
+    folder: Path, dataset: ImageDataset, args: Arguments, training_args: TrainingArguments
+) -> float | None:
+    """Fit a temperature on the validation split and fold it into the saved head.
+
+    The answers stay the same; the scores of plain ``pipeline()`` become calibrated. Called on every process.
+
+    Args:
+        folder: The saved model.
+        dataset: Has the validation split.
+        args: How images are decoded.
+        training_args: Batch size and loader processes.
+
+    Returns:
+        The temperature, on the main process.
+
+    Raises:
+        DataError: Only the best scores of each example are kept, or no temperature fits.
+        ModelError: The head cannot be divided.
+    """
+    table = score_validation(folder, dataset, args, training_args).table
+    temperature = None
+    if table is not None:
+        temperature = _fit_table(table)
+        model, _ = load_classifier(folder, args.data)
+        fold_temperature(model, temperature)
+        model.save_pretrained(folder)
+        logger.info(
+            "Temperature %.3f, fitted on %d validation examples, is in the saved head.", temperature, len(table)
+        )
+    PartialState().wait_for_everyone()  # nobody is to read the old weights
+    return temperature
+
+
+def _fit_table(table: Table) -> float:
+    if isinstance(table, MultiLabelTable):
+        return fit_sigmoid_temperature(read_logits(table.scores), table.targets)
+    scores = read_log_scores(table)
+    if scores is None:
+        raise DataError(
+            f"calibrate with {len(table.labels):,} classes",
+            "at most 1,000 classes, whose scores are all kept",
+            "leave out --calibrate",
+        )
+    return fit_temperature(scores, table.label)
+
+
+def set_saved_thresholds(
+    folder: Path, dataset: ImageDataset, args: Arguments, training_args: TrainingArguments
+) -> None:
+    """Choose on the validation split from which score on an image has a label, and write it into config.json.
+
+    After `calibrate_saved_model`, which moves the scores. Called on every process.
+
+    Args:
+        folder: The saved model.
+        dataset: Has the validation split, whose images may have several labels.
+        args: How images are decoded.
+        training_args: Batch size and loader processes.
+    """
+    from transformers import AutoConfig
+
+    table = score_validation(folder, dataset, args, training_args).table
+    if isinstance(table, MultiLabelTable):
+        choice = tune_thresholds(table.scores, table.targets)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=args.data.trust_remote_code)
+        setattr(config, THRESHOLDS_KEY, choice.thresholds.tolist())
+        config.save_pretrained(folder)
+        logger.info(
+            "Thresholds for the highest F1 on %d validation examples are in config.json (%s), for %d of %d classes; "
+            "one with fewer than %d examples keeps 0.5.",
+            len(table), THRESHOLDS_KEY, int(choice.is_tuned.sum()), len(table.labels), MIN_POSITIVES,
+        )  # fmt: skip
+    PartialState().wait_for_everyone()
+
+
+def score_validation(
+    model: str | Path, dataset: ImageDataset, args: Arguments, training_args: TrainingArguments
+) -> Score:
+    """Score the validation split through a saved model, see `hf_imgcls.measure.score.score_folder`."""
+    return score_folder(
+        model,
+        dataset,
+        args.data,
+        split="validation",
+        model_revision=args.fit.model_revision,
+        batch_size=training_args.per_device_eval_batch_size,
+        num_workers=training_args.dataloader_num_workers,
+    )
