@@ -119,24 +119,24 @@ def _pull_shares(share: FloatArray, pull: FloatArray) -> FloatArray:
 def _find_tail(mistakes: Mistakes, share: FloatArray, observed: float) -> float:
     """Probability that ``sum(cost * Binomial(n, share))`` is at most ``observed``, by Daniels' approximation."""
     from scipy.optimize import brentq
-    from scipy.special import ndtr
+    from scipy.special import expit, logit, ndtr
 
-    counted = share > 0
-    if not counted.any():
-        return 1.0
+    observed -= float(mistakes.cost[share >= 1] @ mistakes.n[share >= 1])
+    counted = (share > 0) & (share < 1)
+    if observed < -1e-9 or not counted.any():
+        return float(observed >= -1e-9)
     n, cost, q = mistakes.n[counted], mistakes.cost[counted], share[counted]
     if observed <= 0:  # exact
-        with np.errstate(divide="ignore"):
-            return float(np.exp(n @ np.log1p(-q)))
+        return float(np.exp(n @ np.log1p(-q)))
     step = cost.max()
     reached = observed / step + 0.5
     cost = cost / step
     if reached >= cost @ n:
         return 1.0
+    log_odds = logit(q)
 
     def tilt(t: float) -> tuple[FloatArray, float]:
-        odds = q * np.exp(cost * t)
-        tilted = odds / (1 - q + odds)
+        tilted = expit(log_odds + cost * t)
         return tilted, float(cost @ (n * tilted)) - reached
 
     low, high = -1.0, 1.0
@@ -151,8 +151,7 @@ def _find_tail(mistakes: Mistakes, share: FloatArray, observed: float) -> float:
     deviation = np.sqrt(cost**2 @ (n * tilted * (1 - tilted)))
     if abs(t) * deviation < 1e-4:
         return 0.5
-    with np.errstate(divide="ignore"):
-        generating = n @ np.log1p(np.maximum(q * np.expm1(cost * t), -1.0))
+    generating = n @ np.log1p(q * np.expm1(cost * t))
     root = np.sign(t) * np.sqrt(max(2 * (t * reached - generating), 1e-300))
     density = np.exp(-(root**2) / 2) / np.sqrt(2 * np.pi)
     return float(ndtr(root) + density * (1 / root - 1 / (2 * np.sinh(t / 2) * deviation)))

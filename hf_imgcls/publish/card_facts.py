@@ -129,10 +129,9 @@ def describe_confidence(records: CardRecords) -> str:
     share = "share of labels" if records.is_multi_label else "share of right answers"
     if test["verdict"] == "not distinguishable":
         return f"{text}: not distinguishable from calibrated (mean score against {share}, p = {show_number(test['p'])})"
-    side = "above" if test["verdict"] == "over" else "below"
     return (
-        f"{text}: {test['verdict']}-confident, the mean score is {show_number(abs(test['gap']))} {side} the {share} "
-        f"(p {_show_p(test['p'])})"
+        f"{text}: {test['verdict']}-confident, mean score minus {share} is {show_number(test['gap'])} "
+        f"(p = {show_number(test['p'])})"
     )
 
 
@@ -341,10 +340,6 @@ def _limit_scope(records: CardRecords) -> Iterator[str]:
         f"How it answers on images of another kind or source than its data's is {NOT_MEASURED}; neither is what "
         "deliberate manipulation does to it."
     )
-
-
-def _show_p(p: float) -> str:
-    return f"= {show_number(p)}" if p >= 0.001 else "< 0.001"
 
 
 def _show_parameters(count: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import io
 import math
 
@@ -16,7 +17,7 @@ from scipy.stats import binomtest, fisher_exact, spearmanr
 from hf_imgcls.arguments import DataArguments
 from hf_imgcls.errors import ArgumentError, DataError
 from hf_imgcls.measure.image_statistics import STATISTICS, measure_images
-from hf_imgcls.measure.slices import build_slices, check_columns, relate_support_to_recall
+from hf_imgcls.measure.slices import build_slices, check_columns, find_identifiers, relate_support_to_recall
 
 NUM_LABELS = 10
 
@@ -149,11 +150,26 @@ def test_small_groups_are_not_judged():
     assert find(build_slices(table, ["kind"], min_samples=29), "kind", "rare")["verdict"] == "worse"
 
 
+def test_columns_that_name_single_examples_are_left_out():
+    generator, n = np.random.default_rng(3), 200
+    metadata = {
+        "id": [f"id {i}" for i in range(n)],
+        "taken": [datetime.datetime(2024, 1, 1) + datetime.timedelta(minutes=i) for i in range(n)],
+        "camera": ["one" if i % 3 else "other" for i in range(n)],
+        "number": list(range(n)),
+    }
+    table = draw_table(generator, n, metadata=metadata)
+    assert {item["column"] for item in build_slices(table, list(metadata))} == {"camera", "number"}
+    found = find_identifiers(table, list(metadata))
+    assert list(found) == ["id", "taken"]
+    assert "'id' was not used for groups: its 200 examples have 200 different values" in found["id"]
+
+
 def test_how_columns_become_groups():
     n = 400
     generator = np.random.default_rng(5)
     skewed = np.where(np.arange(n) < 380, 7.0, np.arange(n) / 1000)
-    many = [f"file {i}" for i in range(n)]
+    many = [f"value {i // 4 if i < 200 else i % 100}" for i in range(n)]
     metadata = {
         "number": np.arange(n).tolist(),
         "few": [i % 3 for i in range(n)],
@@ -182,7 +198,7 @@ def test_how_columns_become_groups():
     assert sizes["skewed"] == {"up to 0.399": 20, "above 0.399": 380}
     assert sizes["zeros"] == {"up to 0": 380, "above 0": 20}
     assert len(sizes["many"]) == 51
-    assert sizes["many"]["(350 other values)"] == 350
+    assert sizes["many"]["(50 other values)"] == 100
     assert sizes["mixed"] == {"1": 200, "one": 200}
     assert sizes["nothing"] == {"(missing)": n}
     assert all(sum(groups.values()) == n for groups in sizes.values())

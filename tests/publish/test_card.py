@@ -390,8 +390,7 @@ def test_limitations_come_from_what_was_measured(tmp_path):
     report = make_report(labels)
     worst = {**report.slices[0], "column": "camera", "group": "mirror", "verdict": "worse", "value": 0.31, "rest": 0.87}
     report.slices = [worst, *report.slices[1:]]
-    for row in report.calibration["bins"]:
-        row.update(confidence=0.99, accuracy=0.5)
+    report.calibration["confidence"] = {"gap": 0.49, "p": 1e-9, "level": 0.05, "test": "", "verdict": "over"}
     folder = plant_run(tmp_path / "animals", report=report)
     text = read_section(render(folder), "Limitations")
     assert "It fares worse on camera mirror: 0.3100 of" in text
@@ -401,6 +400,10 @@ def test_limitations_come_from_what_was_measured(tmp_path):
     assert f"weakest classes, by recall: {weakest}" in text
     assert "Most often it takes" in text
     assert "is not measured; neither is what deliberate manipulation" in text
+    report.calibration["confidence"].update(verdict="not distinguishable", p=0.31)
+    card = render(plant_run(tmp_path / "calibrated", report=report))
+    assert "over-confident" not in card
+    assert "not distinguishable from calibrated (mean score against share of right answers, p = 0.3100)" in card
 
 
 def test_settings_are_those_that_differ_from_the_defaults(tmp_path):
