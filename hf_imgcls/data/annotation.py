@@ -18,6 +18,7 @@ from hf_imgcls.data.label_sets import split_columns
 from hf_imgcls.data.table_files import is_csv, list_repeated, read_csv_as_text, read_table
 from hf_imgcls.errors import DataError
 
+ID_COLUMN_NAMES = ("id", "image_id", "img_id")  # where no column has a name of the others
 FILE_COLUMN_NAMES = ("file_name", "filename", "file", "file_path", "filepath", "path", "image_path", "image", "img")
 
 
@@ -57,8 +58,10 @@ def read_annotation_file(
     table = read_table(path, flag, notes)
     if table.num_rows == 0:
         raise DataError(f"{path} has no rows", "one row per image", f"check {flag}")
+    has_files = any(name.strip().lower() in FILE_COLUMN_NAMES for name in table.column_names)
+    known = FILE_COLUMN_NAMES if has_files else ID_COLUMN_NAMES
     image_column = _choose_column(
-        table.column_names, image_column, FILE_COLUMN_NAMES, "image's file name", "--image_column_name", path
+        table.column_names, image_column, known, "image's file name", "--image_column_name", path
     )
     others = [name for name in table.column_names if name != image_column]
     label_column, label_columns = _choose_label_columns(others, label_column, path)
@@ -70,6 +73,7 @@ def read_annotation_file(
         [pa.nulls(len(found.paths), pa.binary()), pa.array(found.paths, pa.string())], names=["bytes", "path"]
     )
     table = table.set_column(table.column_names.index(image_column), image_column, image)
+    table = _drop_repeated(table, found.paths, label_columns, path, notes)
     features = Features.from_arrow_schema(table.schema)
     features[image_column] = Image(decode=False)
     # What the file says and the images' sizes: a copy of the folder on another machine is the same dataset.
@@ -79,6 +83,24 @@ def read_annotation_file(
     fingerprint = hashlib.sha256(content).hexdigest()[:16]
     dataset = Dataset(InMemoryTable(table), info=DatasetInfo(features=features), fingerprint=fingerprint)
     return AnnotatedImages(dataset, image_column, label_column)
+
+
+def _drop_repeated(
+    table: pa.Table, paths: list[str], label_columns: list[str], path: Path, notes: list[str]
+) -> pa.Table:
+    """Drop rows that name a file and its label once more: an image counts once, and is in one split."""
+    num_files = len(set(paths))
+    if num_files == len(paths):
+        return table
+    labels = zip(*(table[name].to_pylist() for name in label_columns), strict=True)
+    first: dict[tuple[str, str], int] = {}
+    for row, (file, label) in enumerate(zip(paths, labels, strict=True)):
+        first.setdefault((file, repr(label)), row)
+    text = f"{path.name} has {table.num_rows:,} rows for {num_files:,} files; a file with one label is used once"
+    if len(first) > num_files:
+        text += f". {len(first) - num_files:,} rows give a file another label than an earlier row; they are used too"
+    notes.append(f"{text}.")
+    return table.take(list(first.values()))
 
 
 def _read_names(column: pa.ChunkedArray, path: Path, name: str) -> list[Any]:

@@ -82,8 +82,6 @@ def find_files(names: Sequence[str | None], annotation: Path, images: ImageNames
             f"{len(alike)} file names in {annotation.name} are written otherwise than the files (slashes, capitals or "
             f"Unicode form), and were found: {written!a} is {real!a}{', for example' if len(alike) > 1 else ''}."
         )
-    if (num_files := len(set(found))) < len(found):
-        notes.append(f"{annotation.name} has {len(found):,} rows for {num_files:,} files: some files are named twice.")
     return FoundFiles(found, [folders.size_of(path) or 0 for path in found])
 
 

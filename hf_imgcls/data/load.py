@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from datasets import Dataset, Image
@@ -165,28 +165,8 @@ def _assemble(source: Source, args: DataArguments) -> ImageDataset:
     label_column = source.label_column or _agree(source, args.label_column_name, image_column)
     if source.label_column is None and args.label_column_name is None:
         notes += describe_choice(next(iter(source.splits.values())).features, label_column, image_column)
-    named = {source.split_names[role]: split for role, split in source.splits.items()}
-    labels_of = read_raw_labels(named, label_column, args.label_separator, source.files, notes)
-    raw = {role: labels_of[name] for role, name in source.split_names.items()}
-    roles = assign_roles(
-        source.split_names,
-        {source.split_names[role] for role, labels in raw.items() if labels.is_hidden and role != "train"},
-        source.validation_is_explicit,
-        notes,
-    )
-    role_of = {name: role for role, name in source.split_names.items()}
-    splits = {role: source.splits[role_of[name]] for role, name in roles.items()}
-    splits = drop_conflicting(splits, source.files, (image_column, *label_column.split(",")), notes)
-    used: dict[str, RawLabels] = {role: raw[role_of[name]] for role, name in roles.items()}
-    for role, split in splits.items():
-        check_image_texts(split, image_column, roles[role])
-
-    def locate(role: str, row: int) -> str:
-        return locate_row(splits[role], image_column, row)
-
-    names = build_label_map(used, notes, locate)
-    ids = {role: encode_labels(labels, names, role, roles[role], notes, locate) for role, labels in used.items()}
-    notes += hint_typing_errors(used, locate)
+    read = _read_labels(source, image_column, label_column, args)
+    roles, splits, names, ids = read.roles, read.splits, read.names, read.ids
     groups = read_groups(splits, args.group_column, (image_column, *label_column.split(",")))
     splits = {
         role: _unify_columns(split, image_column, label_column, ids[role], names) for role, split in splits.items()
@@ -194,7 +174,7 @@ def _assemble(source: Source, args: DataArguments) -> ImageDataset:
     several = any(map(is_multi_label, ids.values()))
     if several:
         notes += describe_sets(ids, label_column, len(names))
-    elif not all(labels.declared for labels in used.values()):
+    elif not read.declared:
         notes += hint_separator(names)
     parts = _cut_missing_splits(roles, ids, source.validation_is_explicit, args, notes, groups.get("train"))
     record = DataRecord(
@@ -234,6 +214,52 @@ def _assemble(source: Source, args: DataArguments) -> ImageDataset:
     record.groups = record_groups(args.group_column, used_groups, notes)
     notes += _find_absent_classes(record)
     return dataset
+
+
+class _Labelled(NamedTuple):
+    """Splits in their roles, and their labels.
+
+    Attributes:
+        roles: Role -> the source's name of the split.
+        splits: Role -> rows.
+        names: Class names.
+        ids: Role -> class ids.
+        declared: Whether the dataset lists its class names.
+    """
+
+    roles: dict[str, str]
+    splits: dict[str, Dataset]
+    names: list[str]
+    ids: dict[str, LabelIds]
+    declared: bool
+
+
+def _read_labels(source: Source, image_column: str, label_column: str, args: DataArguments) -> _Labelled:
+    """Read the labels of all splits, decide what each split is for, and give the classes their ids."""
+    notes = source.notes
+    named = {source.split_names[role]: split for role, split in source.splits.items()}
+    labels_of = read_raw_labels(named, label_column, args.label_separator, source.files, notes)
+    raw = {role: labels_of[name] for role, name in source.split_names.items()}
+    roles = assign_roles(
+        source.split_names,
+        {source.split_names[role] for role, labels in raw.items() if labels.is_hidden and role != "train"},
+        source.validation_is_explicit,
+        notes,
+    )
+    role_of = {name: role for role, name in source.split_names.items()}
+    splits = {role: source.splits[role_of[name]] for role, name in roles.items()}
+    splits = drop_conflicting(splits, source.files, (image_column, *label_column.split(",")), notes)
+    used: dict[str, RawLabels] = {role: raw[role_of[name]] for role, name in roles.items()}
+    for role, split in splits.items():
+        check_image_texts(split, image_column, roles[role])
+
+    def locate(role: str, row: int) -> str:
+        return locate_row(splits[role], image_column, row)
+
+    names = build_label_map(used, notes, locate)
+    ids = {role: encode_labels(labels, names, role, roles[role], notes, locate) for role, labels in used.items()}
+    notes += hint_typing_errors(used, locate)
+    return _Labelled(roles, splits, names, ids, all(labels.declared for labels in used.values()))
 
 
 def _choose_shots(ids: LabelIds, args: DataArguments, names: list[str], notes: list[str]) -> np.ndarray:

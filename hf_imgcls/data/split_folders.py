@@ -70,15 +70,20 @@ def find_split_folders(folder: Path, notes: list[str]) -> dict[str, Path]:
     named = {child: name for child in children if (name := read_split_name(child.name)) is not None}
     others = [child for child in children if child not in named]
     roles = {name.role for name in named.values()}
-    if not named or (others and len(roles) < 2) or (others and len({name.affix for name in named.values()}) > 1):
+    if not named:
         return {}
-    labelled = {child: path for child in named if (path := _unwrap(child)) is not None}
-    trains = [child for child in labelled if named[child].role == "train"]
+    read_as_class = f"Read as a class, though it has the name of a split: {_list_names(named)}."
+    if others and (len(roles) < 2 or len({name.affix for name in named.values()}) > 1):
+        notes.append(read_as_class)
+        return {}
+    labelled = {child: path for child in children if (path := _unwrap(child)) is not None}
+    trains = [child for child in labelled if child in named and named[child].role == "train"]
     if others and not any(len(list_image_folders(labelled[child])) > 1 for child in trains):
-        return {}  # means of transport, of which one is a train and another one a test
+        notes.append(read_as_class)
+        return {}
     found: dict[str, Path] = {}
     for role in ROLES:
-        fitting = [child for child in labelled if named[child].role == role]
+        fitting = [child for child in labelled if child in named and named[child].role == role]
         if len(fitting) > 1:
             raise DataError(
                 f"{folder} holds several folders that may be the {role} split: {_list_names(fitting)}",
@@ -91,13 +96,12 @@ def find_split_folders(folder: Path, notes: list[str]) -> dict[str, Path]:
         raise _describe_unlabelled(folder, named, found)
     shown = ", ".join(str(path.relative_to(folder)) for path in found.values())
     notes.append(f"{folder} is not a folder of classes but of splits; these were read: {shown}.")
-    left = [child for child in children if child not in labelled or not named[child].role]
-    if left:
-        what = "the other" if len(left) == 1 else f"{len(left)} others"
-        notes.append(
-            f"Left out {what}, without a folder for each class, so without labels, or without a known name: "
-            f"{_list_names(left)}."
-        )
+    flat = [child for child in children if child not in labelled]
+    unknown = [child for child in labelled if child not in named or not named[child].role]
+    if flat:
+        notes.append(f"Left out: {_list_names(flat)}. Without class folders, the images have no labels.")
+    if unknown:
+        notes.append(f"Left out: {_list_names(unknown)}. The name is that of none of the splits.")
     return found
 
 

@@ -33,16 +33,34 @@ def pairs(count=6):
 
 
 def test_line_breaks_in_quotes(load, make_folders):
+    """More of them than Arrow reads at once, each row with line breaks of its own."""
     folder = make_folders("set", {"images": 6})
+    long = " more" * 60
     with open(folder / "rows.csv", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["file_name", "label", "remark"])
-        for index in range(12_000):
-            writer.writerow([f"images/{index % 6}.png", "xy"[index % 2], f"one\ntwo, {index}\nthree" + " more" * 12])
+        for index in range(6_000):
+            writer.writerow([f"images/{index % 6}.png", f"class {index}", f"one\ntwo, {index}\nthree{long}"])
+    assert (folder / "rows.csv").stat().st_size > 1 << 20
     dataset = load(train_file=folder / "rows.csv", **ONE)
-    assert read(dataset) == [(f"{index % 6}.png", "xy"[index % 2]) for index in range(12_000)]
-    assert dataset.splits["train"][7_000]["remark"].startswith("one\ntwo, 7000\nthree")
-    assert "12,000 rows for 6 files" in " ".join(dataset.record.notes)
+    rows = dataset.splits["train"].remove_columns("image")
+    assert [dataset.labels[label] for label in rows["label"]] == [f"class {index}" for index in range(6_000)]
+    assert rows["remark"][:] == [f"one\ntwo, {index}\nthree{long}" for index in range(6_000)]
+
+
+def test_a_file_on_many_rows_is_one_example(load, make_folders):
+    folder = make_folders("set", {"images": 6})
+    labels = ["x", "y", "x", "y", "x", "y"]
+    rows = [f"images/{index % 6}.png,{labels[index % 6]},{index}\n" for index in range(600)]
+    (folder / "rows.csv").write_text("file_name,label,number\n" + "".join(rows))
+    dataset = load(train_file=folder / "rows.csv", **ONE)
+    assert read(dataset) == pairs(6)
+    assert dataset.splits["train"]["number"][:] == list(range(6))
+    assert "600 rows for 6 files; a file with one label is used once." in " ".join(dataset.record.notes)
+    (folder / "rows.csv").write_text("file_name,label,number\n" + "".join(rows) + "images/0.png,y,600\n")
+    dataset = load(train_file=folder / "rows.csv", **ONE)
+    assert read(dataset) == [*pairs(6), ("0.png", "y")]
+    assert "1 rows give a file another label" in " ".join(dataset.record.notes)
 
 
 def test_a_row_that_is_larger_than_a_block(load, make_folders):
@@ -75,7 +93,7 @@ def test_ids_and_another_folder(load, make_folders, tmp_path):
     (tmp_path / "set" / "labels.csv").write_text(
         "id,breed\n" + "".join(f"{index},{'xy'[index % 2]}\n" for index in range(6))
     )
-    options = {"train_file": tmp_path / "set" / "labels.csv", "image_column_name": "id", **ONE}
+    options = {"train_file": tmp_path / "set" / "labels.csv", **ONE}
     with pytest.raises(
         DataError, match=rf"photos/0\.png is there[^$]*pass --image_folder {images} --image_suffix \.png"
     ):

@@ -60,7 +60,7 @@ def test_splits_that_lie_in_folders_of_their_own_name(load, make_folders):
     make_folders("set/seg_pred", {"seg_pred": 5})
     dataset = load(dataset_name=folder, **ONE)
     assert (dataset.labels, sizes(dataset)) == (["cat", "dog"], {"train": 20, "test": 6})
-    assert "Left out the other" in " ".join(dataset.record.notes)
+    assert "Left out: seg_pred. Without class folders" in " ".join(dataset.record.notes)
 
 
 @pytest.mark.parametrize(
@@ -86,12 +86,15 @@ def test_folders_that_are_classes_stay_classes(load, make_folders):
         ("vehicles", {"train": 8, "bus": 8}, ["bus", "train"]),
         ("models", {"train/steam": 4, "train/electric": 4, "bus": 8}, ["bus", "train"]),
         ("tests", {"seg_train": 8, "seg_test": 8, "bus": 4}, ["bus", "seg_test", "seg_train"]),
+        ("beside", {"cat": 4, "dog": 4, "test": 4}, ["cat", "dog", "test"]),
         ("views", {"cat/images": 4, "dog/images": 4}, ["cat", "dog"]),
         ("mixed", {"cat/front": 4, "cat/side": 4, "cat": 2, "dog/front": 4, "dog/side": 4, "dog": 2}, ["cat", "dog"]),
     ):
         dataset = load(train_dir=make_folders(name, folders), **ONE)
         assert dataset.labels == labels
         assert not any("splits" in note for note in dataset.record.notes)
+        named = [label for label in labels if read_split_name(label)]
+        assert any("Read as a class" in note for note in dataset.record.notes) == bool(named)
 
 
 def test_nested_groups_are_told(load, make_folders):
