@@ -134,7 +134,11 @@ class DataArguments:
     shots_seed: int = _setting(
         0, "Seed of that draw, apart from --split_seed so that draws share validation and test.", within="[0, inf)"
     )
-    max_train_samples: int | None = _setting(None, "Train on at most this many examples.", within="[1, inf)")
+    max_train_samples: int | None = _setting(
+        None,
+        "Train on at most this many examples; with --streaming only those are fetched, else the whole split.",
+        within="[1, inf)",
+    )
     max_eval_samples: int | None = _setting(None, "Validate on at most this many examples.", within="[1, inf)")
     max_test_samples: int | None = _setting(None, "Test on at most this many examples.", within="[1, inf)")
     scan_images: bool = _setting(

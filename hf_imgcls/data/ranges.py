@@ -14,6 +14,7 @@ import shutil
 import socket
 import tempfile
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,7 @@ class RangeReader(io.RawIOBase):
         token: Hub token for ``hf://`` URLs.
         attempts: How often a range is tried.
         size: In bytes, where it is known, which spares a request.
+        blocks: Ranges ``(start, stop)`` in bytes, ascending; a read inside one fetches all of it.
         cache: Where ranges of a remote file are kept.
         share: Share of the cache's room that may be full afterwards.
     """
@@ -113,6 +115,7 @@ class RangeReader(io.RawIOBase):
         attempts: int,
         *,
         size: int | None = None,
+        blocks: Sequence[tuple[int, int]] = (),
         cache: RangeCache | None = None,
         share: float = 1.0,
     ) -> None:
@@ -120,6 +123,7 @@ class RangeReader(io.RawIOBase):
         self.url, self._token, self._attempts = url, token, attempts
         self._cache, self._share = cache if "://" in url else None, share
         self._size, self._handle, self._position = size, None, 0
+        self._blocks, self._block, self._content = blocks, (0, 0), b""
 
     @property
     def size(self) -> int:
@@ -146,13 +150,23 @@ class RangeReader(io.RawIOBase):
         stop = self.size if size is None or size < 0 else min(self._position + size, self.size)
         if stop <= self._position:
             return b""
-        key = f"{self.url} {self._position} {stop}"
+        block = next((block for block in self._blocks if block[0] <= self._position and stop <= block[1]), None)
+        if block is None:
+            content = self._read_range(self._position, stop)
+        else:
+            if block != self._block:
+                self._block, self._content = block, self._read_range(*block)
+            content = self._content[self._position - block[0] : stop - block[0]]
+        self._position = stop
+        return content
+
+    def _read_range(self, start: int, stop: int) -> bytes:
+        key = f"{self.url} {start} {stop}"
         content = self._cache.get(key) if self._cache is not None else None
-        if content is None or len(content) != stop - self._position:
-            content = call_hub(lambda: self._fetch(stop), f"read {self.url}", self._attempts, DataError)
+        if content is None or len(content) != stop - start:
+            content = call_hub(lambda: self._fetch(start, stop), f"read {self.url}", self._attempts, DataError)
             if self._cache is not None:
                 self._cache.put(key, content, self._share)
-        self._position = stop
         return content
 
     def readinto(self, buffer: Any) -> int:
@@ -184,14 +198,14 @@ class RangeReader(io.RawIOBase):
         handle = self._open()
         return int(handle.size) if "://" in self.url else os.fstat(handle.fileno()).st_size
 
-    def _fetch(self, stop: int) -> bytes:
+    def _fetch(self, start: int, stop: int) -> bytes:
         try:
             handle = self._open()
-            handle.seek(self._position)
-            content: bytes = handle.read(stop - self._position)
+            handle.seek(start)
+            content: bytes = handle.read(stop - start)
         except Exception:
             self._handle = None
             raise
-        if len(content) != stop - self._position:
-            raise ConnectionError(f"{len(content)} of {stop - self._position} bytes came")
+        if len(content) != stop - start:
+            raise ConnectionError(f"{len(content)} of {stop - start} bytes came")
         return content

@@ -25,7 +25,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from hf_imgcls.data.load import COLUMNS
 from hf_imgcls.data.parquet import ParquetFiles, slice_groups
-from hf_imgcls.errors import DataError
+from hf_imgcls.data.stream_labels import KnownLabels, ListedLabels
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +55,7 @@ class StreamingSplit(IterableDataset):  # type: ignore[type-arg]
         files: The files of the source's split.
         groups: int64 array ``(G, 4)``: the row groups, or parts of them, that belong to this split.
         image_column: The image column in the files.
-        label_column: The label column in the files.
-        label_ids: int64 array ``(F, C)``: class id in file f -> the dataset's; negative where it has no such class.
+        label_source: Where the labels of its rows come from.
         labels: Class names of the dataset.
         shuffle_buffer_size: Most rows that a process holds to shuffle from; 0 keeps the order of the files.
         seed: Seed of the order; may be set later, before iterating.
@@ -68,8 +67,7 @@ class StreamingSplit(IterableDataset):  # type: ignore[type-arg]
         files: ParquetFiles,
         groups: np.ndarray,
         image_column: str,
-        label_column: str,
-        label_ids: np.ndarray,
+        label_source: ListedLabels | KnownLabels,
         labels: list[str],
         *,
         shuffle_buffer_size: int = 0,
@@ -77,7 +75,7 @@ class StreamingSplit(IterableDataset):  # type: ignore[type-arg]
         multi_label: bool = False,
     ) -> None:
         self.files, self.groups = files, groups
-        self.image_column, self.label_column, self.label_ids = image_column, label_column, label_ids
+        self.image_column, self.label_source = image_column, label_source
         self.shuffle_buffer_size, self.seed = shuffle_buffer_size, seed
         label: Any = ClassLabel(names=labels)
         self.multi_label = multi_label
@@ -236,7 +234,7 @@ class StreamingSplit(IterableDataset):  # type: ignore[type-arg]
                     readers[piece] = self.files.read_group(
                         pieces[piece],
                         int(first_needed[piece]),
-                        (self.image_column, self.label_column),
+                        (self.image_column, *self.label_source.columns),
                         0.5 if self.is_training else 1.0,
                     )
                 row, content = next(readers[piece])
@@ -274,25 +272,13 @@ class StreamingSplit(IterableDataset):  # type: ignore[type-arg]
         return np.argsort(due, kind="stable")
 
     def _build_row(self, sample_index: int, row: dict[str, Any]) -> dict[str, Any]:
-        image, label = row[self.image_column], row[self.label_column]
+        image = row[self.image_column]
         if isinstance(image, bytes):
             image = {"bytes": image}
         if image is not None:
             image = {"bytes": image.get("bytes"), "path": image.get("path")}
-        if self.multi_label:
-            if label is None:
-                raise _describe_label(sample_index, label, self.label_ids.shape[1])
-            own: Any = sorted({self._translate(item, sample_index) for item in label})
-        else:
-            own = self._translate(label, sample_index)
-        return {"image": image, "label": own, "sample_index": sample_index}
-
-    def _translate(self, label: int | None, sample_index: int) -> int:
-        """Return the dataset's class id of a file's."""
-        own = self.label_ids[self.files.find_file(sample_index)]
-        if label is None or not 0 <= label < len(own) or own[label] < 0:
-            raise _describe_label(sample_index, label, int((own >= 0).sum()))
-        return int(own[label])
+        label = self.label_source.find(row, sample_index)
+        return {"image": image, "label": label, "sample_index": sample_index}
 
     def _transform_rows(self, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         if self.transform is None:
@@ -301,14 +287,6 @@ class StreamingSplit(IterableDataset):  # type: ignore[type-arg]
         batch = self.transform({name: [row[name] for row in rows] for name in COLUMNS})
         for index in range(len(rows)):
             yield {name: values[index] for name, values in batch.items()}
-
-
-def _describe_label(sample_index: int, label: Any, num_classes: int) -> DataError:
-    return DataError(
-        f"sample {sample_index} has the label {label}",
-        f"a class index from 0 to {num_classes - 1}",
-        "remove or label such examples",
-    )
 
 
 def _random(*seed: int) -> np.random.RandomState:

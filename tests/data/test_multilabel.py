@@ -157,10 +157,14 @@ def test_a_stream_has_the_same_labels(make_parquet, load):
     assert batch["labels"].tolist() == [float(k in SETS[int(batch["sample_index"])]) for k in range(4)]
 
 
-def test_a_stream_of_lists_inside_a_column_is_refused(make_parquet, load):
-    folder = make_parquet({"train": build_rows(*HUB_FORMS["struct of lists"])})
-    with pytest.raises(DataError, match="a ClassLabel or a list of it, for streaming"):
-        load(dataset_name=folder, streaming=True, **ONE)
+@pytest.mark.parametrize("form", ["struct of lists", "list of structs"])
+def test_lists_inside_a_column_are_streamed(make_parquet, load, form):
+    folder = make_parquet({"train": build_rows(*HUB_FORMS[form])})
+    stream, whole = (load(dataset_name=folder, streaming=streaming, **ONE) for streaming in (True, False))
+    assert stream.labels == whole.labels
+    rows = {row["sample_index"]: row["label"] for row in stream.splits["train"]}
+    assert len(rows) > 1
+    assert [rows[index] for index in range(len(rows))] == list(whole.splits["train"]["label"])
 
 
 def test_vectors_of_0_and_1(make_parquet):
@@ -212,8 +216,6 @@ def test_a_separator_needs_texts(make_parquet, make_folders, load):
     folder = make_parquet({"train": build_rows(*HUB_FORMS["list of ClassLabel"])})
     with pytest.raises(DataError, match="label column 'labels' holds a "):
         load(dataset_name=folder, label_separator=";")
-    with pytest.raises(DataError, match="--label_separator with streaming"):
-        load(dataset_name=folder, label_separator=";", streaming=True)
     with pytest.raises(DataError, match="label column 'label' holds a ClassLabel"):
         load(train_dir=make_folders("photos", {"a;b": 5, "c": 5}), label_separator=";")
 

@@ -235,9 +235,30 @@ def test_hidden_test_labels_are_seen_beforehand(load, make_parquet):
     assert dataset.record.splits["test"].source == "validation"
 
 
-def test_labels_without_names_cannot_be_streamed(load, make_parquet):
-    with pytest.raises(DataError, match="ClassLabel"):
-        load(dataset_name=make_parquet({"train": make_dataset(["a", "b"] * 10)}), streaming=True)
+@pytest.mark.parametrize("values", [["b", "a"] * 20, [10, 2] * 20, [2.0, 10.0, None, 2.0] * 10, [[], ["b", "a"]] * 20])
+def test_labels_without_class_lists_are_read_beforehand(load, make_parquet, values):
+    values = [value for value in values if value is not None]
+    folder = make_parquet({"train": make_dataset(values), "test": make_dataset(values[:12])}, files=2)
+    stream, whole = (load(dataset_name=folder, streaming=streaming, train_val_split=0) for streaming in (True, False))
+    assert stream.labels == whole.labels
+    for role in ("train", "test"):
+        rows = {row["sample_index"]: row["label"] for row in stream.splits[role]}
+        assert [rows[index] for index in range(len(rows))] == list(whole.splits[role]["label"])
+    assert "were read beforehand" in " ".join(stream.record.notes)
+
+
+def test_hidden_labels_without_a_class_list_are_found(load, make_parquet):
+    folder = make_parquet({"train": make_dataset([0, 1] * 20), "test": make_dataset([-1] * 10)})
+    dataset = load(dataset_name=folder, streaming=True)
+    assert dataset.record.splits["test"].source_split == "train"
+    assert "none of its labels is given" in " ".join(dataset.record.notes)
+
+
+def test_texts_of_several_labels_are_streamed(load, make_parquet):
+    folder = make_parquet({"train": make_dataset(["a;b", "b", "", "c;a"] * 10)})
+    dataset = load(dataset_name=folder, streaming=True, label_separator=";", train_val_split=0, test_split=0)
+    rows = {row["sample_index"]: row["label"] for row in dataset.splits["train"]}
+    assert [rows[index] for index in range(4)] == [[0, 1], [1], [], [0, 2]]
 
 
 def test_class_names_of_streams_are_looked_at(load, make_parquet):
