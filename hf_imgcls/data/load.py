@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from datasets import Dataset, Image
+from datasets import Dataset
 
 from hf_imgcls.arguments import DataArguments
 from hf_imgcls.data.class_lists import drop_conflicting
-from hf_imgcls.data.find_columns import describe_choice, find_image_column, find_label_column
+from hf_imgcls.data.columns import agree_on_column, check_fixed_columns, unify_columns
+from hf_imgcls.data.find_columns import describe_choice
 from hf_imgcls.data.folders import read_loose_folder
 from hf_imgcls.data.groups import cut_groups, read_groups, record_groups
 from hf_imgcls.data.hub_names import read_hub_name
@@ -28,9 +29,6 @@ from hf_imgcls.data.label_sets import (
     count_classes,
     describe_sets,
     is_multi_label,
-    label_feature,
-    split_columns,
-    to_column,
 )
 from hf_imgcls.data.labels import build_label_map, encode_labels, hint_separator
 from hf_imgcls.data.names import list_some
@@ -53,8 +51,6 @@ if TYPE_CHECKING:
     from hf_imgcls.data.streaming import StreamingSplit
 
 logger = logging.getLogger(__name__)
-
-COLUMNS = ("image", "label", "sample_index")
 
 
 @dataclass
@@ -130,7 +126,7 @@ def load_unlabelled(args: DataArguments) -> ImageDataset:
     split = read_loose_folder(folder, notes)
     names = split.features["label"].names
     ids = np.zeros(len(split), dtype=np.int64)
-    split = _unify_columns(split, "image", "label", ids, names)
+    split = unify_columns(split, "image", "label", ids, names)
     rows = choose_subset(len(split), args.max_train_samples, args.split_seed, "train")
     if rows is not None:
         split, ids = split.select(rows), ids[rows]
@@ -160,16 +156,16 @@ def _assemble(source: Source, args: DataArguments) -> ImageDataset:
     """Bring the splits of a source into our shape."""
     notes = source.notes
     check_not_empty(source.name, {source.split_names[role]: len(split) for role, split in source.splits.items()})
-    _check_fixed_columns(source, args)
-    image_column = source.image_column or _agree(source, args.image_column_name, None)
-    label_column = source.label_column or _agree(source, args.label_column_name, image_column)
+    check_fixed_columns(source, args)
+    image_column = source.image_column or agree_on_column(source, args.image_column_name, None)
+    label_column = source.label_column or agree_on_column(source, args.label_column_name, image_column)
     if source.label_column is None and args.label_column_name is None:
         notes += describe_choice(next(iter(source.splits.values())).features, label_column, image_column)
     read = _read_labels(source, image_column, label_column, args)
     roles, splits, names, ids = read.roles, read.splits, read.names, read.ids
     groups = read_groups(splits, args.group_column, (image_column, *label_column.split(",")))
     splits = {
-        role: _unify_columns(split, image_column, label_column, ids[role], names) for role, split in splits.items()
+        role: unify_columns(split, image_column, label_column, ids[role], names) for role, split in splits.items()
     }
     several = any(map(is_multi_label, ids.values()))
     if several:
@@ -305,67 +301,6 @@ def _find_absent_classes(record: DataRecord) -> list[str]:
         for role, names in absent.items()
         if names
     ]
-
-
-def _check_fixed_columns(source: Source, args: DataArguments) -> None:
-    """Some sources have one image and one label column; a name for another one must not be passed over."""
-    for flag, requested, fixed in (
-        ("--image_column_name", args.image_column_name, source.image_column),
-        ("--label_column_name", args.label_column_name, source.label_column),
-    ):
-        if requested is not None and fixed is not None and requested != fixed:
-            raise DataError(
-                f"{flag} {requested}, but {source.name} has no such column",
-                f"its only one, {fixed!r}",
-                f"leave out {flag}",
-            )
-
-
-def _agree(source: Source, requested: str | None, image_column: str | None) -> str:
-    """Find the image column (or, given it, the label column), which all splits must have under one name."""
-    found: dict[str, str] = {}
-    for role, split in source.splits.items():
-        decided = next(iter(found.values()), None)
-        if requested is None and decided in split.features:
-            column = str(decided)  # by the first split's values, of which another one may have few
-        elif image_column is None:
-            column = find_image_column(split.features, requested)
-        else:
-            column = find_label_column(split.features, requested, image_column, split)
-        found[source.split_names[role]] = column
-    first = next(iter(found.values()))
-    for name, column in found.items():
-        if column != first:
-            what = "image" if image_column is None else "label"
-            raise DataError(
-                f"the {what} column is {first!r} in {next(iter(found))!r} and {column!r} in {name!r}",
-                "one name in all splits",
-                f"rename the column, or pass --{what}_column_name",
-            )
-    return first
-
-
-def _unify_columns(split: Dataset, image_column: str, label_column: str, ids: LabelIds, names: list[str]) -> Dataset:
-    """Give a split the columns image, label and sample_index first, without touching the images themselves."""
-    split = split.with_format(None)
-    # Of a path into a column, the column stays: it holds more than labels.
-    used = [name for name in split_columns(split.features, label_column) if name in split.features]
-    taken = [name for name in COLUMNS if name in split.column_names and name not in (image_column, *used)]
-    renamed: dict[str, str] = {}
-    for name in taken:
-        renamed[name] = f"source_{name}"
-        while renamed[name] in split.column_names:
-            renamed[name] = f"source_{renamed[name]}"
-    split = split.rename_columns(renamed)
-    split = split.remove_columns(used)
-    if image_column != "image":
-        split = split.rename_column(image_column, "image")
-    if split.features["image"] != Image(decode=False):
-        split = split.cast_column("image", Image(decode=False))
-    rest = [name for name in split.column_names if name not in COLUMNS]
-    split = split.add_column("label", to_column(ids), feature=label_feature(ids, names))
-    split = split.add_column("sample_index", np.arange(len(split), dtype=np.int64))
-    return split.select_columns([*COLUMNS, *rest])
 
 
 def _cut_missing_splits(

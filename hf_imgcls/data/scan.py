@@ -22,9 +22,10 @@ from datasets import ClassLabel, Dataset
 from hf_imgcls.arguments import DataArguments
 from hf_imgcls.data.apart import compare_splits, describe_conflicts
 from hf_imgcls.data.cache import write_atomically
+from hf_imgcls.data.columns import COLUMNS
 from hf_imgcls.data.formats import FORMATS
 from hf_imgcls.data.label_sets import LabelIds, count_classes, list_owners, read_label_ids
-from hf_imgcls.data.load import COLUMNS, ImageDataset, record_labels
+from hf_imgcls.data.load import ImageDataset, record_labels
 from hf_imgcls.data.manifest import Manifest, list_images
 from hf_imgcls.data.names import list_some
 from hf_imgcls.data.reading import Reading

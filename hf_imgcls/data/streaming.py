@@ -23,7 +23,7 @@ import torch
 from datasets import ClassLabel, Features, Image, Sequence
 from torch.utils.data import IterableDataset, get_worker_info
 
-from hf_imgcls.data.load import COLUMNS
+from hf_imgcls.data.columns import COLUMNS
 from hf_imgcls.data.parquet import ParquetFiles, slice_groups
 from hf_imgcls.data.stream_labels import KnownLabels, ListedLabels
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, Value
 
-from hf_imgcls.data.load import COLUMNS
+from hf_imgcls.data.columns import COLUMNS
 from hf_imgcls.measure.formulas import IntArray
 
 
