@@ -150,9 +150,7 @@ class EncodedImage:
         """
         self._load(reduce)
         try:
-            image = _convert_to_rgb(self._image, self.reading)
-            orientation = self.orientation
-            return image.transpose(_UPRIGHT[orientation]) if orientation != 1 else image
+            return self._turn(_convert_to_rgb(self._image, self.reading))
         except (ArgumentError, MemoryError):
             raise
         except Exception as error:
@@ -209,9 +207,12 @@ class EncodedImage:
         """Whether some pixels may be transparent."""
         return bool(self._image.has_transparency_data)
 
-    def has_shape(self) -> bool:
-        """Return whether colour or transparency varies. Call it after `read`."""
-        return any(low != high for low, high in self._image.convert("RGBA").getextrema())  # type: ignore[misc]
+    def read_transparent(self) -> Image.Image | None:
+        """Return a picture some of whose pixels are transparent as upright RGBA, else None. Call `read` first."""
+        if not self.has_alpha or is_deep(self._image):
+            return None
+        rgba = self._turn(self._image.convert("RGBA"))
+        return rgba if rgba.getchannel("A").getextrema()[0] != 255 else None
 
     def read_depth(self) -> tuple[Depth, NDArray[Any]] | None:
         """Return kind, range and values ``(height, width)`` of a deep picture, else None. Call `read` first."""
@@ -243,6 +244,9 @@ class EncodedImage:
             return simplejpeg.decode_jpeg(self.data, "RGB", buffer=buffer, **smallest)
         except ValueError:
             return None
+
+    def _turn(self, image: Image.Image) -> Image.Image:
+        return image.transpose(_UPRIGHT[self.orientation]) if self.orientation != 1 else image
 
     def _load(self, reduce: int) -> None:
         try:

@@ -37,7 +37,7 @@ from hf_imgcls.run import is_main_process
 
 logger = logging.getLogger(__name__)
 
-_LAYOUT = "3"  # part of what results are kept under: raise it when decoding or `ImageFacts` changes
+_LAYOUT = "4"  # part of what results are kept under: raise it when decoding or `ImageFacts` changes
 _BATCH = 32
 _ALONE_S = 0.5  # What takes longer is worth the start of worker processes.
 _BAR_AFTER_S = 2.0
@@ -51,7 +51,8 @@ class ImageFacts(NamedTuple):
         mode: Pillow's name for the kind of pixels in the file.
         file_hash: BLAKE2b of the file, 16 bytes.
         content_hash: XXH3 of the upright RGB pixels and their size, 16 bytes: equal for every file, of whatever
-            format, that decodes to the same picture.
+            format, that decodes to the same picture. Of pictures with transparent pixels it is that of red, green, blue
+            and alpha, of deep ones that of their values: what a reading leaves out still tells pictures apart.
         is_flat: All pixels have one colour.
         otherwise: Why ``pipeline()`` reads other pixels (``"16-bit"`` or another depth, ``"transparent"``); else None.
         flat_level: Grey level, 0 to 255, of the one flat colour that ``pipeline()`` reads although the picture has
@@ -227,7 +228,7 @@ class _Looker:
             image = EncodedImage(source, self._reading)
             image.verify()
             pixels = image.read()
-            content_hash, is_flat = _hash_pixels(pixels)
+            content_hash, is_flat = _hash_pixels(image, pixels)
             file_hash = hashlib.blake2b(image.data, digest_size=16).digest()
             return ImageFacts(image.mode, file_hash, content_hash, is_flat, **_compare_readings(image, pixels))
         except DataError as error:
@@ -237,17 +238,26 @@ class _Looker:
             return BadImage(name, reason, isinstance(cause, OSError) and cause.errno is not None)
 
 
-def _hash_pixels(image: PIL.Image.Image) -> tuple[bytes, bool]:
-    """Hash an RGB image, and say whether it has a single colour.
+def _hash_pixels(image: EncodedImage, pixels: PIL.Image.Image) -> tuple[bytes, bool]:
+    """Hash a picture that was read as ``pixels`` (RGB), and say whether these have a single colour.
 
     XXH3, since BLAKE2b takes longer than decoding a JPEG: the hash tells copies, it does not withstand an attack.
     """
-    pixels = image.tobytes()
-    first = pixels[:3]
-    is_flat = pixels.endswith(first) and pixels == first * (len(pixels) // 3)
-    digest = xxhash.xxh3_128(f"{image.width}x{image.height} RGB ".encode())
-    digest.update(pixels)
+    kind, content = "RGB", pixels.tobytes()
+    is_flat = _is_flat(content)
+    if (deep := image.read_depth()) is not None:
+        kind, content = deep[0].kind, deep[1].tobytes()
+    elif (rgba := image.read_transparent()) is not None:
+        kind, content = "RGBA", rgba.tobytes()
+    digest = xxhash.xxh3_128(f"{pixels.width}x{pixels.height} {kind} ".encode())
+    digest.update(content)
     return digest.digest(), is_flat
+
+
+def _is_flat(content: bytes) -> bool:
+    """Return whether RGB pixels have a single colour."""
+    first = content[:3]
+    return content.endswith(first) and content == first * (len(content) // 3)
 
 
 def _compare_readings(image: EncodedImage, pixels: PIL.Image.Image) -> dict[str, Any]:
@@ -258,8 +268,9 @@ def _compare_readings(image: EncodedImage, pixels: PIL.Image.Image) -> dict[str,
     if image.reads_otherwise and (plain is None or plain.tobytes() != pixels.tobytes()):
         facts["otherwise"] = image.reads_otherwise
     deep = image.read_depth()
-    has_shape = bool(deep[1].min() < deep[1].max()) if deep else image.has_shape()
-    if plain is not None and has_shape and _hash_pixels(plain)[1]:
+    # Without a transparent pixel, what pipeline() reads is what there is.
+    has_shape = bool(deep[1].min() < deep[1].max()) if deep else _has_shape(image.read_transparent())
+    if plain is not None and has_shape and _is_flat(plain.tobytes()):
         facts["flat_level"] = plain.convert("L").getpixel((0, 0))
     if deep:
         (facts["depth"], facts["type_low"], facts["type_high"]), values = deep
@@ -268,6 +279,10 @@ def _compare_readings(image: EncodedImage, pixels: PIL.Image.Image) -> dict[str,
         facts["high"] = float(np.quantile(some, 0.999, method="higher"))
         facts["num_levels"] = sum(count > 0 for count in pixels.getchannel(0).histogram())
     return facts
+
+
+def _has_shape(rgba: PIL.Image.Image | None) -> bool:
+    return rgba is not None and any(low != high for low, high in rgba.getextrema())  # type: ignore[misc]
 
 
 def _survey(role: str, looker: _Looker, advance: Callable[[int], Any]) -> SplitSurvey:
