@@ -21,6 +21,7 @@ _STEPS_ONLY = (
     "warmup_steps", "warmup_ratio", "per_device_train_batch_size", "gradient_accumulation_steps",
     "label_smoothing_factor", "augmentation", *AUGMENTATION_PARTS,
 )  # fmt: skip
+MIN_STEPS = 100  # fewer show that the machinery works, and nothing about the model
 SGD_MOMENTUM = 0.9  # fit/optimizers.py
 DEFAULT_MODEL = "google/vit-base-patch16-224-in21k"
 
@@ -181,7 +182,9 @@ TRAINING_DEFAULTS = (
         "resume_from_checkpoint", "auto", "auto: the newest whole one in output_dir", "a run that was stopped goes on"
     ),
     TrainingDefault("logging_nan_inf_filter", False, False, "true would put 0 into the log for NaN"),
-    TrainingDefault("logging_steps", 50, 50, "500 steps are a whole run on a small dataset"),
+    TrainingDefault(
+        "logging_steps", 50, 50, "500 steps are a whole run on a small dataset; an epoch's end is logged too"
+    ),
     TrainingDefault("report_to", "none", "none", "4.57 would report to every tracker that is installed"),
     TrainingDefault("per_device_train_batch_size", 32, 32, "images are small beside texts"),
     TrainingDefault(

@@ -80,9 +80,9 @@ def main() -> None:
     from hf_imgcls.data.scan import check_images
     from hf_imgcls.data.transforms import attach_transforms
     from hf_imgcls.fit.adapt import adapt_model
-    from hf_imgcls.fit.advice import advise, advise_precision, estimate_cost
+    from hf_imgcls.fit.advice import advise, advise_precision, advise_steps, estimate_cost
     from hf_imgcls.fit.batch_size import settle_batch_size
-    from hf_imgcls.fit.build import build_trainer, settle_workers
+    from hf_imgcls.fit.build import build_trainer, settle_unused_parameters, settle_workers
     from hf_imgcls.fit.checkpoints import describe_run, find_checkpoint
     from hf_imgcls.fit.ladder import climb
     from hf_imgcls.fit.lr_range import describe_curve, draw_curve, find_learning_rate
@@ -155,9 +155,11 @@ def main() -> None:
         image_size = batches.train_transform.preprocessor.target_size
         settle_workers(training_args, batches, args.explicit)
         settle_batch_size(training_args, model, image_size, checkpoint, streaming=args.data.streaming)
+        settle_unused_parameters(training_args, model, image_size)
         show_advice(
             [
                 *advise(dataset, args.fit, image_size, training_args.metric_for_best_model),
+                *advise_steps(asked, dataset, training_args),
                 *advise_precision(training_args, model.num_parameters()),
             ]
         )
@@ -215,10 +217,12 @@ def main() -> None:
     saved = output_dir if training_args.do_train else args.fit.model_name_or_path
     if training_args.do_eval and not training_args.do_train:
         measure_saved_model(saved, dataset, "validation", args, training_args)
-    goals = []
+    goals, score = [], None
     if training_args.do_predict:
         score = measure_saved_model(saved, dataset, "test", args, training_args)
         goals = report_score(saved, score, dataset, args, training_args)
+    if training_args.do_train:
+        trainer.finish_tracking(score.numbers() if score is not None else {})
 
     # The same model for other runtimes, each held against this one
     failures = []

@@ -14,6 +14,7 @@ from hf_imgcls.data.decode import EncodedImage
 from hf_imgcls.errors import DataError
 from hf_imgcls.fit.rehearsal import count_steps
 from hf_imgcls.provenance import has_bfloat16
+from hf_imgcls.training_defaults import MIN_STEPS
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 _SIZED_IMAGES = 200  # whose headers are read
 # Parameters: a ViT of 0.3 million took twice as long in bfloat16, a ConvNeXt of 28 million three quarters.
 _WORTH_CONVERTING = 5_000_000
+# Steps: below it a run from scratch has hardly begun; and how many times what is enough a hint aims at.
+_ENOUGH_SCRATCH, _AIM = 500, 1.6
 _IMBALANCED, _FEW, _VERY_FEW, _SMALL_VALIDATION = 10, 1000, 100, 200
 
 
@@ -41,6 +44,39 @@ def advise(
     """
     sizes = read_sizes(dataset)
     return [*describe_data(dataset, image_size, sizes), *give_hints(dataset, fit, image_size, sizes, best_metric)]
+
+
+def advise_steps(asked: Arguments, dataset: ImageDataset, args: TrainingArguments) -> list[str]:
+    """Return how many optimizer steps the run will take, and that they are few if they are.
+
+    Args:
+        asked: What the user asked for, before a dry run shortened it.
+        dataset: As loaded.
+        args: Batch sizes and processes as they were settled.
+    """
+    train = dataset.record.splits.get("train")
+    if asked.fit.adaptation == "probe" or train is None or not args.do_train:
+        return []
+    images = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    max_steps, epochs = int(asked.training.get("max_steps") or -1), float(asked.training.get("num_train_epochs") or 3)
+    steps = count_steps(max_steps, epochs, train.num_examples, images)
+    if not steps:
+        return []
+    counted = f"{train.num_examples:,} images, {images:,} a step" if train.num_examples else f"{images:,} images a step"
+    many = "" if max_steps > 0 else f"{epochs:g} epoch{'s' if epochs != 1 else ''} of "
+    lines = [f"Steps        {steps:,} optimizer step{'s' if steps > 1 else ''}: {many}{counted}"]
+    scratch = asked.fit.model_type is not None
+    if steps < (enough := _ENOUGH_SCRATCH if scratch else MIN_STEPS):
+        if max_steps > 0:
+            more = f"--max_steps {int(np.ceil(_AIM * enough))}"
+        else:
+            per_epoch = steps / epochs
+            longer = int(np.ceil(_AIM * enough / per_epoch))
+            more = f"--num_train_epochs {longer} makes {round(longer * per_epoch):,}"
+        what = "from scratch" if scratch else "to fine-tune with"
+        smoke = "; the model card will call it a smoke run" if steps < MIN_STEPS else ""
+        lines.append(f"Hint         {steps:,} step{'s are' if steps > 1 else ' is'} few {what}{smoke}: {more}")
+    return lines
 
 
 def describe_data(dataset: ImageDataset, image_size: tuple[int, int], sizes: np.ndarray) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 from transformers import EarlyStoppingCallback
 from transformers.trainer_utils import has_length
@@ -146,6 +147,31 @@ def settle_workers(training_args: TrainingArguments, batches: BatchPlan, explici
     asked = {"dataloader_num_workers", "dataloader_persistent_workers", "dataloader_prefetch_factor"} & explicit
     if batches.train_transform.resamples_on_device and not asked:
         training_args.dataloader_num_workers = 0
+
+
+def settle_unused_parameters(training_args: TrainingArguments, model: nn.Module, image_size: tuple[int, int]) -> None:
+    """Spare DDP its search for parameters without a gradient, in place, where all that learn get one.
+
+    A backward pass of one grey image shows it, in evaluation mode, which changes neither BatchNorm nor random state.
+    Some models have parameters for a pretraining task only, such as DINOv2's mask token: there the search stays.
+
+    Args:
+        training_args: A user's own ``ddp_find_unused_parameters`` stays as it is.
+        model: As it is trained.
+        image_size: Height and width of its input in pixels.
+    """
+    if training_args.world_size == 1 or training_args.ddp_find_unused_parameters is not None:
+        return
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    training = model.training
+    try:
+        device = next(model.parameters()).device
+        logits = model.eval()(pixel_values=torch.zeros(1, 3, *image_size, device=device)).logits
+        gradients = torch.autograd.grad(logits.sum(), learning, allow_unused=True)
+    finally:
+        model.train(training)
+    if all(gradient is not None for gradient in gradients):
+        training_args.ddp_find_unused_parameters = False
 
 
 def choose_selection_metric(training_args: TrainingArguments, multi_label: bool, num_labels: int) -> None:

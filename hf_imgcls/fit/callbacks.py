@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 if TYPE_CHECKING:
     from hf_imgcls.fit.resumable import ResumableTrainer
+
+logger = logging.getLogger(__name__)
 
 
 class SetEpochCallback(TrainerCallback):
@@ -69,8 +72,61 @@ class RunCallback(TrainerCallback):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """An evaluation and a checkpoint of the epoch may follow."""
+        """An evaluation and a checkpoint of the epoch may follow; its loss is logged, however short it is."""
         self._trainer.at_epoch_end = True
+        if args.logging_strategy != "no":
+            control.should_log = True
+
+
+class EndingCallback(TrainerCallback):
+    """Says why training has ended, and which of its evaluations was the best.
+
+    Args:
+        trainer: Its callbacks tell whether it has stopped early.
+    """
+
+    def __init__(self, trainer: ResumableTrainer) -> None:
+        self._trainer = trainer
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Log one line."""
+        stoppers = (
+            call for call in self._trainer.callback_handler.callbacks if isinstance(call, EarlyStoppingCallback)
+        )
+        logger.info("%s", describe_ending(args, state, next(stoppers, None)))
+
+
+def describe_ending(args: TrainingArguments, state: TrainerState, stopper: EarlyStoppingCallback | None) -> str:
+    """Return one line: after how much training stopped, why, and where it was best.
+
+    Args:
+        args: Steps or epochs that were asked for, and ``metric_for_best_model``.
+        state: At the end.
+        stopper: The callback that may have ended training early.
+    """
+    metric = str(args.metric_for_best_model or "loss").removeprefix("eval_")
+    patience = stopper.early_stopping_patience if stopper is not None else 0
+    if stopper is not None and stopper.early_stopping_patience_counter >= patience:
+        unit = "epoch" if args.eval_strategy == "epoch" else "evaluation"
+        why = f"{patience} {unit}{'s' if patience > 1 else ''} without a better {metric}"
+    elif state.global_step < state.max_steps:
+        why = "it was stopped"
+    else:
+        why = "max_steps" if args.max_steps > 0 else "all epochs done"
+    epoch = f"epoch {state.epoch:.4g}, " if state.epoch else ""
+    line = f"Training ended at {epoch}step {state.global_step:,}: {why}"
+    best = next((entry for entry in state.log_history if _is_best(entry, state, metric)), None)
+    if best is None:
+        return f"{line}."
+    kept = "" if args.load_best_model_at_end else "; the last weights are kept"
+    return f"{line}. Best: epoch {best['epoch']:.4g}, step {best['step']:,}, {metric} {state.best_metric:.4f}{kept}."
+
+
+def _is_best(entry: dict[str, Any], state: TrainerState, metric: str) -> bool:
+    value = entry.get(f"eval_{metric}")
+    return value is not None and value == state.best_metric
 
 
 class ThroughputProgress(TrainerCallback):
@@ -82,6 +138,7 @@ class ThroughputProgress(TrainerCallback):
     def __init__(self) -> None:
         self._bar: tqdm | None = None
         self._images_per_step = 0
+        self._loss = ""
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -112,7 +169,7 @@ class ThroughputProgress(TrainerCallback):
         """Print the validation numbers a person follows."""
         if self._bar is not None and metrics:
             shown = [f"{name[5:]} {metrics[name]:.4f}" for name in _SHOWN if isinstance(metrics.get(name), float)]
-            self._bar.write(f"epoch {state.epoch:.2f}: validation " + ", ".join(shown))
+            self._bar.write(f"epoch {state.epoch:.2f}: {self._loss}validation " + ", ".join(shown))
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
@@ -120,6 +177,7 @@ class ThroughputProgress(TrainerCallback):
         """Keep the last training loss beside the bar."""
         if self._bar is not None and logs and "loss" in logs:
             self._bar.set_postfix(loss=f"{float(logs['loss']):.4f}", refresh=False)
+            self._loss = f"training loss {float(logs['loss']):.4f}, "
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -34,7 +34,7 @@ from hf_imgcls.errors import ArgumentError, DataError, Interrupted, NumericsErro
 from hf_imgcls.extras import require
 from hf_imgcls.fit.averaging import WeightAverage
 from hf_imgcls.fit.batch_size import is_out_of_memory
-from hf_imgcls.fit.callbacks import RunCallback, ThroughputProgress
+from hf_imgcls.fit.callbacks import EndingCallback, RunCallback, ThroughputProgress
 from hf_imgcls.fit.checkpoints import (
     Inspection,
     checkpoint_path,
@@ -50,6 +50,7 @@ from hf_imgcls.fit.finite import FiniteWatch
 from hf_imgcls.fit.mirror import mirror_folder
 from hf_imgcls.fit.quantization import is_quantized, plain_state, read_quantizers, save_quantizers
 from hf_imgcls.fit.stopping import Agreement, StopSignals, WorkerGuard, decide_on_main
+from hf_imgcls.fit.trackers import Tracker, wrap_trackers
 from hf_imgcls.process import get_peers
 from hf_imgcls.records import CheckpointRecord, RunIdentity
 
@@ -112,6 +113,8 @@ class ResumableTrainer(Trainer):
             self.remove_callback(ProgressCallback)
             self.remove_callback(PrinterCallback)
             self.add_callback(ThroughputProgress())
+        self.add_callback(EndingCallback(self))  # once the bar is closed
+        self.callback_handler.callbacks = wrap_trackers(self.callback_handler.callbacks, self.identity.recipe)
 
     # ------------------------------------------------------------------------------------------------ the run
 
@@ -178,6 +181,12 @@ class ResumableTrainer(Trainer):
                 self._average.settle(self.model)
             self._average = None
         return result
+
+    def finish_tracking(self, metrics: dict[str, float]) -> None:
+        """Give the trackers the test result, if there is one, and end their runs."""
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, Tracker):
+                callback.finish(self.args, self.state, self.control, metrics, self.model)
 
     def _resume_stream(self, checkpoint: str) -> None:
         state = TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json"))

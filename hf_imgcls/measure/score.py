@@ -81,6 +81,10 @@ class Score:
     table: Table | None = None
     unseen: dict[str, Any] | None = None
 
+    def numbers(self) -> dict[str, float]:
+        """Return the metrics that are defined, each with the split's name before it: ``test_accuracy`` and so on."""
+        return {f"{self.split}_{name}": value for name, value in self.metrics.items() if value is not None}
+
 
 def score_folder(
     model_name_or_path: str | Path,

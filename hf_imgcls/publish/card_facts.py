@@ -19,10 +19,10 @@ from hf_imgcls.publish.markdown import (
     show_share,
 )
 from hf_imgcls.records import Estimate
+from hf_imgcls.training_defaults import MIN_STEPS
 
 # Below these, a run shows that the machinery works, and nothing about the model.
 MIN_EPOCHS = 1
-MIN_STEPS = 100
 MIN_SHARE = 0.1
 # Width of an interval that is called wide.
 _WIDE = 0.02

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from faults.processes import RUN, Run
 
-from hf_imgcls.arguments import DataArguments, FitArguments
+from hf_imgcls.arguments import Arguments, DataArguments, FitArguments, MeasureArguments, PublishArguments
 from hf_imgcls.compat import build_training_arguments
 from hf_imgcls.data.load import load_image_dataset
-from hf_imgcls.fit.advice import advise, advise_precision, give_hints, read_sizes
+from hf_imgcls.fit.advice import advise, advise_precision, advise_steps, give_hints, read_sizes
 from hf_imgcls.provenance import has_bfloat16
 from hf_imgcls.run import BATCH_PICTURE
 
@@ -109,3 +109,25 @@ def test_a_dry_run_leaves_nothing_else(tmp_path):
     assert run.wait() == 0, run.output
     assert not run.folder.exists()
     assert "about" in run.output
+
+
+@pytest.mark.parametrize(
+    ("fit", "training", "words"),
+    [
+        (PRETRAINED, {}, ["120 optimizer steps: 3 epochs of 1,257 images, 32 a step"]),
+        (PRETRAINED, {"num_train_epochs": 1}, ["40 steps are few", "a smoke run", "--num_train_epochs 4 makes 160"]),
+        (PRETRAINED, {"max_steps": 30}, ["30 optimizer steps: 1,257 images", "--max_steps 160"]),
+        (FROM_SCRATCH, {"num_train_epochs": 5}, ["200 steps are few from scratch: --num_train_epochs 20 makes 800"]),
+        (FROM_SCRATCH, {"num_train_epochs": 20}, ["800 optimizer steps"]),
+        (replace(PRETRAINED, adaptation="probe"), {}, []),
+    ],
+)  # fmt: skip
+def test_the_steps_of_a_run_are_counted_and_few_are_said_to_be(digits, fit, training, words):
+    arguments = build_training_arguments(
+        {"output_dir": "unused", "do_train": True, "per_device_train_batch_size": 32, "report_to": "none"}
+    )
+    asked = Arguments(DataArguments(), fit, MeasureArguments(), PublishArguments(), training)
+    lines = advise_steps(asked, digits, arguments)
+    assert len(lines) == (0 if not words else 2 if "few" in str(words) or "max_steps" in str(words) else 1)
+    for word in words:
+        assert word in "\n".join(lines)

@@ -18,7 +18,7 @@ from hf_imgcls.data.load import load_image_dataset
 from hf_imgcls.data.transforms import attach_transforms
 from hf_imgcls.errors import ArgumentError, ModelError
 from hf_imgcls.fit.adapt import adapt_model
-from hf_imgcls.fit.build import build_trainer, settle_workers
+from hf_imgcls.fit.build import build_trainer, settle_unused_parameters, settle_workers
 from hf_imgcls.fit.depthwise import DepthwiseConv2d
 from hf_imgcls.fit.loss import compute_classification_loss
 from hf_imgcls.fit.model import build_model
@@ -432,3 +432,48 @@ def test_batches_of_one_before_batchnorm_are_one_clear_error(digits, tmp_path):
     trainer = make_trainer(digits, tmp_path, "mobilenet_v2", per_device_train_batch_size=1)
     with pytest.raises(ArgumentError, match="per_device_train_batch_size is 1"):
         trainer.train()
+
+
+@pytest.mark.parametrize(
+    ("family", "fit", "given", "expected"),
+    [
+        ("vit", {}, None, False),
+        ("resnet", {}, None, False),
+        ("vit", {"adaptation": "head"}, None, False),
+        ("swin", {"adaptation": "partial", "train_layers": 1}, None, False),
+        ("dinov2", {}, None, None),  # its mask token is for another task
+        ("dinov2", {"adaptation": "head"}, None, False),
+        ("vit", {}, True, True),
+    ],
+)
+def test_ddp_searches_for_unused_parameters_only_where_there_are_some(family, fit, given, expected, digits):
+    fit = FitArguments(model_type=family, model_config=TINY_CONFIGS[family], **fit)
+    model = adapt_model(build_model(fit, DATA, digits.labels)[0], fit)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    arguments = SimpleNamespace(world_size=2, ddp_find_unused_parameters=given)
+    settle_unused_parameters(arguments, model, (32, 32))
+    assert arguments.ddp_find_unused_parameters is expected
+    assert model.training
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_the_loss_of_each_epoch_is_logged_and_the_end_explained(digits, tmp_path, caplog):
+    caplog.set_level("INFO", logger="hf_imgcls")
+    options = {"num_train_epochs": 3, "max_steps": -1, "eval_strategy": "epoch", "save_strategy": "epoch",
+               "metric_for_best_model": "accuracy", "load_best_model_at_end": True}  # fmt: skip
+    trainer = make_trainer(digits, tmp_path / "whole", **options)
+    trainer.train()
+    assert [entry["epoch"] for entry in trainer.state.log_history if "loss" in entry] == [1, 2, 3]
+    line = caplog.messages[-1]
+    assert line.startswith("Training ended at epoch 3, step 12: all epochs done. Best: epoch ")
+    assert f"accuracy {trainer.state.best_metric:.4f}." in line
+    early = make_trainer(
+        digits, tmp_path / "early", fit={"early_stopping_patience": 1}, **options | {"learning_rate": 1e-12}
+    )
+    early.train()
+    assert "step 8: 1 epoch without a better accuracy. Best: epoch 1, step 4" in caplog.messages[-1]
+    short = make_trainer(digits, tmp_path / "short", max_steps=2)
+    short.train()
+    assert [entry["step"] for entry in short.state.log_history if "loss" in entry] == [2]
+    assert caplog.messages[-1] == "Training ended at epoch 0.5, step 2: max_steps."
