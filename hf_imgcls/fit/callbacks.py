@@ -108,13 +108,13 @@ def describe_ending(args: TrainingArguments, state: TrainerState, stopper: Early
     """
     metric = str(args.metric_for_best_model or "loss").removeprefix("eval_")
     patience = stopper.early_stopping_patience if stopper is not None else 0
-    if stopper is not None and stopper.early_stopping_patience_counter >= patience:
+    if state.global_step >= state.max_steps:
+        why = "max_steps" if args.max_steps > 0 else "all epochs done"
+    elif stopper is not None and stopper.early_stopping_patience_counter >= patience:
         unit = "epoch" if args.eval_strategy == "epoch" else "evaluation"
         why = f"{patience} {unit}{'s' if patience > 1 else ''} without a better {metric}"
-    elif state.global_step < state.max_steps:
-        why = "it was stopped"
     else:
-        why = "max_steps" if args.max_steps > 0 else "all epochs done"
+        why = "it was stopped"
     epoch = f"epoch {state.epoch:.4g}, " if state.epoch else ""
     line = f"Training ended at {epoch}step {state.global_step:,}: {why}"
     best = next((entry for entry in state.log_history if _is_best(entry, state, metric)), None)
