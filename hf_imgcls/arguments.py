@@ -529,7 +529,8 @@ class PublishArguments:
     create_pr: bool = _setting(False, "Open a pull request instead of committing to the branch.")
     commit_message: str | None = _setting(None, "Title of the commit (default: Upload image classifier).")
     overwrite_card: bool = _setting(
-        False, "Replace the card on the Hub even if somebody has edited it there since the last push."
+        False,
+        "Replace the card (of the model or the Space) even if somebody has edited it on the Hub since the last push.",
     )
     publish_images: bool = _setting(
         False, "Publish images of the dataset: three examples for the widget and the demo, and those in the report."

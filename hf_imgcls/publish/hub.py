@@ -82,30 +82,29 @@ def push_run(
     patience = patience or Patience()
     use_token(args)
     destination = read_destination(folder, args)
-    remote: Remote | str = _look_if_possible(destination, patience) if args.publish.dry_run else ""
-    if not args.publish.dry_run:
+    check_folder(folder)
+    reason = _find_silence() if args.publish.dry_run else ""
+    remote = None
+    if not reason:
         destination = find_owner(destination, connect(), patience)
         remote = look_at(destination, connect(), patience)
-    check_folder(folder)
-    notes = choose_notes(folder, args.publish.card_notes)
-    if isinstance(remote, Remote) and not args.publish.overwrite_card:
-        last = _read_last_push(folder, destination)
-        notes = keep_remote_notes(notes, destination, remote, last.card_sha256 if last else "", connect(), patience)
-    plan = plan_push(folder, args, destination, source, notes)
+    plan = plan_push(folder, args, destination, source, _choose_notes(folder, args, destination, remote, patience))
     if args.publish.dry_run:
-        _print_plan(plan, destination, remote)
+        _print_plan(plan, destination, remote or reason)
     with stage(plan.folder, plan.files) as staged:
         parity = _verify_staged(staged, plan, args)
         if args.publish.dry_run:
             return None
-        commit = upload(staged.files, destination, is_ours=select_published, patience=patience, api=connect())
+        commit = upload(
+            staged.files, destination, is_ours=select_published, patience=patience, api=connect(), remote=remote
+        )
         record = PushRecord(
             destination.repo_id, commit.oid, commit.url, [file.name for file in plan.files],
             branch=destination.branch, not_verified=parity if isinstance(parity, str) else "the push has not ended",
             card_sha256=digest_card((staged.folder / CARD_FILE).read_bytes()),
         )  # fmt: skip
-        record.save(plan.folder / PUSH_FILE)
         _print_push(commit, plan)
+        record.save(plan.folder / PUSH_FILE)
         if args.publish.verify:
             _verify_commit(record, staged, plan, parity, patience)
     finish(destination, commit, connect(), patience)
@@ -135,11 +134,12 @@ def check_access(args: Arguments, *, patience: Patience | None = None) -> None:
     """Before a long run: whether the model could be pushed when it ends.
 
     Raises:
-        PushError: There is no token, it may not write, or the Hub is not reached.
+        PushError: There is no token, it may not write, the Hub is not reached, or text of others there would be lost.
     """
     use_token(args)
-    destination = read_destination(Path(args.training["output_dir"]), args)
-    destination = find_owner(destination, connect(), patience or Patience())
+    folder, patience = Path(args.training["output_dir"]), patience or Patience()
+    destination = find_owner(read_destination(folder, args), connect(), patience)
+    _choose_notes(folder, args, destination, look_at(destination, connect(), patience), patience)
     logger.info("When it ends, the run is pushed to %s.", destination.repo_id)
 
 
@@ -260,8 +260,8 @@ def _check_finished(folder: Path) -> None:
         raise PushError(f"{folder} was changed. {changes}", "the files that the run has left", RESTORE)
 
 
-def _look_if_possible(destination: Destination, patience: Patience) -> Remote | str:
-    """What is on the Hub, for a dry run; or why it was not asked."""
+def _find_silence() -> str:
+    """Why a dry run does not ask the Hub what is there; nothing if it does."""
     from huggingface_hub import get_token
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
@@ -269,7 +269,7 @@ def _look_if_possible(destination: Destination, patience: Patience) -> Remote | 
         return "HF_HUB_OFFLINE is set"
     if get_token() is None:
         return "there is no token; log in with `hf auth login`, or set HF_TOKEN"
-    return look_at(find_owner(destination, connect(), patience), connect(), patience)
+    return ""
 
 
 def _print_plan(plan: Plan, destination: Destination, remote: Remote | str) -> None:
@@ -291,6 +291,17 @@ def _print_push(commit: Commit, plan: Plan) -> None:
     size = sum(file.size for file in plan.files)
     what = f"{len(plan.files)} files, {size / 1e6:.1f} MB" if commit.is_new else "nothing had changed"
     print(f"\n  pushed                {commit.url} ({what})")
+
+
+def _choose_notes(
+    folder: Path, args: Arguments, destination: Destination, remote: Remote | None, patience: Patience
+) -> Notes:
+    """The author's notes for the card: those here, or on the Hub."""
+    notes = choose_notes(folder, args.publish.card_notes)
+    if remote is None or args.publish.overwrite_card:
+        return notes
+    last = _read_last_push(folder, destination)
+    return keep_remote_notes(notes, destination, remote, last.card_sha256 if last else "", connect(), patience)
 
 
 def _read_last_push(folder: Path, destination: Destination) -> PushRecord | None:

@@ -62,6 +62,23 @@ def keep_remote_notes(
     return merge_notes(local, card, base, destination.repo_id)
 
 
+def check_unedited(destination: Destination, remote: Remote, api: HfApi, patience: Patience) -> None:
+    """Make sure that nobody has edited the ``README.md`` of a Space since a push of ours put it there.
+
+    Raises:
+        PushError: Somebody has.
+    """
+    if remote.head is None or CARD_FILE not in remote.names:
+        return
+    base = _find_last_pushed(destination, remote.head, api, patience)
+    if base is not None and _read_card(destination, remote.head, api, patience).decode(errors="replace") != base:
+        raise PushError(
+            f"somebody has edited {CARD_FILE} of the Space {destination.repo_id} on the Hub since the last push",
+            "the file there as the last push left it",
+            "push to another --space, or pass --overwrite_card to replace it; it stays in the repository's history",
+        )
+
+
 def merge_notes(local: Notes, card: str, base: str | None, repo_id: str) -> Notes:
     """Choose the author's notes out of two cards and what both began as.
 

@@ -12,6 +12,7 @@ import yaml
 
 from hf_imgcls.publish.files import EXAMPLES_FOLDER, list_names, read_files
 from hf_imgcls.publish.hub import connect, read_destination, use_token
+from hf_imgcls.publish.remote_card import check_unedited
 from hf_imgcls.publish.upload import Destination, find_owner, finish, look_at, upload
 from hf_imgcls.retries import Patience
 
@@ -50,7 +51,12 @@ def push_space(folder: Path | None, args: Arguments, *, patience: Patience | Non
         for file in files:
             print(f"  {file.size:>14,}  {file.name}")
         return
-    commit = upload(files, space, is_ours=_select_ours, patience=patience, api=connect(), space_sdk="gradio")
+    remote = look_at(space, connect(), patience)
+    if not args.publish.overwrite_card:
+        check_unedited(space, remote, connect(), patience)
+    commit = upload(
+        files, space, is_ours=_select_ours, patience=patience, api=connect(), space_sdk="gradio", remote=remote
+    )
     finish(space, commit, connect(), patience)
     print(f"\n  demo                  {commit.url}, from {place}")
     if look_at(model, connect(), patience).private:

@@ -33,10 +33,12 @@ class Staged:
     Attributes:
         folder: Holds the files.
         files: The same ones, for the upload.
+        digests: Name -> SHA-256 and Git's id of a file's contents, from before they were verified.
     """
 
     folder: Path
     files: list[PublishedFile]
+    digests: dict[str, tuple[str, str]]
 
 
 @contextmanager
@@ -60,7 +62,8 @@ def stage(folder: Path, files: Sequence[PublishedFile]) -> Iterator[Staged]:
                 target.write_bytes(file.source)
             else:
                 link_or_copy(file.source, target)
-        yield Staged(place, [PublishedFile(file.name, place / file.name) for file in files])
+        staged = [PublishedFile(file.name, place / file.name) for file in files]
+        yield Staged(place, staged, {file.name: _digest(place / file.name) for file in staged})
     finally:
         shutil.rmtree(place, ignore_errors=True)
 
@@ -87,13 +90,13 @@ def compare_with_hub(staged: Staged, repo_id: str, revision: str, api: HfApi, pa
     Raises:
         PushError: A file there is missing, or another one.
     """
-    names = [file.name for file in staged.files]
+    names = list(staged.digests)
     there: dict[str, Any] = {}
     for start in range(0, len(names), _MAX_PATHS):
         paths = names[start : start + _MAX_PATHS]
         found = ask(partial(api.get_paths_info, repo_id, paths, revision=revision), "list files", patience)
         there |= {entry.path: entry for entry in found}
-    wrong = [name for name in names if name not in there or not _is_same(staged.folder / name, there[name])]
+    wrong = [name for name in names if name not in there or not _is_same(staged.digests[name], there[name])]
     if wrong:
         raise PushError(
             f"{repo_id} at {revision[:10]} holds other files than were sent: {', '.join(wrong[:5])}",
@@ -102,16 +105,17 @@ def compare_with_hub(staged: Staged, repo_id: str, revision: str, api: HfApi, pa
         )
 
 
-def _is_same(path: Path, entry: Any) -> bool:
-    """Whether a file is the one that ``huggingface_hub.RepoFile`` describes."""
-    if entry.lfs is not None:
-        return _hash(path, hashlib.sha256()) == entry.lfs.sha256
-    header = b"blob %d\0" % path.stat().st_size  # https://git-scm.com/book/en/v2/Git-Internals-Git-Objects
-    return _hash(path, hashlib.sha1(header, usedforsecurity=False)) == entry.blob_id
+def _is_same(digests: tuple[str, str], entry: Any) -> bool:
+    """Whether contents are those of a ``huggingface_hub.RepoFile``."""
+    sha256, oid = digests
+    return entry.lfs.sha256 == sha256 if entry.lfs is not None else entry.blob_id == oid
 
 
-def _hash(path: Path, digest: hashlib._Hash) -> str:
+def _digest(path: Path) -> tuple[str, str]:
+    """SHA-256 of a file, and the id of Git's blob, see https://git-scm.com/book/en/v2/Git-Internals-Git-Objects."""
+    sha256, blob = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
     with path.open("rb") as file:
         while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+            sha256.update(block)
+            blob.update(block)
+    return sha256.hexdigest(), blob.hexdigest()

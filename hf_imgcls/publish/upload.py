@@ -129,6 +129,7 @@ def upload(
     patience: Patience,
     api: HfApi,
     space_sdk: str | None = None,
+    remote: Remote | None = None,
 ) -> Commit:
     """Put files into a repository with one commit, which is made if it is not there; `finish` does the rest.
 
@@ -140,12 +141,13 @@ def upload(
         patience: When to give up.
         api: The client.
         space_sdk: Of a new Space.
+        remote: What was there when it was decided to push: a commit of somebody else since then stops it.
 
     Raises:
         PushError: Nothing was committed; it says whether an empty repository has been left behind.
     """
     place: dict[str, Any] = {"repo_id": destination.repo_id, "repo_type": destination.repo_type}
-    remote = look_at(destination, api, patience)
+    remote = remote or look_at(destination, api, patience)
     if not remote.exists:
         _create(destination, space_sdk, api, patience)
     try:

@@ -58,7 +58,14 @@ def test_a_demo_alone(pushing, run, tmp_path):
     assert ("space", "me/demo") not in pushing.hub.repositories
     result = pushing.run_recipe(*command)
     assert "private" not in result.stdout
-    assert pushing.hub.find("me/demo", "space").token is None
+    space = pushing.hub.find("me/demo", "space")
+    assert space.token is None
+    pushing.hub.commit(space, {"README.md": b"---\ntitle: Mine\n---\n"}, title="By hand")
+    refused = pushing.run_recipe(*command, check=False)
+    assert refused.returncode == 2
+    assert "somebody has edited README.md of the Space me/demo" in refused.stderr
+    pushing.run_recipe(*command, "--overwrite_card")
+    assert b"title: Mine" not in pushing.hub.read("me/demo", "README.md", repo_type="space")
     assert set(pushing.hub.find("me/demo", "space").tree()) == {
         ".gitattributes", "README.md", "app.py", "demo.json", "requirements.txt",
     }  # fmt: skip

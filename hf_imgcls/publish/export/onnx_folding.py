@@ -31,8 +31,7 @@ def finish_onnx(path: Path, source: ExportSource) -> int:
     onnx.helper.set_model_props(model, describe_model(source))
     onnx.save(model, str(path))
     onnx.checker.check_model(str(path), full_check=False)
-    imports = onnx.load(str(path), load_external_data=False).opset_import
-    opset = next(item.version for item in imports if item.domain in ("", "ai.onnx"))
+    opset = next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
     if opset != source.options.export_opset:
         raise ModelError(
             f"{type(source.model).__name__} was written with opset {opset}",
