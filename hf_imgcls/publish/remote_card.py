@@ -91,6 +91,7 @@ def merge_notes(local: Notes, card: str, base: str | None, repo_id: str) -> Note
     Raises:
         PushError: Text of others would be lost.
     """
+    card = card.replace("\r\n", "\n")  # as some editors leave it
     is_ours = NOTES_BEGIN.search(card) is not None
     if is_ours and base is None:
         raise _edited_error(
@@ -126,7 +127,7 @@ def _cut_notes(card: str) -> str:
     """A card without what its author may edit."""
     begin, end = NOTES_BEGIN.search(card), card.rfind(NOTES_END)
     text = card if begin is None or end < begin.end() else card[: begin.start()] + card[end:]
-    # The website's editor leaves other line ends, and notes get a heading where they have none.
+    # Notes get a heading where they have none.
     return re.sub(r"\s+", " ", text.replace("## From the author\n", "")).strip()
 
 

@@ -81,6 +81,11 @@ def card(notes="", *, outside="What we measured."):
     return f"---\nlicense: mit\n---\n# Model\n\n{begin}\n{notes}\n{NOTES_END}\n\n{outside}\n"
 
 
+def framed(text):
+    """With the heading that notes without one get."""
+    return text.replace("<!-- author's notes: begin", "## From the author\n\n<!-- author's notes: begin")
+
+
 @pytest.mark.parametrize(
     ("local", "remote", "base", "kept"),
     [
@@ -91,7 +96,8 @@ def card(notes="", *, outside="What we measured."):
         ("here", card("old"), card("old"), "here"),
         ("", card("old"), card("old"), "old"),
         ("same", card("same"), card(), "same"),
-        ("", card("there").replace("\n", "\r\n"), card(), "there"),
+        ("", card("there\nonce").replace("\n", "\r\n"), card(), "there\nonce"),
+        ("", card("# Heading").replace("\n", "\r\n"), framed(card("old")), "# Heading"),
         ("", "Written by hand.", None, "Written by hand."),
         ("", "generated automatically according to the information the Trainer had access to", None, ""),
         ("here", card("there"), card("old"), None),
