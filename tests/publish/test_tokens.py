@@ -46,9 +46,17 @@ def test_a_token_is_nowhere(pushing, run, tmp_path):
         for status in (401, 403):
             pushing.hub.faults.plant("POST", "/commit/", status=status, message=f"not with {TOKEN}")
             failed = pushing.run_recipe(
-                "push", run, "--hub_model_id", "me/digits", "--verify", "false",
-                check=False, **NOISY,
-            )  # fmt: skip
+                "push",
+                run,
+                "--hub_model_id",
+                "me/digits",
+                "--verify",
+                "false",
+                "--license",
+                "mit",
+                check=False,
+                **NOISY,
+            )
             assert failed.returncode == 2
             assert "not with <token>" in failed.stderr
             assert TOKEN not in failed.stdout + failed.stderr
@@ -71,9 +79,8 @@ def test_a_token_is_nowhere(pushing, run, tmp_path):
 
 def test_a_token_given_as_a_flag_works_and_is_not_kept(pushing, run):
     result = pushing.run_recipe(
-        "push", run, "--hub_model_id", "me/digits", "--verify", "false",
-        "--hub_token", TOKEN, HF_TOKEN="",
-    )  # fmt: skip
+        "push", run, "--hub_model_id", "me/digits", "--verify", "false", "--hub_token", TOKEN, HF_TOKEN=""
+    )
     assert "better set HF_TOKEN" in result.stderr
     assert TOKEN not in result.stdout + result.stderr
     assert find_token(run) == []
