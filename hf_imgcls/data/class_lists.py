@@ -11,6 +11,7 @@ import datetime
 import json
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from hf_imgcls.data.label_sets import resolve_feature
 from hf_imgcls.errors import DataError
 
 _RECORD = "file_features.json"
+_NUM_THREADS = 16
 _UNKNOWN = -2  # of a class id that a file's list does not have; -1 is a missing label
 # Values that YAML reads as something else than text, and what was probably written; null has many spellings.
 _LOST = {"False": "no, off or false", "True": "yes, on or true", "None": "null or ~"}
@@ -221,7 +223,8 @@ def read_prepared_features(
         if str(split) not in splits:
             continue
         is_remote |= any("://" in str(file) for file in files)
-        parts = [read_file_features(str(paths.get(file, file)), token) for file in files]
+        with ThreadPoolExecutor(_NUM_THREADS) as pool:
+            parts = list(pool.map(lambda file: read_file_features(str(paths.get(file, file)), token), files))
         declared = [part._replace(file=str(file)) for file, part in zip(files, parts, strict=True) if part is not None]
         if len(declared) == len(files):
             found[str(split)] = declared

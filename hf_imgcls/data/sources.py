@@ -30,6 +30,7 @@ from hf_imgcls.data.folders import (
 from hf_imgcls.data.local_paths import make_plain_path
 from hf_imgcls.data.near_paths import suggest_path
 from hf_imgcls.data.repository import (
+    HubUnreachableError,
     describe_failure,
     list_splits,
     open_dataset,
@@ -40,6 +41,7 @@ from hf_imgcls.data.repository import (
 from hf_imgcls.data.split_folders import find_split_folders
 from hf_imgcls.data.splits import ROLES, check_not_empty, match_split_names
 from hf_imgcls.errors import DataError
+from hf_imgcls.retries import call_hub
 
 BUILT_IN_SAMPLE = "digits"
 
@@ -323,7 +325,12 @@ def read_prepared(args: DataArguments) -> Source:
         builder = prepare_splits(opened, set(names.values()), args)
         check_not_empty(name, {split: builder.info.splits[split].num_examples for split in names.values()})
         source.splits = {role: builder.as_dataset(split) for role, split in names.items()}
-        source.files = read_prepared_features(builder, set(names.values()), args.token)
+        source.files = call_hub(
+            lambda: read_prepared_features(builder, set(names.values()), args.token),
+            f"read the class lists of {name}",
+            args.download_attempts,
+            HubUnreachableError,
+        )
     except DataError:
         raise
     except Exception as error:  # A broken file, a full disk and a lost connection each have types of their own.

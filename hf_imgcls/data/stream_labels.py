@@ -20,6 +20,7 @@ from hf_imgcls.data.class_lists import (
     repeat_class_list,
 )
 from hf_imgcls.data.label_columns import read_raw_labels
+from hf_imgcls.data.label_hints import hint_typing_errors
 from hf_imgcls.data.label_sets import LabelIds, is_multi_label, resolve_feature, split_columns
 from hf_imgcls.data.labels import build_label_map, describe_names, encode_labels, suggest_twins
 from hf_imgcls.data.names import list_some
@@ -131,7 +132,7 @@ def label_streams(
     if any(item is not None and isinstance(item.item, ClassLabel) for item in resolved) and not args.label_separator:
         labels = _label_by_lists(files, found, features, declared, column, notes)
     else:
-        labels = _label_by_values(files, found, features, column, args, notes)
+        labels = _label_by_values(files, found, features, declared, column, args, notes)
     if len(labels.names) < 2:
         raise DataError(
             f"the dataset has the single class {labels.names[0]!r}" if labels.names else "the dataset has no class",
@@ -169,6 +170,7 @@ def _label_by_values(
     files: Mapping[str, ParquetFiles],
     found: Mapping[str, str],
     features: Mapping[str, Features],
+    declared: Mapping[str, list[FileFeatures]],
     column: str,
     args: DataArguments,
     notes: list[str],
@@ -181,7 +183,7 @@ def _label_by_values(
         table = files[role].read_columns(names)
         info = DatasetInfo(features=Features({name: features[split][name] for name in names}))
         splits[split] = Dataset(InMemoryTable(table), info=info)
-    raw = read_raw_labels(splits, column, args.label_separator, {}, notes)
+    raw = read_raw_labels(splits, column, args.label_separator, declared, notes)
     total = sum(len(split) for split in splits.values())
     notes.append(
         f"The column {column!r} declares no classes, so the labels of all {total:,} rows were read beforehand."
@@ -194,6 +196,7 @@ def _label_by_values(
 
     labels = build_label_map(used, notes, locate)
     ids = {found[role]: encode_labels(part, labels, role, found[role], notes, locate) for role, part in used.items()}
+    notes += hint_typing_errors(used, locate)
     several = any(is_multi_label(part) for part in ids.values())
     return StreamLabels(labels, several, hidden, {split: KnownLabels(part) for split, part in ids.items()})
 
