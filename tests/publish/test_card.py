@@ -30,7 +30,7 @@ from hf_imgcls.errors import CardError, UserError
 from hf_imgcls.publish.card import check_card, read_records, render_card, write_card
 from hf_imgcls.publish.card_records import shorten_path
 from hf_imgcls.publish.lint import lint_card
-from hf_imgcls.records import write_json
+from hf_imgcls.records import GroupRecord, IdenticalImages, SharedImages, write_json
 
 
 def render(folder, **options) -> str:
@@ -404,6 +404,31 @@ def test_limitations_come_from_what_was_measured(tmp_path):
     card = render(plant_run(tmp_path / "calibrated", report=report))
     assert "over-confident" not in card
     assert "not distinguishable from calibrated (mean score against share of right answers, p = 0.3100)" in card
+
+
+def test_images_that_are_not_new_to_the_model_come_first_with_both_numbers(tmp_path):
+    shared = [SharedImages("test", "base_train", 18, 6_000), SharedImages("validation", "train", 7, 5_000)]
+    data = make_data(["cat", "dog"], identical_images=IdenticalImages(shared, 4))
+    folder = plant_run(tmp_path / "animals", data=data)
+    results = json.loads((folder / "test_results.json").read_text())
+    change_json(folder / "test_results.json", test_unseen={"num_seen": 18, "num_examples": 5_982, "accuracy": 0.71234})
+    card = render(folder)
+    first = read_section(card, "Limitations").strip().split("\n")[0]
+    assert first.startswith("- **18 of 6,000 test images trained the base model.**")
+    assert f"accuracy is 0.7123 (5,982 images); with them it is {results['test_accuracy']:.4f}" in first
+    about = read_section(card, "Data")
+    assert "Compared by their pixels: 18 of 6,000 test images trained the base model; 7 of 5,000 validation" in about
+    assert find_foreign_numbers(card, folder) == []
+
+
+def test_splits_are_called_apart_only_where_that_was_looked_at(tmp_path):
+    about = read_section(render(plant_run(tmp_path / "unknown")), "Data")
+    assert "leaks between the splits and wrong labels: not measured" in about
+    data = make_data(["cat", "dog"], identical_images=IdenticalImages(), groups=GroupRecord("animal", {"train": 9}))
+    data.splits["test"].is_cut = True
+    card = render(plant_run(tmp_path / "apart", data=data))
+    assert "Compared by their pixels: no two splits have an image in common." in read_section(card, "Data")
+    assert "cut in whole groups of `animal`" in read_section(card, "Limitations")
 
 
 def test_settings_are_those_that_differ_from_the_defaults(tmp_path):
