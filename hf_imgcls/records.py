@@ -150,7 +150,8 @@ class SharedImages:
     Attributes:
         split: ``test`` or ``validation``.
         other: ``train`` or ``validation``; with the prefix ``base_`` that of the run whose model this run started
-            from, and of the runs before it; with ``model_`` that of the run whose model is measured.
+            from, and of the runs before it; with ``teacher_`` that of its teacher's; with ``model_`` that of the run
+            whose model is measured.
         num_images: Images of ``split`` that are also in ``other``.
         num_examples: Images of ``split``.
     """
@@ -163,7 +164,7 @@ class SharedImages:
     def describe(self) -> str:
         """The finding as a sentence without its full stop."""
         origin, _, role = self.other.rpartition("_")
-        whose = {"base": "the base model", "model": "this model"}.get(origin)
+        whose = {"base": "the base model", "teacher": "the teacher", "model": "this model"}.get(origin)
         verb = "is" if self.num_images == 1 else "are"
         what = f"{verb} also in {role}" if not whose else f"trained {whose}"
         if whose and role == "validation":

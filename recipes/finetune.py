@@ -127,7 +127,8 @@ def main() -> None:
     with training_args.main_process_first(desc="loading the dataset"):
         dataset = check_images(load_image_dataset(args.data), args.data, report=output_dir / BAD_IMAGES_FILE)
         origin = find_manifest(args.fit.model_name_or_path, args.data, args.fit.model_revision)
-        dataset = count_seen(dataset, origin, trains=training_args.do_train)
+        dataset = count_seen(dataset, origin, "base" if training_args.do_train else "model")
+        dataset = count_seen(dataset, find_manifest(args.fit.teacher_model, args.data, "main"), "teacher")
     check_measuring(args.measure, dataset)
     if args.publish.export_formats:
         check_labels(dataset)

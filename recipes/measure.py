@@ -61,7 +61,7 @@ def main() -> None:
         # The training split is looked at in examples only.
         train = dataset.splits.pop("train", None) if args.measure.split != "train" else None
         origin = find_manifest(args.fit.model_name_or_path, args.data, args.fit.model_revision)
-        dataset = count_seen(check_images(dataset, args.data), origin, trains=False)
+        dataset = count_seen(check_images(dataset, args.data), origin, "model")
     check_measuring(args.measure, dataset)
     notes = [] if names_dataset(argv) else compare_data(args.fit.model_name_or_path, dataset.record, args.measure.split)
 

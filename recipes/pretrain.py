@@ -77,7 +77,7 @@ def main() -> None:
         load = load_unlabelled if args.data.unlabelled_dir else load_image_dataset
         dataset = check_images(load(args.data), args.data, report=output_dir / BAD_IMAGES_FILE)
         origin = find_manifest(args.fit.model_name_or_path, args.data, args.fit.model_revision)
-        dataset = count_seen(dataset, origin, trains=True)
+        dataset = count_seen(dataset, origin, "base")
 
     # Model and views
     model, processor = build_model(args.fit, args.data, dataset.labels, multi_label=dataset.is_multi_label)

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.compute as pc
@@ -67,12 +67,13 @@ def _refuse_contained(split: str, other: str, mine: NDArray[np.bool_], theirs: N
     else:
         inner, outer, count = (split, other, len(mine)) if is_mine else (other, split, len(theirs))
         found = f"every image of {inner} ({count:,}) is also in {outer}"
-    purpose = "measures what training has not seen" if other == "train" else "is measured once, by what chose nothing"
-    raise DataError(
-        found,
-        f"splits that are apart: {split} {purpose}",
-        f"pass other images as {split}, or leave it out: then it is cut from train",
-    )
+    if other == "train":
+        expected = f"a {split} split of images that are not trained on"
+        fix = f"pass other images as {split}, or leave it out: then it is cut from train"
+    else:
+        expected = "a test split of images that the model is not selected on"
+        fix = "pass other images as one of them, or only a test split: then validation is cut from train"
+    raise DataError(found, expected, fix)
 
 
 def find_conflicts(manifest: Manifest) -> list[NDArray[np.int64]]:
@@ -85,10 +86,12 @@ def find_conflicts(manifest: Manifest) -> list[NDArray[np.int64]]:
     rows = np.flatnonzero(np.bincount(codes)[codes] > 1)
     if not len(rows):
         return []
-    labels: dict[int, set[Any]] = {}
-    for code, label in zip(codes[rows], manifest.images["label"].take(rows).to_pylist(), strict=True):
-        labels.setdefault(int(code), set()).add(tuple(sorted(label)) if isinstance(label, list) else label)
-    return [rows[codes[rows] == code] for code, found in labels.items() if len(found) > 1]
+    rows = rows[np.argsort(codes[rows], kind="stable")]
+    labels = manifest.images["label"].take(rows).to_pylist()
+    labels = [tuple(sorted(label)) if isinstance(label, list) else label for label in labels]
+    ends = np.flatnonzero(np.diff(codes[rows], append=-1)) + 1
+    pictures = zip([0, *ends[:-1]], ends, strict=True)
+    return [rows[start:end] for start, end in pictures if len(set(labels[start:end])) > 1]
 
 
 def describe_conflicts(manifest: Manifest, splits: Mapping[str, Dataset]) -> list[str]:
@@ -110,14 +113,14 @@ def describe_conflicts(manifest: Manifest, splits: Mapping[str, Dataset]) -> lis
     return ["".join(c if c.isprintable() else repr(c)[1:-1] for c in line) for line in lines]
 
 
-def count_seen(dataset: ImageDataset, manifest: Path | None, *, trains: bool) -> ImageDataset:
+def count_seen(dataset: ImageDataset, manifest: Path | None, whose: str) -> ImageDataset:
     """Count the held-out images that a model has seen.
 
     Args:
         dataset: From `hf_imgcls.data.scan.check_images`; it is not changed.
-        manifest: Of the model that a run starts from, or that is measured: from `hf_imgcls.fit.weights.find_manifest`;
-            None where there is none.
-        trains: Whether the model is trained further.
+        manifest: Of that model, from `hf_imgcls.fit.weights.find_manifest`; None where there is none.
+        whose: ``"base"``, the model that a run starts from; ``"teacher"``, one that it learns from; or ``"model"``, the
+            one that is measured.
 
     Returns:
         The dataset. Its record tells how many of its images the model has seen; its manifest also names what the
@@ -128,14 +131,13 @@ def count_seen(dataset: ImageDataset, manifest: Path | None, *, trains: bool) ->
     """
     if dataset.manifest is None or manifest is None:
         return dataset
-    prefix = "base" if trains else "model"
-    joined = dataset.manifest.add_origin(load_origin(manifest), prefix)
+    joined = dataset.manifest.add_origin(load_origin(manifest), whose)
     record = copy.deepcopy(dataset.record)
     known = record.identical_images or IdenticalImages()
     found = []
     for split in filter(dataset.splits.__contains__, ("test", "validation")):
         for other in joined.list_sharing(split):
-            if other.startswith(prefix) and (mine := joined.find_shared(split, other)).any():
+            if other.startswith(whose) and (mine := joined.find_shared(split, other)).any():
                 found.append(SharedImages(split, other, int(mine.sum()), len(mine)))
     record.identical_images = replace(known, shared=[*found, *known.shared])
     record.manifest_hash = joined.root_hash

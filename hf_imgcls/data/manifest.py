@@ -32,11 +32,12 @@ if TYPE_CHECKING:
     from hf_imgcls.data.survey import SplitSurvey
 
 _HASHES = {"content_hash": pa.binary(16), "file_hash": pa.binary(16)}
-# Held-out split -> what must not hold its images; "base" is the model that a run starts from, "model" one that is
-# measured. What chose a model's checkpoint is as good as seen by it.
+# Other models that have seen images: the one that a run starts from, its teacher, and one that is measured.
+_MODELS = ("base", "teacher", "model")
+# Held-out split -> what must not hold its images. What chose a model's checkpoint is as good as seen by it.
 _SEEN_BY = {
-    "test": ("train", "validation", "base_train", "base_validation", "model_train", "model_validation"),
-    "validation": ("train", "base_train", "model_train"),
+    "test": ("train", "validation", *(f"{whose}_{role}" for whose in _MODELS for role in ("train", "validation"))),
+    "validation": ("train", *(f"{whose}_train" for whose in _MODELS)),
 }
 
 
@@ -48,7 +49,8 @@ class Manifest:
         images: One row per image: ``sample_index`` (int64), ``split`` (string), ``content_hash`` and ``file_hash``
             (16 bytes each, see `hf_imgcls.data.survey.ImageFacts`), ``label`` (the class name; a list of names where
             an image may have several) and ``group`` (string, from ``--group_column``). Images that the base model was
-            trained on and selected by are the splits ``base_train`` and ``base_validation``, with hashes alone.
+            trained on and selected by are the splits ``base_train`` and ``base_validation``, with hashes alone; those
+            of a teacher ``teacher_train`` and ``teacher_validation``.
     """
 
     images: pa.Table
@@ -98,7 +100,7 @@ class Manifest:
 
         Args:
             origin: Of the run that made that model.
-            prefix: ``"base"`` or ``"model"``: splits are then called ``base_train`` and ``base_validation``.
+            prefix: ``"base"``, ``"teacher"`` or ``"model"``: splits are then called ``base_train``, for example.
         """
         seen = origin.list_seen().images
         named = pc.binary_join_element_wise(prefix, seen["split"], "_")
@@ -113,7 +115,9 @@ class Manifest:
         """
         parts = []
         for role in ("train", "validation"):
-            seen = self.images.filter(pc.is_in(self.images["split"], pa.array([role, f"base_{role}"])))
+            seen = self.images.filter(
+                pc.is_in(self.images["split"], pa.array([role, f"base_{role}", f"teacher_{role}"]))
+            )
             columns = {name: seen[name] for name in _HASHES} | {"split": pa.array([role] * len(seen), pa.string())}
             parts.append(pa.table(columns).group_by([*columns]).aggregate([]).sort_by("content_hash"))
         return Manifest(pa.concat_tables(parts).combine_chunks())

@@ -239,7 +239,7 @@ def test_what_trained_the_base_is_counted_through_a_chain(check, write, tmp_path
     trained = {row["content_hash"] for row in first.manifest.take_split("train").to_pylist()}
 
     second = check(train_dir=write("second", range(100, 120)), validation_dir=write("v", range(200, 206)))
-    second = count_seen(second, find(tmp_path / "run1"), trains=True)
+    second = count_seen(second, find(tmp_path / "run1"), "base")
     assert second.record.identical_images.shared == []
     save_manifest(second, make(tmp_path / "run2"))
 
@@ -247,14 +247,20 @@ def test_what_trained_the_base_is_counted_through_a_chain(check, write, tmp_path
         "train_dir": write("third", range(300, 320)),
         "test_dir": write("t", [*range(20), 100, 201, *range(400, 410)]),
     }
-    third = count_seen(check(train_val_split=0, **arguments), find(tmp_path / "run2"), trains=True)
+    third = count_seen(check(train_val_split=0, **arguments), find(tmp_path / "run2"), "base")
     assert len(trained) == 16
     assert list_shared(third) == [("test", "base_train", 17, 32), ("test", "base_validation", 5, 32)]
     assert "17 of 32 test images trained the base model." in caplog.text
     assert len(third.manifest.find_seen("test")) == 22
     assert third.record.manifest_hash == third.manifest.root_hash
 
-    measured = count_seen(check(**arguments), find(tmp_path / "run2"), trains=False)
+    taught = count_seen(check(train_val_split=0, **arguments), find(tmp_path / "run2"), "teacher")
+    assert ("test", "teacher_train", 17, 32) in list_shared(taught)
+    assert taught.record.identical_images.shared[0].describe() == "17 of 32 test images trained the teacher"
+    save_manifest(taught, make(tmp_path / "run3"))
+    assert len(find_splits(tmp_path / "run3")["train"] & trained) == 16  # what a student has seen through it
+
+    measured = count_seen(check(**arguments), find(tmp_path / "run2"), "model")
     assert ("test", "model_train", 17, 32) in list_shared(measured)
     assert "17 of 32 test images trained this model." in caplog.text
 
@@ -263,7 +269,7 @@ def test_other_models_have_seen_nothing_that_is_known(check, write, tmp_path, ca
     checked = check(train_dir=write("train", range(20)))
     assert find(None) is None
     assert find(make(tmp_path / "saved")) is None
-    assert count_seen(checked, None, trains=True) is checked
+    assert count_seen(checked, None, "base") is checked
     assert not caplog.records
     (make(tmp_path / "run") / "run.json").write_text("{}")
     assert find(tmp_path / "run") is None
@@ -288,7 +294,7 @@ def test_published_hashes_tell_what_was_seen_and_nothing_else(check, write, tmp_
         found = [row["content_hash"] for row in table.to_pylist() if row["split"] == role]
         assert found == sorted(set(first.manifest.take_split(role)["content_hash"].to_pylist()))
     arguments = {"train_dir": write("second", range(50, 70)), "test_dir": write("test", [*range(20), 80, 81])}
-    second = count_seen(check(train_val_split=0, **arguments), find(repository), trains=True)
+    second = count_seen(check(train_val_split=0, **arguments), find(repository), "base")
     assert sum(count for _, _, count, _ in list_shared(second)) >= 20
     assert len(second.manifest.find_seen("test")) == 20
 
@@ -303,7 +309,7 @@ def test_the_same_file_is_known_though_it_is_decoded_otherwise(check, tmp_path):
     arguments = {"train_dir": tmp_path / "icons", "train_val_split": 0, "test_split": 3}
     black = check(alpha_background="black", **arguments)
     save_manifest(black, make(tmp_path / "run"))
-    white = count_seen(check(alpha_background="white", split_seed=7, **arguments), find(tmp_path / "run"), trains=True)
+    white = count_seen(check(alpha_background="white", split_seed=7, **arguments), find(tmp_path / "run"), "base")
     seen = {row["file_hash"] for row in black.manifest.take_split("train").to_pylist()}
     expected = sum(row["file_hash"] in seen for row in white.manifest.take_split("test").to_pylist())
     assert expected > 0
@@ -317,3 +323,8 @@ def make(folder):
 
 def find(folder):
     return find_manifest(folder, DataArguments(), "main")
+
+
+def find_splits(run):
+    seen = Manifest.load(run / MANIFEST_FILE).list_seen()
+    return {role: set(seen.take_split(role)["content_hash"].to_pylist()) for role in seen.splits}
