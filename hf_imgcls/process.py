@@ -26,6 +26,11 @@ _CONNECTION_S = 10.0
 _END, _BEAT, _DONE, _REASON = "end", "beat", "done", "reason"
 
 
+def is_main_process() -> bool:
+    """Whether this process writes files and prints; known from the launcher before torch is imported."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 class Ending(NamedTuple):
     """Why a run ends.
 

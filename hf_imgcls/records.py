@@ -90,7 +90,12 @@ class Record:
                 f"schema_version {cls.schema_version} of {cls.__name__}",
                 "read it with the release of hf_imgcls that wrote it, or run the stage again",
             )
-        return _build(cls, content)
+        try:
+            return _build(cls, content)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"{path} is damaged: {error}", f"the fields of {cls.__name__}", "run the stage that writes it again"
+            ) from error
 
 
 def _build(cls: Any, content: dict[str, Any]) -> Any:
@@ -107,8 +112,20 @@ def _build(cls: Any, content: dict[str, Any]) -> Any:
         elif isinstance(value, dict) and nested is not None:
             is_dict = typing.get_origin(hint) is dict
             value = {key: _build(nested, inner) for key, inner in value.items()} if is_dict else _build(nested, value)
+        elif not _fits(value, hint):
+            raise TypeError(f"{item.name} is {value!r}")
         values[item.name] = value
     return cls(**values)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value of JSON is of a field's type, as far as its outermost part tells."""
+    kinds = [typing.get_origin(kind) or kind for kind in (typing.get_args(hint) or (hint,))]
+    if typing.get_origin(hint) in (dict, list):
+        kinds = [typing.get_origin(hint)]
+    if any(not isinstance(kind, type) for kind in kinds):  # Any and the like
+        return True
+    return isinstance(value, tuple(kinds)) or (isinstance(value, int) and float in kinds)
 
 
 @dataclass
@@ -354,6 +371,9 @@ class CheckpointRecord(Record):
         is_evaluation_due: The run was stopped before the evaluation that belongs to this step was done.
         is_save_due: With ``is_evaluation_due``: a checkpoint belongs to this step besides.
         files: Path inside the checkpoint -> size and checksum, for every file but this.
+        loss_sum: Sum of the mean training loss of all steps so far; None in records of older releases.
+        train_seconds: Time that they took.
+        num_starts: Starts of the run so far; those whose steps were lost do not count.
         checksum: SHA-256 of this record without this field, as JSON with sorted keys.
     """
 
@@ -362,6 +382,9 @@ class CheckpointRecord(Record):
     is_evaluation_due: bool = False
     is_save_due: bool = False
     files: dict[str, FileRecord] = field(default_factory=dict)
+    loss_sum: float | None = None
+    train_seconds: float = 0.0
+    num_starts: int = 1
     checksum: str = ""
 
 

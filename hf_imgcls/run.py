@@ -6,7 +6,6 @@ Only the standard library is imported, so that these errors come at once.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import shutil
@@ -18,8 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_imgcls.arguments import known_arguments
-from hf_imgcls.digests import describe_changes, find_changes
+from hf_imgcls.earlier_start import check_earlier_run, clear_leftovers, join_run, read_start
 from hf_imgcls.errors import Interrupted, LaunchError, MachineError, OutputError, UserError, find_full_disk, printable
 from hf_imgcls.layout import (
     BAD_IMAGES_FILE,
@@ -36,7 +34,7 @@ from hf_imgcls.layout import (
     TUNE_PICTURE,
     TUNED_RECIPE,
 )
-from hf_imgcls.process import at_end, join_peers, remove_temporary
+from hf_imgcls.process import at_end, is_main_process, join_peers, remove_temporary
 from hf_imgcls.provenance import describe_hardware, find_commit, list_versions, name_process
 from hf_imgcls.records import RunRecord
 
@@ -60,8 +58,6 @@ _OWN_RESULTS = ("all_results.json", "train_results.json", "eval_results.json", "
 # What was found out before a run, and is no part of one.
 _PRELIMINARIES = (BATCH_PICTURE, LR_RANGE_PICTURE, TUNE_FILE, TUNE_PICTURE, TUNED_RECIPE)
 _OWN_FOLDERS = ("report", "adapter", "examples", "space")
-# What a finished run may be asked for again without being another run.
-_NOT_THE_RUN = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "num_processes")
 
 
 def run_recipe(main: Callable[[], None]) -> None:
@@ -198,11 +194,6 @@ def _follow_launcher() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
-def is_main_process() -> bool:
-    """Whether this process writes files and prints; known from the launcher before torch is imported."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
 def set_up_logging(args: Arguments) -> None:
     """Log to stderr, from the main process; the other processes only log errors.
 
@@ -287,7 +278,7 @@ def open_output_folder(args: Arguments) -> Path:
     trains = args.training["do_train"] and not (args.fit.tune or args.fit.find_lr or args.publish.dry_run)
     if not is_main_process():
         return folder  # which may be on another machine
-    goes_on = trains and _check_earlier_run(folder, args)
+    goes_on = trains and check_earlier_run(folder, args)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".write_probe"
@@ -307,51 +298,14 @@ def open_output_folder(args: Arguments) -> Path:
             "an empty or new folder",
             "choose another --output_dir, or pass --overwrite_output_dir to write into it all the same",
         )
+    started = read_start(folder)
     _lock(folder)
+    if trains and read_start(folder) != started:
+        join_run(folder, args)
+    clear_leftovers(folder)
     if is_own and trains and args.fit.overwrite_output_dir and not goes_on:
         _clear_run(folder)
     return folder
-
-
-def _check_earlier_run(folder: Path, args: Arguments) -> bool:
-    """Whether the folder holds this very run, unfinished: then it goes on, also with ``overwrite_output_dir``."""
-    if not (folder / RUN_FILE).exists():
-        return False
-    try:
-        run = RunRecord.load(folder / RUN_FILE)
-    except UserError:
-        if args.fit.overwrite_output_dir:
-            return False
-        raise
-    if run.state == "finished" and args.fit.overwrite_output_dir:
-        return False
-    now = json.loads(json.dumps(args.to_recipe(), default=str))
-    published = {name for name, argument in known_arguments().items() if argument.group == "publish"}
-    names = [name for name in (now | run.recipe) if name not in published.union(_NOT_THE_RUN)]
-    changed = [
-        f"{name}: {run.recipe.get(name)!r} then, {now.get(name)!r} now"
-        for name in names
-        if run.recipe.get(name) != now.get(name)
-    ]
-    if run.state != "finished":
-        if not changed and args.fit.overwrite_output_dir:
-            args.notes.append(
-                "overwrite_output_dir: the folder holds this very run, unfinished, which goes on; "
-                "--resume_from_checkpoint false begins anew."
-            )
-        return not changed
-    if changed:
-        raise OutputError(
-            f"output_dir {folder} holds a finished run with other arguments:\n  - " + "\n  - ".join(changed),
-            "an empty folder, or an unfinished run to go on with",
-            "choose another --output_dir, or pass --overwrite_output_dir to replace the run",
-        )
-    if is_main_process():
-        push = f" To push it: python recipes/push.py {folder}." if args.training.get("push_to_hub") else ""
-        print(f"The run in {folder} is finished; pass --overwrite_output_dir to run it again.{push}", file=sys.stderr)
-        if changes := describe_changes(find_changes(folder)):
-            print(f"Warning: {folder} was changed. {changes}", file=sys.stderr)
-    sys.exit(run.exit_code)
 
 
 def hold_folder(folder: Path) -> None:
@@ -363,6 +317,7 @@ def hold_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _lock(folder)
+        clear_leftovers(folder)
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {error}", "a folder you may write", "choose another") from error
 
@@ -446,7 +401,10 @@ def begin_run(
     if not is_main_process():
         return
     resumed: list[str] = []
-    if checkpoint is not None:
+    if checkpoint is None:  # what an earlier start has measured, of other weights
+        for name in _OWN_RESULTS:
+            (folder / name).unlink(missing_ok=True)
+    else:
         before = RunRecord.load(folder / RUN_FILE).resumed_from if (folder / RUN_FILE).exists() else []
         resumed = [*before, checkpoint.path.name]
     RunRecord(

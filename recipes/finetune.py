@@ -100,6 +100,7 @@ def main() -> None:
     from hf_imgcls.fit.weights import find_commit, find_manifest
     from hf_imgcls.measure.final_model import finish_saved_model
     from hf_imgcls.measure.multilabel_metrics import choose_accumulator
+    from hf_imgcls.measure.results import write_metrics
     from hf_imgcls.measure.run_report import check_measuring, report_score
     from hf_imgcls.measure.saved_model import measure_saved_model
     from hf_imgcls.publish.base_model import describe_model
@@ -199,14 +200,15 @@ def main() -> None:
         except Interrupted:
             mark_interrupted(output_dir)
             raise
+        if result.metrics and is_main_process():  # before anything else: it cannot be measured again
+            write_metrics(output_dir, "train", result.metrics)
         if args.fit.model_soup:
             cook_soup(trainer, output_dir)
         save_run(trainer, processor, dataset.record, args, output_dir)
-        if result.metrics:
-            trainer.save_metrics("train", result.metrics)
         if training_args.do_eval:
             metrics = finish_saved_model(output_dir, dataset, args, training_args, trainer.evaluate())
-            trainer.save_metrics("eval", metrics)
+            if is_main_process():
+                write_metrics(output_dir, "eval", metrics)
 
         if args.publish.dry_run:
             measure_saved_model(output_dir, dataset, "validation", args, training_args)

@@ -62,6 +62,7 @@ def main() -> None:
     from hf_imgcls.fit.pretrain import build_pretrainer, describe_neighbours, judge_backbone, save_backbone
     from hf_imgcls.fit.saved_reading import adopt_reading
     from hf_imgcls.fit.weights import find_commit, find_manifest
+    from hf_imgcls.measure.results import write_metrics
     from hf_imgcls.publish.base_model import describe_model
 
     use_all_cores()
@@ -102,8 +103,8 @@ def main() -> None:
     except Interrupted:
         mark_interrupted(output_dir)
         raise
-    if result.metrics:
-        trainer.save_metrics("train", result.metrics)
+    if result.metrics and is_main_process():
+        write_metrics(output_dir, "train", result.metrics)
 
     # The backbone, and what it is worth
     if training_args.should_save:

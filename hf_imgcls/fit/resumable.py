@@ -106,6 +106,8 @@ class ResumableTrainer(Trainer):
         self._resumed: CheckpointRecord | None = None
         self._resumed_from: str | None = None
         self._first_step = 0
+        self._started_at = time.monotonic()
+        self._running_loss: torch.Tensor | None = None  # summed since the last log, as Trainer does it
         self._saved_step: int | None = None
         self._saved_bytes = 0
         self.add_callback(RunCallback(self))
@@ -200,6 +202,7 @@ class ResumableTrainer(Trainer):
         """Called by `RunCallback` when the state of a resumed run has been loaded and no step has been done."""
         self._begin_average()
         self._first_step = self._saved_step = self.state.global_step
+        self._started_at, self._running_loss = time.monotonic(), None
         if self._first_step == 0:
             self._saved_step = None
             return
@@ -241,6 +244,7 @@ class ResumableTrainer(Trainer):
 
     def _maybe_log_save_evaluate(self, tr_loss: Any, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
         """After each step, and once more after each epoch: stop if that is asked for, once what is due is done."""
+        self._running_loss = tr_loss
         if not self.at_epoch_end:
             self._watch.end_step(grad_norm)
         due = self.control.should_evaluate or self.control.should_save or self.control.should_training_stop
@@ -302,17 +306,60 @@ class ResumableTrainer(Trainer):
         self.is_in_train = False
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
             self._load_best_model()
+        metrics = self._sum_up(0.0, 0.0)
+        if metrics:
+            super().log(metrics)
         self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
-        return TrainOutput(self.state.global_step, math.nan, {})
+        return TrainOutput(self.state.global_step, metrics.get("train_loss", math.nan), metrics)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """See ``Trainer.log``; speed and mean loss of a resumed run are those of the part that was run now."""
+        """See ``Trainer.log``; time, speed and mean loss of a resumed run are those of all its parts together."""
         if "train_loss" in logs and self._first_step:
-            images = (self.state.global_step - self._first_step) * self._images_per_step
-            logs["train_samples_per_second"] = round(images / logs["train_runtime"], 3)
-            logs["train_steps_per_second"] = round(images / self._images_per_step / logs["train_runtime"], 3)
-            logs["train_loss"] = correct_resumed_loss(logs["train_loss"], self.state.global_step, self._first_step)
+            step, seconds = self.state.global_step, logs["train_runtime"]
+            steps = step - self._first_step
+            loss = correct_resumed_loss(logs["train_loss"], step, self._first_step)
+            logs |= self._sum_up(loss * steps, seconds) or {
+                "train_samples_per_second": round(steps * self._images_per_step / seconds, 3),
+                "train_steps_per_second": round(steps / seconds, 3),
+                "train_loss": loss,
+            }
         super().log(logs, *args, **kwargs)
+
+    def _sum_up(self, loss_sum: float, seconds: float) -> dict[str, float]:
+        """The metrics of a resumed run's training, of all its parts together.
+
+        Args:
+            loss_sum: Sum of the mean loss of the steps since it was resumed.
+            seconds: What they took.
+
+        Returns:
+            What ``Trainer`` calls them, and ``train_num_starts``; nothing where the checkpoint, of an older release,
+            does not tell of the earlier parts.
+        """
+        earlier, step = self._resumed, self.state.global_step
+        if earlier is None or earlier.loss_sum is None:
+            return {}
+        seconds += earlier.train_seconds
+        return {
+            "train_runtime": round(seconds, 4),
+            "train_samples_per_second": round(step * self._images_per_step / seconds, 3),
+            "train_steps_per_second": round(step / seconds, 3),
+            "train_loss": (earlier.loss_sum + loss_sum) / step,
+            "train_num_starts": earlier.num_starts + (step > self._first_step),
+        }
+
+    def _measure_progress(self) -> tuple[float | None, float, int]:
+        """Loss sum, seconds and starts of the whole run so far, for its checkpoint; called on every process."""
+        earlier, part = self._resumed, float(self._total_loss_scalar)
+        if self._running_loss is not None:
+            losses = self.accelerator.gather(self._running_loss.detach().reshape(1))
+            part += float(losses.mean())
+        seconds = time.monotonic() - self._started_at
+        if earlier is None or not self._first_step:
+            return part, seconds, 1
+        total = None if earlier.loss_sum is None else earlier.loss_sum + part
+        is_new = self.state.global_step > self._first_step
+        return total, earlier.train_seconds + seconds, earlier.num_starts + is_new
 
     @property
     def _images_per_step(self) -> int:
@@ -362,6 +409,7 @@ class ResumableTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         # A run that is stopped goes on, whatever its checkpoints are for otherwise.
         self._all_or_none(lambda: self._write_files(partial, stop or not self.args.save_only_model), partial)
+        loss_sum, seconds, num_starts = self._measure_progress()
         record = CheckpointRecord(
             step,
             dataclasses.replace(
@@ -372,6 +420,9 @@ class ResumableTrainer(Trainer):
             ),
             is_evaluation_due,
             is_save_due=is_evaluation_due and self.control.should_save,
+            loss_sum=loss_sum,
+            train_seconds=seconds,
+            num_starts=num_starts,
         )
         self._all_or_none(lambda: self._seal(folder, record), partial)
         self._saved_step = step

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,6 @@ def write_results(folder: str | Path, score: Score) -> dict[str, Any]:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     prefix, content = RESULT_PREFIXES[score.split], flatten_score(score)
-    write_json(folder / f"{prefix}_results.json", content)
     matrix = folder / (CONFUSION_MATRIX_FILE if score.split == "test" else f"{prefix}_{CONFUSION_MATRIX_FILE}")
     matrix.unlink(missing_ok=True)
     if score.confusion_matrix is not None:
@@ -60,9 +60,25 @@ def write_results(folder: str | Path, score: Score) -> dict[str, Any]:
                 "counts": score.confusion_matrix.tolist(),
             },
         )
+    write_metrics(folder, prefix, content)
+    return content
+
+
+def write_metrics(folder: str | Path, prefix: str, metrics: dict[str, Any]) -> None:
+    """Write ``<prefix>_results.json``, and all files of that kind merged as ``all_results.json``, each in one step.
+
+    ``Trainer.save_metrics`` would write in place: a kill would leave half a file, and the next start would not read it.
+
+    Args:
+        folder: The run's folder.
+        prefix: ``train``, ``eval`` or ``test``.
+        metrics: Name -> value; one that is not finite is left out.
+    """
+    folder = Path(folder)
+    finite = {key: item for key, item in metrics.items() if not isinstance(item, float) or math.isfinite(item)}
+    write_json(folder / f"{prefix}_results.json", finite)
     merged: dict[str, Any] = {}
     for path in sorted(folder.glob("*_results.json")):
         if path.name != ALL_RESULTS_FILE:
             merged |= json.loads(path.read_text(encoding="utf-8"))
     write_json(folder / ALL_RESULTS_FILE, merged)
-    return content

@@ -176,7 +176,9 @@ def describe_training(records: CardRecords) -> str:
     sentences.append(f"It ran {taken} on {machine}.")
     if run.resumed_from:
         places = ", ".join(map(code, run.resumed_from))
-        sentences.append(f"It was stopped and went on from {places}; the time is that of the last part.")
+        starts = train.get("train_num_starts")  # records of older releases lack it
+        part = f"all {starts} parts together" if starts else "the last part"
+        sentences.append(f"It was stopped and went on from {places}; the time is that of {part}.")
     if records.recipe.get("load_best_model_at_end") and state.get("best_global_step"):
         metric = str(records.recipe.get("metric_for_best_model", "auto")).removeprefix("eval_")
         if metric == "auto":

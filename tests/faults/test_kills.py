@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 
 import pytest
-from faults.processes import RUN, Run, weights_hash
+from faults.processes import RUN, Run, read_json, weights_hash
 
+from hf_imgcls.digests import find_changes
 from hf_imgcls.fit.checkpoints import inspect_checkpoint, list_checkpoints
 
 
@@ -75,3 +76,65 @@ def test_twenty_kills_at_random_times(whole_run, tmp_path):
             assert_all_whole(folder)
         assert weights_hash(folder) == weights_hash(whole_run)
         runs += 1
+
+
+RECORDS = ("train_results.json", "eval_results.json", "test_results.json", "all_results.json", "parity.json")
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "train_results.json",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("checkpoint-48", "model.safetensors", "eval_results.json", "test_results.json")
+        ),
+    ],
+)
+def test_a_kill_after_the_last_step_loses_no_record(moment, whole_run, tmp_path):
+    """Between training's end and the run's: what cannot be measured again is there, and what was begun is cleared."""
+    folder = tmp_path / "run"
+    # A checkpoint in mid-epoch and a kill there: the loss of the first part is not forgotten later.
+    first = Run(*RUN, folder=folder)
+    first.wait_for("checkpoint-15")
+    first.kill()
+    second = Run(*RUN, folder=folder)
+    second.wait_for(moment)
+    second.kill()
+    for name in (
+        ".write_probe",
+        ".test_results.json.abcd1234",
+        ".predictions_test.parquet.4711",
+        ".README.md.unfinished",
+    ):
+        (folder / name).write_text("half")
+    (folder / "report" / ".unfinished-abcd1234").mkdir(parents=True)
+    (folder / ".of_the_users").write_text("kept")
+
+    last = Run(*RUN, folder=folder)
+    assert last.wait() == 0, last.output
+    assert weights_hash(folder) == weights_hash(whole_run)
+    for name in RECORDS:
+        before, after = (read_json(place / name) for place in (whole_run, folder))
+        assert before.keys() <= after.keys() <= before.keys() | {"train_num_starts"}, name
+    train, whole = (read_json(place / "train_results.json") for place in (folder, whole_run))
+    assert train["train_loss"] == pytest.approx(whole["train_loss"], rel=1e-5)
+    assert train["train_num_starts"] >= 2
+    assert train["train_runtime"] > 0
+    assert find_changes(folder) == {}
+    hidden = {path.name for path in (*folder.glob(".*"), *folder.glob("report/.*"))}
+    assert hidden == {".lock", ".of_the_users"}
+
+
+def test_the_second_of_two_starts_sees_the_finished_run(whole_run, tmp_path):
+    """It waits for the folder, and neither trains nor measures what the first one has just done."""
+    folder = tmp_path / "run"
+    flags = (*RUN, "--max_steps", "24")
+    first = Run(*flags, folder=folder)
+    first.wait_for("checkpoint-24")
+    second = Run(*flags, folder=folder)  # waits up to ten seconds
+    assert first.wait() == 0, first.output
+    assert second.wait() == 0, second.output
+    assert f"The run in {folder} is finished" in second.output
+    assert "test split" not in second.output
+    assert "is finished" not in first.output

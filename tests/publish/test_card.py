@@ -668,3 +668,10 @@ def test_a_damaged_record_is_named(tmp_path):
     (folder / "trainer_state.json").write_text("{")
     with pytest.raises(UserError, match=r"trainer_state\.json"):
         write_card(folder)
+
+
+def test_a_run_that_was_resumed_says_what_its_time_is_about(tmp_path):
+    folder = plant_run(tmp_path / "animals", run=make_run(resumed_from=["checkpoint-40", "checkpoint-80"]))
+    assert "went on from `checkpoint-40`, `checkpoint-80`; the time is that of the last part." in render(folder)
+    change_json(folder / "train_results.json", train_num_starts=3)
+    assert "`checkpoint-80`; the time is that of all 3 parts together." in render(folder)
