@@ -293,7 +293,11 @@ def _check_pixels(data: DataArguments) -> list[ArgumentError]:
     problems = []
     for name in ("image_mean", "image_std"):
         value = getattr(data, name)
-        if value is not None and len(value) != 3:
+        if value == "dataset" and data.streaming:
+            problems.append(
+                _error(f"{name} dataset with streaming true", "images that can be measured first", "give three numbers")
+            )
+        elif value not in (None, "dataset") and len(value) != 3:
             problems.append(_error(f"{name} has {len(value)} values", "3: red, green, blue", "give three numbers"))
     if data.image_size is not None and data.image_size**2 > data.max_image_pixels:
         problems.append(

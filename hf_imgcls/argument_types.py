@@ -49,6 +49,8 @@ class ValueType:
     choices: tuple[str, ...] | None = None
 
     def __str__(self) -> str:
+        if self.choices and "list" in self.kinds and self.item != "str":
+            return f"a list of {self.item}, or {' or '.join(self.choices)}"
         if self.choices:
             return "one of " + ", ".join(self.choices)
         words = {"bool": "true or false", "int": "an integer", "float": "a number", "str": "a string"}

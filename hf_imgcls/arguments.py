@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hf_imgcls.argument_checks import EXPORT_FORMATS, check_arguments, check_value
 from hf_imgcls.argument_reading import name_first_word, read_file, read_flags
@@ -167,17 +167,21 @@ class DataArguments:
         group="pixels",
         within="[1, inf)",
     )
-    image_mean: list[float] | None = _setting(
+    image_mean: list[float] | Literal["dataset"] | None = _setting(
         None,
-        "Mean of red, green and blue in [0, 1]; if not given, the image processor's.",
+        "Mean of red, green and blue in [0, 1]; dataset: that of the training images, usual for training from scratch; "
+        "if not given, the image processor's.",
         group="pixels",
         within="[0, 1]",
+        choices=("dataset",),
     )
-    image_std: list[float] | None = _setting(
+    image_std: list[float] | Literal["dataset"] | None = _setting(
         None,
-        "Deviation of red, green and blue; if not given, the image processor's.",
+        "Standard deviation of red, green and blue; dataset: that of the training images; if not given, the image "
+        "processor's.",
         group="pixels",
         within="(0, inf)",
+        choices=("dataset",),
     )
     alpha_background: str | None = _setting(
         None,

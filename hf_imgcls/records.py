@@ -264,6 +264,9 @@ class DataRecord(Record):
             was looked at.
         manifest_hash: Root hash of ``data_manifest.parquet``; ``None`` where there is none.
         groups: What became of the groups of ``--group_column``; ``None`` without one.
+        pixel_mean: Mean of the training split's red, green and blue in [0, 1], where ``--image_mean dataset`` or
+            ``--image_std dataset`` asked for it.
+        pixel_std: The same for the standard deviation.
         notes: What was noticed and what was done about it, one sentence each.
     """
 
@@ -279,6 +282,8 @@ class DataRecord(Record):
     identical_images: IdenticalImages | None = None
     manifest_hash: str | None = None
     groups: GroupRecord | None = None
+    pixel_mean: list[float] | None = None
+    pixel_std: list[float] | None = None
     notes: list[str] = field(default_factory=list)
 
 

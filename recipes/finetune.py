@@ -74,6 +74,7 @@ def main() -> None:
     from hf_imgcls.data.calibration import read_calibration
     from hf_imgcls.data.contact_sheet import draw_batch
     from hf_imgcls.data.load import load_image_dataset
+    from hf_imgcls.data.pixel_statistics import resolve_pixel_statistics
     from hf_imgcls.data.policies import resolve_augmentation
     from hf_imgcls.data.preprocess import Preprocessor
     from hf_imgcls.data.safety import check_augmentation
@@ -136,7 +137,8 @@ def main() -> None:
 
     if training_args.do_train:
         # Model and transforms
-        model, processor = build_model(args.fit, args.data, dataset.labels, multi_label=dataset.is_multi_label)
+        pixels = resolve_pixel_statistics(args.data, dataset)
+        model, processor = build_model(args.fit, pixels, dataset.labels, multi_label=dataset.is_multi_label)
         if args.fit.prune_ratio:
             model = prune_model(model, args.fit.prune_ratio, Preprocessor(processor).target_size)
         augmentation = check_augmentation(dataset, processor, args.data, resolve_augmentation(args.data))

@@ -52,6 +52,7 @@ def main() -> None:
     from hf_imgcls.data.apart import count_seen, save_manifest
     from hf_imgcls.data.contact_sheet import draw_batch
     from hf_imgcls.data.load import load_image_dataset, load_unlabelled
+    from hf_imgcls.data.pixel_statistics import resolve_pixel_statistics
     from hf_imgcls.data.policies import resolve_augmentation
     from hf_imgcls.data.scan import check_images
     from hf_imgcls.data.transforms import attach_transforms
@@ -81,7 +82,8 @@ def main() -> None:
         dataset = count_seen(dataset, origin, "base")
 
     # Model and views
-    model, processor = build_model(args.fit, args.data, dataset.labels, multi_label=dataset.is_multi_label)
+    pixels = resolve_pixel_statistics(args.data, dataset)
+    model, processor = build_model(args.fit, pixels, dataset.labels, multi_label=dataset.is_multi_label)
     batches = attach_transforms(dataset, processor, args.data, training_args.seed, resolve_augmentation(args.data))
     if args.data.show_batch and is_main_process():
         draw_batch(batches, dataset.labels, output_dir / BATCH_PICTURE)

@@ -164,6 +164,11 @@ def give_hints(
             hints.append(
                 f"{typical:,.0f} images a class are few to train all weights with: try --adaptation head or lora first"
             )
+    if dataset.record.pixel_mean is not None and fit.model_type is None:
+        hints.append(
+            "pretrained weights expect the normalization that they were trained with: --image_mean and --image_std "
+            "dataset are for training from scratch"
+        )
     available = (validation.num_available or validation.num_examples) if validation else None
     if available and available < _SMALL_VALIDATION:
         points = 98 / np.sqrt(available)
