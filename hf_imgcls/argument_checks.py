@@ -245,7 +245,8 @@ def _check_sources(data: DataArguments, complete: bool) -> list[ArgumentError]:
                 problems.append(
                     _error(f"{name} is {path!r}: there is no such {word}", f"an existing {word}", "correct the path")
                 )
-        places = {name: os.path.realpath(os.path.expanduser(getattr(data, name))) for name in _given(data, names)}
+        paths = {name: os.path.expanduser(getattr(data, name)) for name in _given(data, names)}
+        places = {name: os.path.realpath(path) for name, path in paths.items() if exists(path)}
         for name, other in combinations(places, 2):
             if places[name] == places[other]:
                 problems.append(
