@@ -14,7 +14,9 @@ from hf_imgcls.measure.exported_model import OnnxRuntime, OpenVino, find_exporte
 from hf_imgcls.model_files import ADAPTER_CONFIG, refuse_adapter
 
 
-def load_pipeline(name_or_path: str | Path, *, is_trusted: bool = False, **options: Any) -> Any:
+def load_pipeline(
+    name_or_path: str | Path, *, is_trusted: bool = False, prefers_own: bool = False, **options: Any
+) -> Any:
     """``pipeline("image-classification")`` with a saved model in it, and nothing of ours where that is possible.
 
     An ONNX or OpenVINO model comes in by Optimum's class for it, where Optimum is installed; otherwise, and for models
@@ -23,6 +25,7 @@ def load_pipeline(name_or_path: str | Path, *, is_trusted: bool = False, **optio
     Args:
         name_or_path: A folder or Hub id.
         is_trusted: Whether files that run native code may be loaded.
+        prefers_own: Whether an exported model comes in by `hf_imgcls.measure.exported_model` in any case.
         **options: Of ``pipeline()``; for an exported model they must not say where to compute.
     """
     from transformers import pipeline
@@ -36,7 +39,7 @@ def load_pipeline(name_or_path: str | Path, *, is_trusted: bool = False, **optio
     folder = str(name_or_path)
     own = load_exported(folder, load_image_processor(folder), is_trusted=is_trusted)
     model: Any = own
-    if not own.runtime.takes_levels:
+    if not own.runtime.takes_levels and not prefers_own:
         model = _load_with_optimum(*found, own.config) or own
     # pipeline() says that a model of a class it does not know is not supported, and uses it all the same.
     logging.getLogger("transformers.pipelines.base").addFilter(_is_not_about_ours)

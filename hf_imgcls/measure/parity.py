@@ -78,9 +78,12 @@ class PipelineConsumer:
         model: A folder, or a Hub id.
         revision: Branch, tag or commit on the Hub; a folder has none.
         data: ``trust_remote_code``, and the token if one is given.
+        prefers_own: Run an exported model without Optimum, whose classes take seconds to import.
     """
 
-    def __init__(self, model: str | Path, revision: str | None, data: DataArguments) -> None:
+    def __init__(
+        self, model: str | Path, revision: str | None, data: DataArguments, *, prefers_own: bool = False
+    ) -> None:
         import transformers
 
         # Nothing but what a consumer writes; device and dtype are what such a consumer gets.
@@ -89,7 +92,7 @@ class PipelineConsumer:
             options |= {"revision": revision} | ({"token": data.token} if data.token else {})
         if data.trust_remote_code:
             options["trust_remote_code"] = True
-        self.classifier = load_pipeline(model, is_trusted=data.trust_remote_code, **options)
+        self.classifier = load_pipeline(model, is_trusted=data.trust_remote_code, prefers_own=prefers_own, **options)
         self.device_type: str = self.classifier.device.type
         runtime = _name_exported(self.classifier)
         self.is_exported = bool(runtime)

@@ -19,9 +19,11 @@ from trained_models import digits_arguments, find_trained_model, load_digits
 from hf_imgcls.data.decode import decode_image
 from hf_imgcls.errors import ModelError, ParityError
 from hf_imgcls.fit.saved_reading import adopt_reading, save_reading
+from hf_imgcls.measure.multilabel_metrics import MultiLabelExamples
 from hf_imgcls.measure.offered import describe_input, describe_plain
 from hf_imgcls.measure.parity import PipelineConsumer, check_parity
 from hf_imgcls.measure.score import score_folder
+from hf_imgcls.measure.scored_answers import build_scored
 from hf_imgcls.records import READING_KEY
 
 
@@ -162,6 +164,16 @@ def test_another_probability_is_an_error_where_every_answer_is_the_same(tmp_path
     assert np.array_equal(again.examples.prediction, score.examples.prediction)
     with pytest.raises(ParityError, match="disagrees with the scored one"):
         check_parity(folder, load_digits().splits["test"], score.examples, score.labels, digits_arguments())
+
+
+def test_an_image_with_several_labels_is_right_when_all_of_them_are():
+    targets, scores = np.array([[True, False], [True, True]]), np.array([[0.9, 0.1], [0.8, 0.2]], np.float32)
+    scored = build_scored(MultiLabelExamples(np.array([3, 7]), targets, scores, np.zeros(2)), ["a", "b"])
+    row = scored.find(7)
+    assert (scored.metric, scored.is_right(0), scored.is_right(row)) == ("subset_accuracy", True, False)
+    answer = [{"label": "b", "score": 0.7}, {"label": "a", "score": 0.6}]
+    assert scored.is_right(row, answer)
+    assert not scored.is_right(0, answer)
 
 
 # --------------------------------------------------------------------------------------------- the model's own

@@ -6,6 +6,7 @@ leaves half a model under a name that somebody loads.
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
 import os
@@ -28,6 +29,7 @@ from hf_imgcls.errors import DataError, ModelError, OutputError, ParityError, Us
 from hf_imgcls.fit.weights import pin_source
 from hf_imgcls.layout import EXPORT_FILE, QUANTIZERS_FILE
 from hf_imgcls.measure.exported_model import ExportedClassifier
+from hf_imgcls.measure.parity import PipelineConsumer, check_parity
 from hf_imgcls.measure.predictions import PredictionTable
 from hf_imgcls.measure.score import load_classifier, score_folder
 from hf_imgcls.publish.export.exporter import ExportSource, find_exporter
@@ -42,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 WORK_FOLDER = ".export.partial"
 _LITTLE_SPACE_BYTES = 2**20
+_NUM_SERVED = 32  # all predictions are compared with the PyTorch model's; this is about reading files
 # This process alone, whatever others run: exported models run on a CPU.
 _ALONE = SimpleNamespace(process_index=0, num_processes=1, is_main_process=True, device=torch.device("cpu"))
 
@@ -112,6 +115,7 @@ def export_model(
                         final.name, folder, written, exporter, source, tables.read(split), answers, pixels
                     )
                     record.save(folder / EXPORT_FILE)
+                    _check_served(folder, dataset, answers, args, batch_size)
                     _move(folder, final)
             except UserError as error:
                 logger.error("%s: not written", final.name)
@@ -153,6 +157,22 @@ def check_labels(dataset: ImageDataset) -> None:
             "one label per image: an export is judged by its first answer",
             "leave out --export_formats; optimum-cli export onnx --model RUN writes one that nobody has compared",
         )
+
+
+def _check_served(
+    folder: Path, dataset: ImageDataset, answers: PredictionTable, args: Arguments, batch_size: int
+) -> None:
+    """Let ``pipeline()`` answer some of the split's files with an exported model.
+
+    Raises:
+        ParityError: It does not answer what was scored.
+    """
+    data = copy.copy(args.data)
+    data.trust_remote_code = True  # the program in this folder is our own
+    check_parity(
+        folder, dataset.splits[answers.split], answers.examples, answers.labels, data, max_samples=_NUM_SERVED,
+        batch_size=batch_size, consumer=PipelineConsumer(folder, None, data, prefers_own=True),
+    )  # fmt: skip
 
 
 class _Tables:
