@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow.compute as pc
 
-from hf_imgcls.data.decode import describe_source
+from hf_imgcls.data.image_source import describe_source
 from hf_imgcls.data.manifest import Manifest
 from hf_imgcls.errors import DataError
 from hf_imgcls.layout import MANIFEST_FILE, RUN_FILE

@@ -25,16 +25,14 @@ from __future__ import annotations
 import functools
 import io
 import math
-import os
-import stat
 import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from hf_imgcls.data.formats import FORMATS, name_other_format
+from hf_imgcls.data.image_source import ImageSource, locate_image
 from hf_imgcls.data.intensity import Depth, find_depth, is_deep, name_depth, read_values, scale_values
 from hf_imgcls.data.reading import DEFAULT_READING, MAX_PIXELS, Reading, parse_background
 from hf_imgcls.errors import ArgumentError, DataError
@@ -43,7 +41,6 @@ from hf_imgcls.extras import require
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-ImageSource = dict[str, Any] | bytes | str | Path | Image.Image
 
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
@@ -91,7 +88,7 @@ class EncodedImage:
 
     def __init__(self, source: ImageSource, reading: Reading = DEFAULT_READING) -> None:
         self.reading = reading
-        self.name, self.data, image = _locate(source, reading.max_bytes)
+        self.name, self.data, image = locate_image(source, reading.max_bytes)
         if image is None:
             try:
                 image = Image.open(io.BytesIO(self.data), formats=FORMATS)
@@ -308,72 +305,6 @@ def choose_reduction(size: tuple[int, int], enough: tuple[int, int]) -> int:
 def name_sample(error: DataError, sample_index: int) -> DataError:
     """The same error, saying which sample of its split it is about."""
     return DataError(f"{error.found} (sample_index {sample_index})", error.expected, error.fix)
-
-
-def _locate(source: ImageSource, max_bytes: int) -> tuple[str, bytes, Image.Image | None]:
-    """Name, file contents and, for an image in memory, the image itself."""
-    path: str | Path | None = None
-    data: bytes | None = None
-    if isinstance(source, Image.Image):
-        return getattr(source, "filename", "") or "an image in memory", b"", source
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        data = bytes(source)
-    elif isinstance(source, dict):
-        path, data = source.get("path"), source.get("bytes")
-    elif isinstance(source, (str, Path)):
-        path = source
-    if data is None:
-        if path is None:
-            raise DataError(
-                f"an image that is {source!r}"[:200], "a path or the bytes of an image file", "remove the row"
-            )
-        # Only rows of a dataset may point to a remote file; a bare string could come from outside.
-        data = _read_file(path, max_bytes, allow_remote=isinstance(source, dict))
-    elif len(data) > max_bytes:
-        raise _too_many_bytes(describe_source(source), len(data), max_bytes)
-    return describe_source(source), data, None
-
-
-def describe_source(source: Any) -> str:
-    """What errors call an image: its path, or its size where it has none."""
-    if isinstance(source, (str, Path)):
-        return str(source)
-    path, data = (source.get("path"), source.get("bytes")) if isinstance(source, dict) else (None, source)
-    return str(path) if path is not None else f"an image of {len(data or b''):,} bytes"
-
-
-def _read_file(path: str | Path, max_bytes: int, *, allow_remote: bool) -> bytes:
-    """Read a file that is not too large: its size is known before it takes any memory, or reading stops there."""
-    try:
-        if allow_remote and "://" in str(path):
-            import fsspec
-
-            with fsspec.open(str(path), "rb") as file:
-                data: bytes = file.read(max_bytes + 1)
-        else:
-            status = os.stat(path)
-            if not stat.S_ISREG(status.st_mode):
-                raise OSError("it is not a regular file")
-            if status.st_size > max_bytes:
-                raise _too_many_bytes(str(path), status.st_size, max_bytes)
-            with Path(path).open("rb") as file:
-                data = file.read(max_bytes + 1)
-    except (OSError, ValueError) as error:  # a ValueError: no file can have such a name
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(
-            f"cannot read {path}: {reason}", "a readable image file", "check that the file is there"
-        ) from error
-    if len(data) > max_bytes:
-        raise _too_many_bytes(str(path), len(data), max_bytes)
-    return data
-
-
-def _too_many_bytes(name: str, found: int, limit: int) -> DataError:
-    return DataError(
-        f"{name} has {found:,} bytes" if found > limit + 1 else f"{name} has more than {limit:,} bytes",
-        f"at most {limit:,} bytes, about 8 for each of the pixels that an image may have",
-        "make the image smaller (or raise --max_image_pixels)",
-    )
 
 
 def _convert_to_rgb(image: Image.Image, reading: Reading) -> Image.Image:

@@ -28,8 +28,9 @@ from torch.utils.data import DataLoader
 
 from hf_imgcls.arguments import DataArguments
 from hf_imgcls.data.cache import find_cache_folder, fingerprint_files, write_atomically
-from hf_imgcls.data.decode import EncodedImage, describe_source
+from hf_imgcls.data.decode import EncodedImage
 from hf_imgcls.data.formats import FORMATS
+from hf_imgcls.data.image_source import describe_source
 from hf_imgcls.data.reading import Reading
 from hf_imgcls.errors import DataError, MachineError
 from hf_imgcls.provenance import count_cores

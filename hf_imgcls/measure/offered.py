@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from hf_imgcls.data.decode import EncodedImage, ImageSource
+from hf_imgcls.data.decode import EncodedImage
+from hf_imgcls.data.image_source import ImageSource
 from hf_imgcls.data.reading import Reading
 from hf_imgcls.records import ParityRecord
 
