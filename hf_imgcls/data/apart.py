@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from hf_imgcls.data.image_source import describe_source
 from hf_imgcls.data.manifest import Manifest
-from hf_imgcls.errors import DataError
+from hf_imgcls.errors import DataError, printable
 from hf_imgcls.layout import MANIFEST_FILE, RUN_FILE
 from hf_imgcls.records import IdenticalImages, RunRecord, SharedImages
 from hf_imgcls.run import is_main_process
@@ -110,7 +110,7 @@ def describe_conflicts(manifest: Manifest, splits: Mapping[str, Dataset]) -> lis
         lines.append("; ".join(told) + more)
     if len(groups) > _MAX_GROUPS:
         lines.append(f"and {len(groups) - _MAX_GROUPS:,} more pictures")
-    return ["".join(c if c.isprintable() else repr(c)[1:-1] for c in line) for line in lines]
+    return [printable(line) for line in lines]
 
 
 def count_seen(dataset: ImageDataset, manifest: Path | None, whose: str) -> ImageDataset:

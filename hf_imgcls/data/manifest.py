@@ -115,11 +115,11 @@ class Manifest:
         """
         parts = []
         for role in ("train", "validation"):
-            seen = self.images.filter(
-                pc.is_in(self.images["split"], pa.array([role, f"base_{role}", f"teacher_{role}"]))
-            )
+            names = pa.array([role, f"base_{role}", f"teacher_{role}"])
+            seen = self.images.filter(pc.is_in(self.images["split"], names))
             columns = {name: seen[name] for name in _HASHES} | {"split": pa.array([role] * len(seen), pa.string())}
-            parts.append(pa.table(columns).group_by([*columns]).aggregate([]).sort_by("content_hash"))
+            unique = pa.table(columns).group_by([*columns]).aggregate([])
+            parts.append(unique.sort_by([(name, "ascending") for name in _HASHES]))
         return Manifest(pa.concat_tables(parts).combine_chunks())
 
     def encode_hashes(self) -> bytes:
@@ -139,7 +139,7 @@ class Manifest:
             values = self.images[name].combine_chunks()
             digest.update(f"{name} {len(values)} {values.null_count} ".encode())
             if pa.types.is_list(values.type):
-                digest.update(values.value_lengths().to_numpy(zero_copy_only=False).astype("<f8").tobytes())
+                digest.update(values.value_lengths().fill_null(-1).to_numpy().astype("<i8").tobytes())
                 values = values.flatten()
             if name == "sample_index":
                 digest.update(values.fill_null(-1).to_numpy().astype("<i8").tobytes())
@@ -181,7 +181,7 @@ def _unreadable(path: str | os.PathLike[str], reason: str) -> DataError:
     return DataError(
         f"{path} cannot be read: {reason}",
         "the manifest that the run wrote",
-        "copy it from the run again, or remove it: then nobody knows which images trained that model",
+        "copy it from the run again, or remove it: then no image is compared with those that trained that model",
     )
 
 

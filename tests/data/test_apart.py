@@ -205,6 +205,33 @@ def test_the_manifest_is_one_row_per_image(check, write, tmp_path):
     assert check(**arguments).record.manifest_hash == checked.record.manifest_hash  # from the kept scan
 
 
+def test_only_the_main_process_writes_the_manifest(check, write, tmp_path, monkeypatch):
+    arguments = {"train_dir": write("train", range(20)), "test_dir": write("test", range(20))}
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(DataError, match="is also in test"):  # every process stops
+        check(**arguments)
+    save_manifest(check(train_dir=arguments["train_dir"]), tmp_path)
+    assert not (tmp_path / MANIFEST_FILE).exists()
+
+
+def test_names_from_data_cannot_control_the_terminal(check, write, caplog):
+    train = write("train", range(10), labels=("a", "\x1b[31mred"))
+    (train / "a" / "evil\x1b[2J.png").write_bytes(encode(photo(8, 8, seed=1), "PNG"))
+    assert found_in(check(train_dir=train, train_val_split=0, test_split=0)).num_conflicting == 2
+    assert "evil" in caplog.text
+    assert "\x1b" not in caplog.text
+
+
+def test_the_root_hash_is_the_same_each_time_with_a_base_of_copies(check, write, tmp_path):
+    for format in ("png", "bmp", "tiff"):
+        folder = write("base", range(8), format)
+    base = check(train_dir=folder, train_val_split=0, test_split=0)
+    save_manifest(base, make(tmp_path / "run"))
+    arguments = {"train_dir": write("train", range(50, 70)), "test_split": 4, "train_val_split": 0}
+    hashes = {count_seen(check(**arguments), find(tmp_path / "run"), "base").manifest.root_hash for _ in range(5)}
+    assert len(hashes) == 1
+
+
 def test_the_root_hash_notices_every_column(check, write):
     manifest = check(train_dir=write("train", range(12)), train_val_split=0, test_split=0).manifest
     hashes = {manifest.root_hash}
