@@ -185,7 +185,7 @@ class SharedImages:
         verb = "is" if self.num_images == 1 else "are"
         what = f"{verb} also in {role}" if not whose else f"trained {whose}"
         if whose and role == "validation":
-            what = f"{verb} among the images that {whose}'s checkpoint was chosen on"
+            what = f"{verb} among the validation images of {whose}"
         return f"{self.num_images:,} of {self.num_examples:,} {self.split} images {what}"
 
 
