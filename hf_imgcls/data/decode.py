@@ -260,7 +260,8 @@ class EncodedImage:
         reason, fix = f"{error}" or type(error).__name__, "repair or remove the file"
         if isinstance(error, Image.UnidentifiedImageError):
             reason = "not an image" if self.data else "the file is empty"
-            reason, fix = name_other_format(self.data) or (reason, fix)
+            if (other := name_other_format(self.data)) is not None:
+                reason, fix = "; ".join(other), other[1]  # tables of bad images show the reason alone
         return DataError(
             f"cannot read {self.name}: {reason}", f"a whole image file in one of the formats {', '.join(FORMATS)}", fix
         )
