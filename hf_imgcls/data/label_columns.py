@@ -134,9 +134,8 @@ def read_raw_labels(
     lists = match_class_lists(declared, files, column, notes)
     if not lists:
         notes += describe_lost_names(declared)
-    if any(feature.is_list for feature in found.values()):
-        vectors = [(found[split], elements) for split, elements in parts.items() if found[split].is_list]
-        length = find_vector_length(vectors, column)
+    if all(feature.is_list for feature in found.values()):
+        length = find_vector_length([(found[split], elements) for split, elements in parts.items()], column)
         if length is not None:
             return _read_vectors(parts, length, column, notes)
         if all(isinstance(feature.item, Value) for feature in found.values()) and all(

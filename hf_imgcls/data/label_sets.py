@@ -179,12 +179,22 @@ def find_vector_length(parts: Collection[tuple[LabelFeature, Elements]], column:
         if is_unlabelled(elements):
             continue
         given = pc.cast(elements.values.drop_null(), pa.float64()).to_numpy(zero_copy_only=False)
-        if elements.values.null_count or not np.isin(given, (0, 1)).all():
+        if elements.values.null_count or not np.isin(given, (-1, 0, 1)).all():
             return None
         counts = np.bincount(elements.rows, minlength=len(elements.is_missing))
         lengths |= set(counts[~elements.is_missing].tolist())
-        ones = np.bincount(elements.rows, weights=given, minlength=len(counts))
-        repeats |= bool(((ones > 1) | (counts - ones > 1)).any())
+        cells = np.unique(elements.rows * 3 + given.astype(np.int64) + 1)
+        repeats |= len(cells) < len(given)
+        unlabelled = elements.rows[given == -1]
+        if len(unlabelled) and not repeats:
+            return None
+        if len(unlabelled):
+            raise DataError(
+                f"the label column {column!r} holds vectors of 0 and 1, and -1 in {len(np.unique(unlabelled))} rows "
+                f"(row {unlabelled[0]} is the first)",
+                "0 or 1 for each class",
+                "remove or label these rows",
+            )
     if repeats and len(lengths) > 1:
         found = ", ".join(map(str, sorted(lengths)[:5]))
         raise DataError(

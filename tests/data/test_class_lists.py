@@ -255,3 +255,8 @@ def test_hidden_labels_say_nothing_about_vectors(load, make_parquet):
 def test_vectors_of_several_lengths_are_refused(load, make_parquet):
     with pytest.raises(DataError, match="vectors of 0 and 1 with 2, 3 places"):
         load(dataset_name=make_parquet({"train": vectors([[1, 0], [0, 0, 1]] * 10)}))
+
+
+def test_vectors_with_unlabelled_rows_are_refused(load, make_parquet):
+    with pytest.raises(DataError, match=r"and -1 in 1 rows \(row 20 is the first\)"):
+        load(dataset_name=make_parquet({"train": vectors([[1, 0], [0, 1]] * 10 + [[-1, -1]])}))
