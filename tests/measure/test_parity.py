@@ -13,8 +13,10 @@ from safetensors.torch import load_file, save_file
 from trained_models import digits_arguments, find_trained_model, load_digits
 
 from hf_imgcls.errors import DataError, ParityError
+from hf_imgcls.measure.metrics import ExampleTable
 from hf_imgcls.measure.parity import check_parity
 from hf_imgcls.measure.score import score_folder
+from hf_imgcls.measure.scored_answers import Tolerance, build_scored
 from hf_imgcls.records import ParityRecord
 
 NUM_EXAMPLES = 61
@@ -135,3 +137,20 @@ def test_images_that_were_not_scored_are_an_error(scored):
     part = {item.name: getattr(table, item.name)[:40] for item in dataclasses.fields(table) if item.name != "scores"}
     with pytest.raises(DataError, match="an image was not scored"):
         check(folder, dataclasses.replace(score, examples=dataclasses.replace(table, **part)))
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_names_of_classes_that_are_never_the_best_are_compared_by_their_scores(swapped):
+    """Where all scores are at hand, two swapped names show, though the first answer stays the same."""
+    labels, scores = ["cat", "dog", "eel"], np.array([[0.6, 0.3, 0.1]])
+    examples = ExampleTable(
+        sample_index=np.array([7]), label=np.array([0]), prediction=np.array([0]), probability=scores[:, 0],
+        log_loss=-np.log(scores[:, 0]), reference_rank=np.array([0]), scores=scores,
+    )  # fmt: skip
+    served = ["cat", "eel", "dog"] if swapped else labels
+    answer = [{"label": name, "score": score} for name, score in zip(served, scores[0], strict=True)]
+    outcome = build_scored(examples, labels).compare(0, answer, Tolerance(tie=1e-4, score=1e-2))
+    assert outcome.difference == pytest.approx(0.2 if swapped else 0)
+    assert (outcome.disagreement is not None) is swapped
+    without = dataclasses.replace(examples, scores=None)
+    assert build_scored(without, labels).compare(0, answer, Tolerance(1e-4, 1e-2)).disagreement is None
