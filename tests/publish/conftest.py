@@ -72,7 +72,7 @@ class Pushing:
 
     def run_code(self, code: str, **environment: str) -> Any:
         """Run a client; its last line is JSON."""
-        return run_client(code, self.hub, self.home, timeout_s=300, **{**CLIENT, **environment})
+        return run_client(code, self.hub, self.home, timeout_s=900, **{**CLIENT, **environment})
 
     def run_recipe(self, name: str, *flags: Any, check: bool = True, **environment: str) -> Any:
         """Run ``recipes/NAME.py`` from the command line."""

@@ -65,7 +65,7 @@ def test_push_verify_and_consume(pushing, run, tmp_path):
     listed = [line.split()[:2] for line in dry.stdout.splitlines() if line[:2] == "  " and line.split()[0][0].isdigit()]
     sizes = {name: int(size.replace(",", "")) for size, name in listed if name != "bytes"}
     assert "me/digits is not there yet" in dry.stdout
-    assert "Stays here: checkpoint-6/, predictions_test.parquet" in dry.stdout
+    assert "Stays here: checkpoint-6/, data_manifest.parquet, predictions_test.parquet" in dry.stdout
     assert "examples/1.png  (an image of the dataset)" in dry.stdout
     assert "report/report.html  (with images of the dataset)" in dry.stdout
     verified = r"served = scored       100.00% of 61 images.*, pipeline of transformers .*, from the staged files"
