@@ -76,17 +76,13 @@ class ParquetFiles:
         file, group, begin, size = (int(value) for value in piece)
         lowest, highest = max(first, begin), begin + size
         at = int(self.groups[(self.groups[:, 0] == file) & (self.groups[:, 1] == group), 2][0])
+        # Read at once: a reader that goes on in Arrow's threads can call into an interpreter that is shutting down.
         with self._open(file, find_blocks(self.footers[file], [group], columns), share) as handle:
             reader = pq.ParquetFile(handle, metadata=self.footers[file])
-            for batch in reader.iter_batches(
-                _ROWS_PER_READ, row_groups=[group], columns=list(columns), use_threads=False
-            ):
-                start, stop = max(lowest - at, 0), min(highest - at, batch.num_rows)
-                if start < stop:
-                    yield from enumerate(batch.slice(start, stop - start).to_pylist(), at + start)
-                at += batch.num_rows
-                if at >= highest:
-                    return
+            table = reader.read_row_group(group, columns=list(columns), use_threads=False)
+        for start in range(max(lowest - at, 0), highest - at, _ROWS_PER_READ):
+            rows = table.slice(start, min(_ROWS_PER_READ, highest - at - start))
+            yield from enumerate(rows.to_pylist(), at + start)
 
     def _open(self, file: int, blocks: Sequence[tuple[int, int]], share: float) -> RangeReader:
         return RangeReader(
