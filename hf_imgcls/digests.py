@@ -16,6 +16,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from hf_imgcls.errors import UserError
 from hf_imgcls.layout import (
     ADAPTER_FOLDER,
     BATCH_PICTURE,
@@ -78,16 +79,18 @@ def find_changes(folder: str | Path) -> dict[str, str]:
     Returns:
         File -> what has become of it, for example ``"was changed"``; empty if nothing has changed.
 
-    Raises:
-        UserError: ``run.json`` is damaged.
     """
     folder = Path(folder)
-    record = _read_sealed(folder)
+    try:
+        content = json.loads((folder / RUN_FILE).read_text(encoding="utf-8")) if (folder / RUN_FILE).is_file() else {}
+        record = _read_sealed(folder)
+    except (UserError, OSError, ValueError):
+        return {RUN_FILE: "cannot be read"}
     if record is None:
         return {}
     changes = {}
     # As it is written: a later release's record has further fields.
-    if record.checksum != compute_checksum(json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))):
+    if record.checksum != compute_checksum(content):
         changes[RUN_FILE] = "was changed"
     for name, expected in sorted(record.files.items()):
         top = name.partition("/")[0]
@@ -218,11 +221,12 @@ def _digest_files(folder: Path, names: Collection[str]) -> dict[str, FileRecord]
 
 
 def _read_sealed(folder: Path) -> RunRecord | None:
-    """``run.json`` of a finished run with digests."""
-    if not (folder / RUN_FILE).is_file():
+    """``run.json`` of a finished run with digests; None without one, and for a file of that name of somebody else's."""
+    path = folder / RUN_FILE
+    if not path.is_file():
         return None
-    record = RunRecord.load(folder / RUN_FILE)
-    return record if record.files else None
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return RunRecord.load(path) if isinstance(content, dict) and content.get("files") else None
 
 
 def _save(folder: Path, record: RunRecord) -> None:

@@ -125,6 +125,15 @@ def test_folders_without_digests_are_taken_as_they_are(tmp_path):
     assert RunRecord.load(folder / "run.json").files == {}
 
 
+def test_a_record_that_is_damaged_or_somebody_elses(sealed, tmp_path):
+    (tmp_path / "run.json").write_text('{"name": "an experiment of another tool"}')
+    assert find_changes(tmp_path) == {}
+    content = (sealed / "run.json").read_text()
+    for damaged in (content[:-100], content.replace('"files": {', '"files": [{', 1), "\x00"):
+        (sealed / "run.json").write_text(damaged)
+        assert find_changes(sealed) == {"run.json": "cannot be read"}
+
+
 def test_a_stage_may_rewrite_files_and_hides_nobody_elses_change(sealed):
     flip(sealed / "config.json")
     change_json(sealed / "report" / "report.json", split="edited")

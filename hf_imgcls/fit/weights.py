@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from functools import cache
@@ -51,10 +52,15 @@ def pin_source(
     """
     commit = find_commit(name, data, revision)
     files = _list_files(str(name), data, commit)
+    adapter = None
     if files is None or ADAPTER_CONFIG in files:
         adapter = _find_file(str(name), ADAPTER_CONFIG, data, commit or revision)
-        if adapter is not None:
-            raise refuse_adapter(name, Path(adapter))
+    if adapter is None and commit is not None and revision != "main":
+        # transformers 4.57 looks for it on the main branch, whatever the revision (models/auto/auto_factory.py).
+        with contextlib.suppress(ModelError):  # there need not be such a branch
+            adapter = _find_file(str(name), ADAPTER_CONFIG, data, "main")
+    if adapter is not None:
+        raise refuse_adapter(name, Path(adapter))
     if files is not None:
         _check_safetensors(str(name), files)
         if commit is not None:

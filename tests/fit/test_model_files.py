@@ -106,6 +106,7 @@ print(json.dumps([
     attempt(lambda: build_model(FitArguments(model_name_or_path=name), data, ["a", "b"])),
     attempt(lambda: load_classifier(name, data)),
     attempt(lambda: build_distiller(FitArguments(teacher_model=name), data, ["a", "b"], None)),
+    attempt(lambda: load_classifier("org/later", data, revision=REVISION)),
     attempt(lambda: load_classifier("org/other", data)),
 ]))
 """
@@ -116,15 +117,23 @@ def test_an_adapter_on_the_hub_is_refused_also_from_the_cache(folder, model, tmp
         hub.commit_folder(hub.create_repository("model", "org/other"), model)
         plant_adapter(folder, "org/other", tmp_path / OPENED)
         hub.commit_folder(hub.create_repository("model", "org/redirected"), folder)
-        answers = run_client(_ON_THE_HUB, hub, tmp_path / "home", HF_HUB_DISABLE_XET="1")
+        # transformers 4.57 looks for an adapter on the main branch, whatever the revision.
+        later = hub.create_repository("model", "org/later")
+        code = f"REVISION = {hub.commit_folder(later, model)!r}\n{_ON_THE_HUB}"
+        hub.commit(later, {"adapter_config.json": (folder / "adapter_config.json").read_bytes()})
+        answers = run_client(code, hub, tmp_path / "home", HF_HUB_DISABLE_XET="1")
         assert answers[-1] == "loaded"
-        assert len(answers) == 4
+        assert len(answers) == 5
         for answer in answers[:-1]:
-            assert "'org/redirected' has adapter_config.json" in answer
+            assert "' has adapter_config.json" in answer
             assert "'org/other'" in answer
         asked = [request.path for request in hub.requests if "org/redirected" in request.path]
         assert not [path for path in asked if path.endswith((".bin", ".safetensors"))]
-        assert run_client(_ON_THE_HUB, hub, tmp_path / "home", HF_HUB_OFFLINE="1") == answers
+        # Offline, also where nobody has noted in the cache that a repository has no adapter.
+        noted = list((tmp_path / "home").rglob(".no_exist"))
+        for folder_of_notes in noted:
+            shutil.rmtree(folder_of_notes)
+        assert run_client(code, hub, tmp_path / "home", HF_HUB_OFFLINE="1") == answers
     assert not (tmp_path / OPENED).exists()
 
 
