@@ -335,12 +335,13 @@ def _cut_missing_splits(
     for role, part in rows.items():
         text = f"{len(part)} of {num_examples} examples of {name}, {how}, seed {args.split_seed}"
         parts[role] = ("train", part, text)
+    kind = "split_name" if args.dataset_name else "file" if args.train_file else "dir"
     for role, count in counts.items():
         if not len(rows[role]):
             raise DataError(
                 f"no example can be cut for {role}: every class has one example",
                 "at least two examples in some class",
-                f"pass --{role}_dir or another held-out split",
+                f"name held-out data with --{role}_{kind}",
             )
         if groups is not None and len(rows[role]) != count:
             notes.append(f"{role} has {len(rows[role])} examples, not {count}: groups stay whole.")

@@ -75,3 +75,12 @@ def test_minus_one_may_be_a_class(load, make_parquet, values):
     count = 40 // len(values) * len(values)
     train = add_columns(label=(values * 40)[:40]).select(range(count))
     assert load(dataset_name=make_parquet({"train": train})).labels == [str(value) for value in values]
+
+
+def test_what_cannot_be_cut_is_asked_for_as_the_data_were_named(load, make_parquet, make_folders):
+    labels = [f"class {index}" for index in range(6)]
+    rows = make_pets(6).remove_columns("label").add_column("label", labels)
+    with pytest.raises(DataError, match="--test_split_name"):
+        load(dataset_name=make_parquet({"train": rows}))
+    with pytest.raises(DataError, match="--test_dir"):
+        load(train_dir=make_folders("photos", dict.fromkeys(labels, 1)))
