@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from datetime import timedelta
 
 import pytest
@@ -87,12 +86,30 @@ def test_what_one_process_finds_before_training_ends_the_other(launch, tmp_path)
     folders[1].mkdir()
     own = [("--train_dir", str(folder)) for folder in folders]
     runs = launch("run", *own[0], *SHORT[2:], on_second=own[1])
-    assert wait_both(runs, 30) == [2, 2]
+    assert wait_both(runs, 90) == [2, 2]
     assert "not_copied" in runs[1].output
     assert f"process 1 of 2 ended the run: {folders[1]}" in runs[0].output
     runs = launch("other", *SHORT, on_second=("--learning_rate", "0.5"))
-    assert wait_both(runs, 30) == [2, 2]
+    assert wait_both(runs, 90) == [2, 2]
     assert "recipe.learning_rate: 0.003 in process 0, 0.5 in process 1" in runs[0].output
+
+
+def test_an_error_of_one_process_in_the_middle_of_training_is_told_to_the_other(launch, tmp_path):
+    folders = [tmp_path / "data", tmp_path / "copy"]
+    for folder in folders:
+        for number in range(32):
+            for name in ("cat", "dog"):
+                (folder / name).mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (16, 16), (number, 0, 0)).save(folder / name / f"{number:02d}.png")
+    for number in range(8, 32):  # a copy that was cut short; nobody has looked at all of it
+        (folders[1] / "dog" / f"{number:02d}.png").write_bytes(b"\x89PNG cut")
+    own = [
+        ("--train_dir", str(folder), "--scan_images", "false", "--cache_decoded_images", "false") for folder in folders
+    ]
+    runs = launch("run", *own[0], *SHORT[2:], "--train_val_split", "0.2", on_second=own[1])
+    assert wait_both(runs, 90) == [2, 2]
+    assert "after step" in runs[1].output
+    assert "process 1 of 2 ended the run: after step" in runs[0].output
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
@@ -100,9 +117,6 @@ def test_a_process_that_is_lost_while_training_ends_the_other(launch, number):
     runs = launch("run", *RUN, "--num_train_epochs", "200")
     runs[0].wait_for("checkpoint-*")
     runs[1].kill(number)
-    start = time.monotonic()
-    code = runs[0].wait(45)
-    assert code != 0
-    assert time.monotonic() - start < 40  # 20 seconds without a sign of life, and a slow machine
+    assert runs[0].wait(60) != 0  # after 20 seconds without a sign of life, on a machine that may be slow
     words = "lost another one" if number == signal.SIGKILL else "without a sign of life"
     assert words in runs[0].output
