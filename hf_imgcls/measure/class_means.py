@@ -151,20 +151,32 @@ def _enclose_f1(counts: ClassCounts, weights: _Weights, level: float, *, is_excl
     influence = counts.right @ (2 * each) - (counts.targets + counts.answers) @ (each * f1)
     influence += weights.influence(counts, f1)
     seen = (n > 0) & (each > 0)
-    others = seen & (num_images > n) & (f1 > 0)
+    others = seen & (num_images > n)
     if not seen.any():
         return Interval(None, None, "no interval: too few images")
-    missed, invented = (each * (2 - f1))[seen], (each * f1)[others]
+    # What one more costs, of F1 as it is after one further image of each kind.
+    further = 2 * counts.correct / (size + 2)
+    missed, invented = each * (2 - further), np.maximum(each * further, 1e-9 * each.max())
     mistakes = Mistakes(
         np.concatenate([n[seen], (num_images - n)[others]]),
         np.concatenate([(n - counts.correct)[seen], (counts.predicted - counts.correct)[others]]),
-        np.concatenate([missed, invented]),
+        np.concatenate([missed[seen], invented[others]]),
     )
-    unseen = missed.max() + (invented.max(initial=0.0) if is_exclusive else 0.0)
-    low, high = enclose_mistakes(mistakes, level, variance=float(influence @ influence), unseen=float(unseen))
-    # To first order the average falls with what is lost.
-    most = float(weights.values @ f1 + mistakes.cost @ mistakes.lost)
-    return Interval(most - high, most - low + float(weights.values[unknown].sum()))
+    unseen = _find_dearest_pair(missed, invented) if is_exclusive else None
+    low, high = enclose_mistakes(mistakes, level, variance=float(influence @ influence), unseen=unseen)
+    # The average falls with what is lost: to first order, and from 1 where nothing is.
+    value, lost = float(weights.values @ f1), float(mistakes.cost @ mistakes.lost)
+    most = float(weights.values[seen].sum())
+    rises = [lost - low, (most - value) * (1 - low / lost) if lost > 0 else most - value]
+    return Interval(value - (high - lost), value + max(rises) + float(weights.values[unknown].sum()))
+
+
+def _find_dearest_pair(missed: FloatArray, invented: FloatArray) -> float:
+    """The most that an image costs which is missed in one class and invented in another."""
+    if len(missed) < 2:
+        return float(missed.max())
+    first, second = np.argsort(missed)[-2:], np.argsort(invented)[-2:]
+    return max(float(missed[a] + invented[b]) for a in first for b in second if a != b)
 
 
 def _say_unknown(counts: ClassCounts, unknown: npt.NDArray[np.bool_], weight: FloatArray, what: str) -> str:

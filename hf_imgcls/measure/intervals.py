@@ -179,9 +179,9 @@ def enclose_calibration_error(
 ) -> tuple[float, float]:
     """Interval of a calibration error, also where all outcomes of a bin are the same.
 
-    Bootstrap samples never show an outcome that was not seen. So the lower end is the lower one of two: with the noise
-    of the bootstrap, and with that of outcomes whose share is half an outcome away from none or all of them. The upper
-    end is not below the gap between the mean score and either end of the exact interval of the share of outcomes.
+    Bootstrap samples never show an outcome that was not seen. So the interval is the hull of two: with the noise of the
+    bootstrap, and with that of outcomes whose share is half an outcome away from none or all of them. The upper end is
+    not below the gap between the mean score and either end of the exact interval of the share of outcomes.
 
     Args:
         outcomes: (N,) whether what the score is about is so.
@@ -202,8 +202,8 @@ def enclose_calibration_error(
     share = (happened + 0.5) / (size + 1)
     variance = size * share * (1 - share) + np.maximum(squares - total**2 / np.maximum(size, 1), 0.0)
     noise = np.random.default_rng(0).standard_normal(drawn_gaps.shape) * np.sqrt(variance) / n
-    low, high = enclose_absolute_sum(gaps, drawn_gaps, level)
-    low = min(low, enclose_absolute_sum(gaps, gaps + noise, level)[0])
+    ends = [enclose_absolute_sum(gaps, drawn, level) for drawn in (drawn_gaps, gaps + noise)]
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
     least, most = clopper_pearson(happened.sum(), n, level)
     mean = float(scores.mean())
     return low, min(max(high, mean - float(least), float(most) - mean), 1.0)

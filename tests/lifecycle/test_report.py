@@ -76,6 +76,20 @@ def test_the_temperature_is_in_the_saved_model_and_answers_are_not_touched(two_r
     assert read(two_runs / "long" / "parity.json")["top1_agreement"] == 1.0
 
 
+def test_the_numbers_of_validation_are_those_of_the_saved_model(two_runs):
+    """As those of test are: the temperature is in both, although validation was measured before it was fitted."""
+    from hf_imgcls.measure.multilabel_table import load_table
+
+    table = load_table(two_runs / "long" / "predictions_validation.parquet")
+    for file in ("eval_results.json", "all_results.json"):
+        results = read(two_runs / "long" / file)
+        assert results["eval_log_loss"] == results["eval_loss"] == pytest.approx(table.log_loss.mean(), rel=1e-6)
+        assert results["eval_accuracy"] == pytest.approx(table.correct.mean())
+        assert results["eval_samples_per_second"] > 0
+    last = [entry for entry in read(two_runs / "long" / "trainer_state.json")["log_history"] if "eval_loss" in entry]
+    assert min(entry["eval_loss"] for entry in last) > table.log_loss.mean(), "the temperature was not 1"
+
+
 def test_a_report_again_without_a_model(run_recipe, two_runs, tmp_path):
     shutil.copy(two_runs / "long" / "predictions_test.parquet", tmp_path / "predictions_test.parquet")
     shutil.copy(two_runs / "long" / "predictions_validation.parquet", tmp_path)

@@ -101,6 +101,9 @@ def test_thresholds_are_those_of_the_validation_split_after_the_temperature(trai
     validation = load_table(folder / "predictions_validation.parquet")
     expected = tune_thresholds(validation.scores, validation.targets).thresholds
     assert np.allclose(read(folder / "config.json")["label_thresholds"], expected, atol=1e-6)
+    results = read(folder / "all_results.json")
+    assert results["eval_hamming_loss"] == pytest.approx((validation.answers != validation.targets).mean())
+    assert results["eval_log_loss"] == pytest.approx(validation.log_loss.mean(), rel=1e-5)
 
 
 @pytest.mark.slow

@@ -1,14 +1,23 @@
-"""Every interval of a report by simulation: samples of a population whose metrics are known, from rows to intervals."""
+"""Every interval of a report by simulation: samples of a population whose metrics are known, from rows to intervals.
+
+The settings in which few mistakes are seen are those of ``benchmarks/coverage.py``, whose table is committed.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
+import json
+import sys
 from collections import defaultdict
+from pathlib import Path
 
 import numpy as np
 import pytest
-from made_label_tables import make_label_table
-from made_tables import make_table
+from made_label_tables import LABEL_CASES, make_label_case, make_label_table
+from made_tables import CASES as CASES_OF_ONE
+from made_tables import make_case, make_table
+from places import REPOSITORY
 from scipy.stats import norm
 
 from hf_imgcls.measure.calibration import measure_reliability
@@ -19,10 +28,11 @@ from hf_imgcls.measure.multilabel_estimates import (
     estimate_label_metrics,
     rank_label_sets,
 )
-from hf_imgcls.measure.multilabel_summary import list_label_mistakes
+from hf_imgcls.measure.multilabel_summary import list_label_mistakes, summarise_label_sets
+from hf_imgcls.measure.summary import summarise
 from hf_imgcls.records import Estimate
 
-NUM_SIMULATIONS, NUM_LABELS, SAMPLE, POPULATION = 1000, 4, 300, 20_000
+NUM_SIMULATIONS, NUM_LABELS, SAMPLE, POPULATION = 400, 4, 300, 20_000
 DRAWS = 1000  # the ends of 300 lie too near to each other: 0.6 % of the coverage
 SHARES = np.arange(1, NUM_LABELS + 1) / np.arange(1, NUM_LABELS + 1).sum()  # classes of unequal size
 
@@ -81,20 +91,16 @@ def name_classes(classes):
 
 
 OF_CLASSES = {" precision", " recall", " f1", " average_precision"}
-# The last of each: where errors of calibration are small, only one end of their intervals can miss
-# (`enclose_absolute_sum`).
 CASES = {
     "one label": (
         draw_one_label,
         estimate_one_label,
         {*SUMMARY_NAMES, *OF_CLASSES} - {"top5_accuracy"},  # there are four classes
-        {"ece", "adaptive_ece"},
     ),
     "several labels": (
         draw_several_labels,
         estimate_several_labels,
         {*MULTI_LABEL_SUMMARY_NAMES, *OF_CLASSES, " brier", " ece", " missed", " invented", " bins"},
-        {" ece"},
     ),
 }
 
@@ -102,7 +108,7 @@ CASES = {
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_every_interval_covers(case):
-    draw, estimate, names, one_sided = CASES[case]
+    draw, estimate, names = CASES[case]
     population = draw()
     truth = estimate(population, seed=0, draws=2)
     covered = defaultdict(list)
@@ -116,5 +122,65 @@ def test_every_interval_covers(case):
     assert set(covered) == names
     for name, results in covered.items():
         assert len(results) >= 0.99 * NUM_SIMULATIONS * (NUM_LABELS if name.startswith(" ") else 1)
-        lowest, highest = (0.95, 0.99) if name in one_sided else (0.93, 0.97)
-        assert lowest <= np.mean(results) <= highest, (name, np.mean(results))
+        # Of 400 intervals that cover in 95 % of samples, 370 do nearly always. Of those with a price for what was not
+        # seen, nearly all may.
+        assert np.mean(results) >= 0.925, (name, np.mean(results))
+        if name in ("accuracy", "top3_accuracy", "weighted_recall", "subset_accuracy", "micro_f1", " missed"):
+            assert np.mean(results) <= 0.975, (name, np.mean(results))
+
+
+# ------------------------------------------------------------------------------------------------ few mistakes
+
+
+@pytest.fixture(scope="module")
+def coverage():
+    """The module of ``benchmarks/coverage.py``."""
+    spec = importlib.util.spec_from_file_location("coverage_benchmark", REPOSITORY / "benchmarks" / "coverage.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def check_settings(coverage, names, num_tables, lowest):
+    chosen = [setting for setting in coverage.SETTINGS if f"{setting.name}, {setting.n}" in names]
+    assert len(chosen) == len(names)
+    for setting in chosen:
+        found = coverage.simulate(setting, num_tables, draws=300)
+        assert set(found) == set(setting.metrics)
+        for metric, item in found.items():
+            if item["has"]:
+                assert item["covers"] >= lowest, (setting.name, metric, item)
+        assert sum(item["has"] > 0.5 for item in found.values()) >= 10, "most metrics have an interval"
+
+
+def test_intervals_cover_where_few_mistakes_are_seen(coverage, monkeypatch):
+    """A bootstrap covers in 39-75 % of such samples."""
+    monkeypatch.setattr(coverage, "POPULATION", 10_000)
+    check_settings(coverage, {"binary 95/5, margin 2.5, 100", "accuracy .99, sure, 30"}, 40, 0.85)
+
+
+@pytest.mark.slow
+def test_intervals_cover_in_more_settings(coverage):
+    names = {
+        "10 imbalanced, margin 3.0, 270", "accuracy .99, 1 % wrong labels, 100", "rare class of 2, margin 3.0, 270",
+        "rare class of 5, margin 1.5, 273", "several labels, margin 2.0, 100", "calibrated, T = 0.5, 30",
+    }  # fmt: skip
+    check_settings(coverage, names, 100, 0.9)
+
+
+def test_point_values_and_the_intervals_of_shares_are_what_they_were():
+    """A golden file: how certain a number is may be told better, the number itself and Wilson's interval stay."""
+    golden = json.loads((Path(__file__).parent / "golden_estimates.json").read_text())
+    for kind, cases, make, compute in (
+        ("one label", CASES_OF_ONE, make_case, summarise),
+        ("several labels", LABEL_CASES, make_label_case, summarise_label_sets),
+    ):
+        assert set(golden[kind]) == set(cases)
+        for case in cases:
+            metrics = compute(make(case), draws=20).metrics
+            assert set(metrics) == set(golden[kind][case])
+            for name, expected in golden[kind][case].items():
+                for key, value in expected.items():
+                    found = getattr(metrics[name], key)
+                    assert found is None if value is None else found == pytest.approx(value, abs=1e-9), (case, name)
