@@ -2,7 +2,7 @@
 
     python benchmarks/coverage.py [--output benchmarks/coverage.txt] [--only TEXT ...]
 
-Each setting is a population of 40,000 predictions whose metrics are known. Tables of n images are drawn from it, with
+Each setting is a population of 20,000 predictions whose metrics are known. Tables of n images are drawn from it, with
 replacement, and become estimates by the code of the report. Every table has a seed of its own, so that numbers do not
 depend on which settings run. What is finished is kept in ``--state``: after an interruption the same command goes on.
 
@@ -31,7 +31,7 @@ from hf_imgcls.measure.predictions import PredictionTable
 from hf_imgcls.measure.top_scores import TopScores
 from hf_imgcls.records import Estimate, ReportRecord
 
-POPULATION, BATCH_SIZE, LEVEL, DRAWS = 40_000, 1_000, 0.95, 300
+POPULATION, BATCH_SIZE, LEVEL, DRAWS = 20_000, 1_000, 0.95, 300
 SINGLE = (
     "accuracy", "balanced_accuracy", "macro_precision", "macro_f1", "weighted_f1", "roc_auc", "average_precision",
     "log_loss", "brier", "ece", "adaptive_ece",
@@ -130,7 +130,7 @@ def make_table(logits: np.ndarray, labels: np.ndarray) -> PredictionTable:
     return PredictionTable.from_examples(examples, *collected, split="test", labels=names)
 
 
-EQUAL = {k: np.full(k, 1 / k) for k in (5, 10, 50)}
+EQUAL = {k: np.full(k, 1 / k) for k in (5, 10)}
 RARE = {n: np.array([200, 68, n]) / (268 + n) for n in (2, 5, 10)}
 FREQUENCIES = np.geomspace(0.5, 0.02, 8)
 SETTINGS = [
@@ -154,12 +154,11 @@ SETTINGS = [
     ),
     *(
         Setting(f"10 equal classes, margin {margin}", n, lambda margin=margin: build_single(EQUAL[10], margin))
-        for n, margin in ((100, 3.0), (300, 3.0), (300, 1.0), (2000, 5.0))
+        for n, margin in ((100, 3.0), (300, 3.0), (300, 1.0))
     ),
-    Setting("50 equal classes", 500, lambda: build_single(EQUAL[50], 3.5)),
     *(
         Setting(f"calibrated, T = {temperature}", n, lambda t=temperature: build_calibrated(3.0, t))
-        for temperature in (1.0, 0.5, 2.0)
+        for temperature in (1.0, 0.5)
         for n in (30, 100, 270)
     ),
     *(
@@ -169,7 +168,7 @@ SETTINGS = [
             counts=(200, 68, rare),
         )
         for rare in (2, 5, 10)
-        for margin in (1.5, 3.0, 4.5)
+        for margin in (1.5, 4.0)
     ),
     *(
         Setting(f"several labels, margin {margin}", n, lambda m=margin: build_several(FREQUENCIES, m), SEVERAL)

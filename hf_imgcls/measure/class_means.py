@@ -81,7 +81,7 @@ def count_for_means(targets: csr_array, answers: csr_array, names: Sequence[str]
 
 
 def enclose_averages(counts: ClassCounts, level: float, *, is_exclusive: bool) -> dict[str, Interval]:
-    """Intervals of macro and weighted precision, recall and F1, and of balanced accuracy.
+    """Intervals of macro and weighted precision, recall and F1.
 
     A recall is a share of the class's images, a precision one of its predictions. F1 is lost by images that are missed
     and by others that are taken for the class, each at the price that it has to first order.
@@ -92,7 +92,8 @@ def enclose_averages(counts: ClassCounts, level: float, *, is_exclusive: bool) -
         is_exclusive: Whether an image has one class, so that one mistake counts in two classes.
 
     Returns:
-        Name -> interval.
+        Name -> interval. Where classes are exclusive ``weighted_recall`` is left out, which is the accuracy, and
+        ``balanced_accuracy`` is there.
     """
     support, predicted, num_labels = counts.support, counts.predicted, float(counts.support.sum())
     occurs, has_images = support + predicted > 0, support > 0
@@ -102,11 +103,18 @@ def enclose_averages(counts: ClassCounts, level: float, *, is_exclusive: bool) -
         "weighted": _Weights(support / max(num_labels, 1.0), num_labels),
     }
     present = _Weights((has_images | absent) / max(int((has_images | absent).sum()), 1))
-    intervals = {"balanced_accuracy": _enclose_shares(counts, "images", present, level)}
+    intervals = {}
     for prefix, weights in weightings.items():
         intervals[f"{prefix}_precision"] = _enclose_shares(counts, "predictions", weights, level)
-        intervals[f"{prefix}_recall"] = _enclose_shares(counts, "images", weights, level)
         intervals[f"{prefix}_f1"] = _enclose_f1(counts, weights, level, is_exclusive=is_exclusive)
+    intervals["macro_recall"] = _enclose_shares(counts, "images", weightings["macro"], level)
+    if not is_exclusive:
+        intervals["weighted_recall"] = _enclose_shares(counts, "images", weightings["weighted"], level)
+        return intervals
+    is_same = np.array_equal(present.values, weightings["macro"].values)
+    intervals["balanced_accuracy"] = (
+        intervals["macro_recall"] if is_same else _enclose_shares(counts, "images", present, level)
+    )
     return intervals
 
 

@@ -16,6 +16,7 @@ from hf_imgcls.measure.formulas import FloatArray
 # Weight of one unseen mistake beside the observed ones, where the spread of what mistakes cost is estimated.
 _PSEUDO_COUNT = 0.1
 _MOST_SPREAD = 10.0
+_MOST_TILT, _MOST_STEPS = 500.0, 60
 
 
 class Mistakes(NamedTuple):
@@ -103,7 +104,7 @@ def _find_upper_end(mistakes: Mistakes, tail: float) -> float:
         near, far = far, 4 * far
         if far > 1e7:  # all chances lost is as likely as that
             return total
-    pull = brentq(excess, near, far, rtol=1e-4) if near or excess(1e-9) > 0 else near
+    pull = brentq(excess, near, far, rtol=1e-8) if near or excess(1e-9) > 0 else near
     return min(float(cost @ (n * _pull_shares(share, pull * cost / dearest))), total)
 
 
@@ -118,7 +119,6 @@ def _pull_shares(share: FloatArray, pull: FloatArray) -> FloatArray:
 
 def _find_tail(mistakes: Mistakes, share: FloatArray, observed: float) -> float:
     """Probability that ``sum(cost * Binomial(n, share))`` is at most ``observed``, by Daniels' approximation."""
-    from scipy.optimize import brentq
     from scipy.special import expit, logit, ndtr
 
     observed -= float(mistakes.cost[share >= 1] @ mistakes.n[share >= 1])
@@ -128,26 +128,26 @@ def _find_tail(mistakes: Mistakes, share: FloatArray, observed: float) -> float:
     n, cost, q = mistakes.n[counted], mistakes.cost[counted], share[counted]
     if observed <= 0:  # exact
         return float(np.exp(n @ np.log1p(-q)))
-    step = cost.max()
-    reached = observed / step + 0.5
-    cost = cost / step
+    dearest = cost.max()
+    reached = observed / dearest + 0.5
+    cost = cost / dearest
     if reached >= cost @ n:
         return 1.0
     log_odds = logit(q)
 
-    def tilt(t: float) -> tuple[FloatArray, float]:
+    # Newton's steps, within bounds that close in: the sum of tilted shares rises with t.
+    t, low, high = 0.0, -_MOST_TILT, _MOST_TILT
+    for _ in range(_MOST_STEPS):
         tilted = expit(log_odds + cost * t)
-        return tilted, float(cost @ (n * tilted)) - reached
-
-    low, high = -1.0, 1.0
-    while tilt(low)[1] > 0:
-        low *= 2
-    while tilt(high)[1] < 0:
-        high *= 2
-        if high > 500:
-            return 1.0
-    t = brentq(lambda t: tilt(t)[1], low, high, xtol=1e-7, rtol=1e-7)
-    tilted, _ = tilt(t)
+        excess = float(cost @ (n * tilted)) - reached
+        slope = float(cost**2 @ (n * tilted * (1 - tilted)))
+        low, high = (low, t) if excess > 0 else (t, high)
+        step = excess / slope if slope > 0 else np.inf
+        if abs(excess) < 1e-7 * max(reached, 1.0):
+            break
+        t = t - step if low < t - step < high else (low + high) / 2
+    if t > _MOST_TILT - 1:  # so much is lost only if nearly all is
+        return 1.0
     deviation = np.sqrt(cost**2 @ (n * tilted * (1 - tilted)))
     if abs(t) * deviation < 1e-4:
         return 0.5
