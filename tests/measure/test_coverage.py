@@ -163,7 +163,7 @@ def test_intervals_cover_where_few_mistakes_are_seen(coverage, monkeypatch):
 @pytest.mark.slow
 def test_intervals_cover_in_more_settings(coverage):
     names = {
-        "10 imbalanced, margin 3.0, 270", "accuracy .99, 1 % wrong labels, 100", "rare class of 2, margin 3.0, 270",
+        "10 imbalanced, margin 3.0, 270", "accuracy .99, 1 % wrong labels, 30", "rare class of 2, margin 3.0, 270",
         "rare class of 5, margin 1.5, 273", "several labels, margin 2.0, 100", "calibrated, T = 0.5, 30",
     }  # fmt: skip
     check_settings(coverage, names, 100, 0.9)
