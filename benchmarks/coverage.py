@@ -280,7 +280,7 @@ def name_columns(metrics: tuple[str, ...]) -> str:
     names = list(metrics)
     for long, word in short.items():
         names = [name.replace(long, word) for name in names]
-    return f"\n{'':34s}" + "".join(f"{name:>10s}"[-9:] for name in names)
+    return f"\n{'':34s}" + "".join(f" {name[:8]:>8s}" for name in names)
 
 
 def show_worst_class(num_draws: int) -> list[str]:

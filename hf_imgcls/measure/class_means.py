@@ -270,7 +270,8 @@ def enclose_mean_ranking(
 def find_precision_bias(ranking: ClassRanking, scores: npt.NDArray[Any], is_positive: npt.NDArray[np.bool_]) -> float:
     """How much too high an average precision is on average, because the image at each threshold counts itself.
 
-    Of n images, the r-th from above has r / (n + 1) of all images of its class above it on average, and not r / n.
+    Of n images, the r-th from above has r / (n + 1) of all images of its class above it on average, and not r / n. And
+    a precision is convex in the number of others above, which varies by chance (to second order, as Poisson's).
 
     Args:
         ranking: Of these scores.
@@ -281,4 +282,5 @@ def find_precision_bias(ranking: ClassRanking, scores: npt.NDArray[Any], is_posi
     n = len(own)
     above = len(others) - (np.searchsorted(others, own, "left") + np.searchsorted(others, own, "right")) / 2
     found = np.arange(1, n + 1) * (n / (n + 1))
-    return ranking.average_precision - float((found / (found + above)).mean())
+    curvature = found * above / (found + above) ** 3
+    return ranking.average_precision - float((found / (found + above) - curvature).mean())
