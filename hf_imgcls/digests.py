@@ -45,9 +45,17 @@ _NOT_RECORDED = (
 # Files that change what is loaded, or what is said about it, by being there.
 _LOADED = (
     "config.json", "generation_config.json", "*processor_config.json", "adapter_config.json", "adapter_model.*",
-    "*.safetensors", "*.safetensors.index.json", "pytorch_model*",
+    "model*.safetensors", "quantizers.safetensors", "*.safetensors.index.json", "pytorch_model*",
 )  # fmt: skip
-_TOLD = ("recipe.yaml", "data.json", "parity.json", "*_results.json", "*.parquet", "report/report.json")
+_TOLD = (
+    "recipe.yaml",
+    "data.json",
+    "parity.json",
+    "*_results.json",
+    "predictions_*.parquet",
+    "data_manifest.parquet",
+    "report/report.json",
+)
 
 # What to do about a changed folder.
 RESTORE = (
@@ -97,7 +105,7 @@ def find_changes(folder: str | Path) -> dict[str, str]:
         if top != name and top not in _RUN_FOLDERS and not (folder / top).exists():
             continue  # an exported model that somebody has deleted: nothing tells of it any more
         if (problem := compare_file(folder / name, expected)) is not None:
-            changes[name] = problem
+            changes[name] = problem if problem.startswith(("is missing", "cannot be read")) else "was changed"
     added = set(list_files(folder)) - record.files.keys()
     for name in sorted(added):
         if _is_read(name):
@@ -110,7 +118,7 @@ def describe_changes(changes: Mapping[str, str]) -> str:
     if not changes:
         return ""
     named = ", ".join(f"{name} {what}" for name, what in changes.items())
-    return f"Since the run finished, {named}: its recorded numbers may not be those of the files as they are now."
+    return f"Since the run finished, {named}: the recorded numbers may not apply to the files as they are now."
 
 
 def record_digests(folder: Path, names: Collection[str]) -> None:
@@ -142,15 +150,14 @@ def recording(folder: Path, *, amends: Collection[str] = ()) -> Iterator[None]:
     if record is None:
         yield
         return
-    before = _digest_files(folder, list_files(folder))
-    changed = {name for name in before.keys() | record.files if before.get(name) != record.files.get(name)}
-    kept = {name for name in changed if any(fnmatchcase(name, pattern) for pattern in amends)}
+    amended = [name for name in list_files(folder) if any(fnmatchcase(name, pattern) for pattern in amends)]
+    kept = {name for name, file in _digest_files(folder, amended).items() if file != record.files.get(name)}
+    before = _stamp_files(folder)
     try:
         yield
     finally:
-        after = _digest_files(folder, list_files(folder))
-        written = {name for name in before.keys() | after if before.get(name) != after.get(name)} - kept
-        record_digests(folder, written)
+        after = _stamp_files(folder)
+        record_digests(folder, {name for name in before.keys() | after if before.get(name) != after.get(name)} - kept)
 
 
 def restate_digests(text: str, published: Mapping[str, bytes | Path]) -> str:
@@ -220,12 +227,21 @@ def _digest_files(folder: Path, names: Collection[str]) -> dict[str, FileRecord]
     return {name: digest_file(folder / name) for name in sorted(names)}
 
 
+def _stamp_files(folder: Path) -> dict[str, tuple[int, int]]:
+    """Return what changes when a file is written, even if its contents are the same afterwards: inode and time."""
+    states = {name: (folder / name).stat() for name in list_files(folder)}
+    return {name: (state.st_ino, state.st_mtime_ns) for name, state in states.items()}
+
+
 def _read_sealed(folder: Path) -> RunRecord | None:
     """``run.json`` of a finished run with digests; None without one, and for a file of that name of somebody else's."""
     path = folder / RUN_FILE
     if not path.is_file():
         return None
-    content = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return RunRecord.load(path)  # which says what is wrong with the file
     return RunRecord.load(path) if isinstance(content, dict) and content.get("files") else None
 
 

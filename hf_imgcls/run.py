@@ -54,7 +54,7 @@ _LOCK_PATIENCE_S = 10
 _LITTLE_SPACE_BYTES = 2**20
 _WORLD_SIZES = {"WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"}  # as accelerate reads them
 _OWN_FILES = (RUN_FILE, RECIPE_FILE, DATA_FILE, PUSH_FILE, "trainer_state.json", BAD_IMAGES_FILE, MANIFEST_FILE)
-_OWN_RESULTS = ("all_results.json", "train_results.json", "eval_results.json", "test_results.json", "parity.json")
+_OWN_RESULTS = ("*_results.json", "parity.json", "predictions_*.parquet", "*confusion_matrix.json")  # patterns
 # What was found out before a run, and is no part of one.
 _PRELIMINARIES = (BATCH_PICTURE, LR_RANGE_PICTURE, TUNE_FILE, TUNE_PICTURE, TUNED_RECIPE)
 _OWN_FOLDERS = ("report", "adapter", "examples", "space")
@@ -402,8 +402,7 @@ def begin_run(
         return
     resumed: list[str] = []
     if checkpoint is None:  # what an earlier start has measured, of other weights
-        for name in _OWN_RESULTS:
-            (folder / name).unlink(missing_ok=True)
+        _clear_results(folder)
     else:
         before = RunRecord.load(folder / RUN_FILE).resumed_from if (folder / RUN_FILE).exists() else []
         resumed = [*before, checkpoint.path.name]
@@ -472,5 +471,12 @@ def _clear_run(folder: Path) -> None:
     exports = [path.parent for path in folder.glob(f"*/{EXPORT_FILE}")]
     for path in (*(folder / name for name in _OWN_FOLDERS), *exports):
         shutil.rmtree(path, ignore_errors=True)
-    for name in (*_OWN_FILES, *_OWN_RESULTS, EXPORTS_PICTURE, BATCH_PICTURE, LR_RANGE_PICTURE):
+    _clear_results(folder)
+    for name in (*_OWN_FILES, EXPORTS_PICTURE, BATCH_PICTURE, LR_RANGE_PICTURE):
         (folder / name).unlink(missing_ok=True)
+
+
+def _clear_results(folder: Path) -> None:
+    for pattern in _OWN_RESULTS:
+        for path in folder.glob(pattern):
+            path.unlink()

@@ -17,7 +17,7 @@ from pathlib import Path
 from hf_imgcls.argument_reading import name_first_word
 from hf_imgcls.arguments import Arguments, parse_arguments
 from hf_imgcls.digests import recording
-from hf_imgcls.errors import ArgumentError, join_errors
+from hf_imgcls.errors import ArgumentError, join_errors, printable
 from hf_imgcls.measure.earlier_run import check_run, compare_data, names_dataset, recall_arguments
 from hf_imgcls.run import RUN_FILE, check_launch, hold_folder, run_recipe, set_up_logging
 
@@ -61,7 +61,7 @@ def main() -> None:
         failures = export_model(args.fit.model_name_or_path, dataset, args, output_dir, batch_size)
         show_exports(output_dir)
     for note in filter(None, (*notes, changes)):
-        print(f"  note: {note}")
+        print(printable(f"  note: {note}"))
     if (output_dir / RUN_FILE).is_file():
         write_card(output_dir)
     if failures:

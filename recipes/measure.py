@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hf_imgcls.arguments import Arguments, parse_arguments
+from hf_imgcls.digests import recording
 from hf_imgcls.errors import ArgumentError, printable
 from hf_imgcls.measure.earlier_run import check_run, compare_data, find_run, names_dataset, recall_arguments
 from hf_imgcls.measure.goals import choose_exit_code, parse_goals
@@ -67,10 +68,8 @@ def main() -> None:
 
     # Score, write, compare with pipeline(), report
     score = measure_saved_model(args.fit.model_name_or_path, dataset, args.measure.split, args, runtime)
-    for note in notes:
-        print(printable(f"  note: {note}"))
     for note in filter(None, (*notes, changes)):
-        print(f"  note: {note}")
+        print(printable(f"  note: {note}"))
     if train is not None:
         dataset.splits["train"] = train
     sys.exit(choose_exit_code(report_score(args.fit.model_name_or_path, score, dataset, args, runtime)))
@@ -88,9 +87,10 @@ def measure_tables(args: Arguments) -> int:
         compare_runs(args.measure.compare, args.measure.split, folder, args.data.split_seed)
     else:
         table, validation = find_tables(str(args.measure.predictions), args.measure.split)
-        goals = report_table(table, validation, None, args, folder)
+        with recording(folder):
+            goals = report_table(table, validation, None, args, folder)
     for note in filter(None, changes):
-        print(f"  note: {note}")
+        print(printable(f"  note: {note}"))
     return choose_exit_code(goals)
 
 

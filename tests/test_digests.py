@@ -18,6 +18,7 @@ from hf_imgcls.digests import (
     restate_digests,
     seal_run,
 )
+from hf_imgcls.errors import UserError
 from hf_imgcls.records import RunRecord
 
 
@@ -60,7 +61,7 @@ def test_each_file_is_named_when_one_bit_of_it_changes(sealed):
     assert len(names) > 10
     for name in names:
         flip(sealed / name)
-        assert find_changes(sealed) == {name: "does not have its checksum"}
+        assert find_changes(sealed) == {name: "was changed"}
         assert name in describe_changes(find_changes(sealed))
         flip(sealed / name)
     assert describe_changes(find_changes(sealed)) == ""
@@ -83,7 +84,7 @@ def test_missing_shortened_and_added_files_are_named(sealed):
         (sealed / name).write_text("{}")
     assert find_changes(sealed) == {
         "parity.json": "is missing",
-        "predictions_test.parquet": "has 250 bytes instead of 500",
+        "predictions_test.parquet": "was changed",
         "adapter_config.json": "was added",
         "adapter_model.bin": "was added",
         "eval_results.json": "was added",
@@ -96,6 +97,8 @@ def test_what_is_the_users_may_change(sealed):
     (sealed / "train.log").write_text("more lines")
     (sealed / "notes.txt").write_text("mine")
     (sealed / "notes.json").write_text("{}")
+    for name in ("embeddings.parquet", "cluster_centres.safetensors"):
+        (sealed / name).write_bytes(b"of the user's own")
     shutil.rmtree(sealed / "checkpoint-5")
     shutil.rmtree(sealed / "onnx")
     (sealed / "runs").mkdir()
@@ -132,6 +135,24 @@ def test_a_record_that_is_damaged_or_somebody_elses(sealed, tmp_path):
     for damaged in (content[:-100], content.replace('"files": {', '"files": [{', 1), "\x00"):
         (sealed / "run.json").write_text(damaged)
         assert find_changes(sealed) == {"run.json": "cannot be read"}
+
+
+def test_a_stage_that_writes_the_same_bytes_again_has_written_them(sealed):
+    """As after a kill between the last file and its digest: the stage is run again, and gives what it gave before."""
+    (sealed / "predictions_test.parquet").write_bytes(b"measured again")
+    (sealed / "onnx" / "config.json").write_text("{}")
+    assert set(find_changes(sealed)) == {"predictions_test.parquet", "onnx/config.json"}
+    with recording(sealed):
+        (sealed / "predictions_test.parquet").write_bytes(b"measured again")
+        (sealed / "onnx" / "config.json").unlink()
+        (sealed / "onnx" / "config.json").write_text("{}")
+    assert find_changes(sealed) == {}
+
+
+def test_a_damaged_record_stops_a_stage_before_it_writes(sealed):
+    (sealed / "run.json").write_text("{")
+    with pytest.raises(UserError, match=r"run\.json cannot be read"), recording(sealed):
+        pytest.fail("nothing may be written")
 
 
 def test_a_stage_may_rewrite_files_and_hides_nobody_elses_change(sealed):

@@ -71,6 +71,7 @@ import ctypes, os, signal, time
 from hf_imgcls.run import run_recipe
 
 def main():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
     child = os.fork()
     if not child:

@@ -151,8 +151,12 @@ def report_table(
         record.notes = [describe_unseen(unseen, values), *record.notes]
     record.goals = [judge(goal, record) for goal in goals]
     record.exports = _keep_exports(record, folder)
-    if changes := describe_changes(find_changes(find_run(str(table.source.get("model", ""))))):
-        record.notes.append(changes)
+    run = find_run(str(table.source.get("model", "")))
+    changes = find_changes(run)
+    if run.resolve() == folder.resolve():  # where the report is about to be replaced
+        changes = {name: change for name, change in changes.items() if not name.startswith(f"{REPORT_FOLDER}/")}
+    if changes:
+        record.notes.append(describe_changes(changes))
     write_report(
         record, folder, table=table, dataset=split, train=train,
         reading=Reading.from_arguments(args.data),

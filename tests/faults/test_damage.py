@@ -148,6 +148,7 @@ def test_a_changed_argument_is_told_and_followed(whole_run, tmp_path):
     assert "learning_rate: 0.003 then, 0.001 now" in run.output
     history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
     rates = {entry["step"]: entry["learning_rate"] for entry in history if "learning_rate" in entry}
+    rates = {step: rate for step, rate in rates.items() if step > 45}  # before it, each epoch's end
     assert rates.keys() == {46, 47, 48}
     for step, rate in rates.items():  # 5 steps up, 43 down in a line; the rate before the step
         assert rate == pytest.approx(1e-3 * (48 - (step - 1)) / 43), step

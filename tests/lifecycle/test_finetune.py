@@ -125,8 +125,13 @@ def test_a_finished_run_is_left_alone_unless_told_otherwise(run_recipe, tmp_path
     assert "holds a finished run" in refused.err
     assert "--overwrite_output_dir" in refused.err
     assert (tmp_path / "run" / "all_results.json").read_text() == before
-    assert run_recipe("finetune", *flags, "--overwrite_output_dir", "--max_steps", "3").exit_code == 0
+    other = (*flags, "--overwrite_output_dir", "--max_steps", "3", "--do_predict", "false")
+    assert run_recipe("finetune", *other).exit_code == 0
     assert read(tmp_path / "run", "trainer_state.json")["global_step"] == 3
+    # Nothing is left that tells of the replaced weights.
+    assert (tmp_path / "run" / "eval_results.json").exists()
+    for name in ("test_results.json", "predictions_test.parquet", "confusion_matrix.json", "parity.json"):
+        assert not (tmp_path / "run" / name).exists(), name
 
 
 def test_lora_leaves_a_merged_model_and_the_adapter(run_recipe, tmp_path):

@@ -11,6 +11,8 @@ from lifecycle.command_lines import SMALL_DIGITS, TINY_VIT
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from hf_imgcls.digests import find_changes
+
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
@@ -101,6 +103,17 @@ def test_a_report_again_without_a_model(run_recipe, two_runs, tmp_path):
     again, first = (read(folder / "report" / "report.json") for folder in (tmp_path, two_runs / "long"))
     assert again["metrics"] == first["metrics"]
     assert again["per_class"] == first["per_class"]
+
+
+def test_the_report_of_a_finished_run_again_is_no_change_to_it(run_recipe, two_runs, tmp_path):
+    folder = shutil.copytree(two_runs / "long", tmp_path / "run")
+    with open(folder / "report" / "report.json", "a") as file:
+        file.write(" ")
+    assert find_changes(folder) == {"report/report.json": "was changed"}
+    run = run_recipe("measure", "--predictions", folder)
+    assert run.exit_code == 0, run.err
+    assert "note: Since the run finished, report/report.json was changed" in run.out
+    assert find_changes(folder) == {}
 
 
 def test_two_runs_are_compared_on_the_same_examples(run_recipe, two_runs, tmp_path):

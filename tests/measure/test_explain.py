@@ -128,15 +128,19 @@ def test_the_result_is_plain_data_with_overlays(explained, tmp_path):
     )  # fmt: skip
     record.save(tmp_path / "report.json")
     assert ReportRecord.load(tmp_path / "report.json").explanations == json.loads(json.dumps(found))
+    num_maps = 0
     for position, example in enumerate(found["examples"]):
         assert example["position"] == position
         assert example["target_label"] == example["predicted_label"]
         assert 0.5 < example["probability"] <= 1
         for item in example["methods"].values():
             if item["verdict"] != "not applicable":
-                assert item["faithfulness"] == item["insertion_auc"] - item["deletion_auc"]
+                if item["faithfulness"] is not None:  # a Grad-CAM of a transformer may be empty
+                    num_maps += 1
+                    assert item["faithfulness"] == item["insertion_auc"] - item["deletion_auc"]
                 assert Image.open(folder / item["overlay"]).size == (224, 224)
     assert len(list(folder.iterdir())) == 4 * (3 if model_type == "vit" else 2)
+    assert num_maps >= 4 * (2 if model_type == "vit" else 1)
 
 
 @pytest.mark.parametrize(
@@ -332,7 +336,7 @@ def test_log_odds_belong_to_the_models_own_probability():
 def test_captum_is_asked_for(monkeypatch):
     monkeypatch.setitem(sys.modules, "captum", None)
     model, processor = build_untrained("vit")
-    with pytest.raises(MissingExtraError, match=r"hf_imgcls\[explain\]"):
+    with pytest.raises(MissingExtraError, match="captum>="):
         explain_examples(model, processor, [Image.new("RGB", (32, 32))], [0])
 
 
