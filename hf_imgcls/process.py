@@ -8,6 +8,7 @@ whether another one has ended the run. Only the standard library is imported unt
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import socket
@@ -39,12 +40,14 @@ class Ending(NamedTuple):
         exit_code: Of all processes.
         text: What it said; empty where it has ended well, or on another's word.
         host: Its machine.
+        is_lost: It has said nothing itself; another process found that it is gone.
     """
 
     rank: int
     exit_code: int
     text: str
     host: str = ""
+    is_lost: bool = False
 
 
 class Peers:
@@ -97,7 +100,8 @@ class Peers:
         ending = self.ending
         if ending is None or ending.rank == self.rank or not ending.text:
             return text
-        return "" if ending.text == text else f"{self._describe(ending)}\n\n(here: {text.splitlines()[0]})"
+        here = f"\n\n(here: {text.splitlines()[0]})" if text.strip() else ""
+        return "" if ending.text == text else f"{self._describe(ending)}{here}"
 
     def explain(self) -> str:
         """Return why another process has ended the run; empty if none has, after a moment's wait."""
@@ -124,7 +128,10 @@ class Peers:
 
     def _describe(self, ending: Ending) -> str:
         where = f" on {ending.host}" if ending.host and ending.host != socket.gethostname() else ""
-        return f"process {ending.rank} of {self.world_size}{where} ended the run: {ending.text}"
+        process = f"process {ending.rank} of {self.world_size}{where}"
+        if ending.is_lost:
+            return f"the run ended because {process} {ending.text}: it was killed or hangs"
+        return f"{process} ended the run: {ending.text}"
 
     # ------------------------------------------------------------------------------------------------ the thread
 
@@ -169,19 +176,18 @@ class Peers:
         if beats != self._beats or not beats:  # one that has not begun is waited for, as long as the process group says
             self._beats, self._heard = beats, now
         elif now - self._heard > _SILENCE_S and not self._leaving:
-            text = f"it has gone, without a sign of life for {now - self._heard:.0f} s"
-            self._publish(Ending(self._next, 1, text))
+            text = f"gave no sign of life for {now - self._heard:.0f} s"
+            self._publish(Ending(self._next, 1, text, is_lost=True))
 
     def _publish(self, ending: Ending) -> None:
         if self._store.add(_END, 1) == 1:
-            self._store.set(_REASON, "\n".join(map(str, (ending.rank, ending.exit_code, ending.host, ending.text))))
+            self._store.set(_REASON, json.dumps(ending))
             self.ending = ending
         else:
             self.ending = self._read_ending()
 
     def _read_ending(self) -> Ending:
-        rank, exit_code, host, text = self._store.get(_REASON).decode().split("\n", 3)
-        return Ending(int(rank), int(exit_code), text, host)
+        return Ending(*json.loads(self._store.get(_REASON)))
 
     def _lose(self, text: str) -> None:
         """End this process, unless all of them are about to end; a signal may have told the main thread already.

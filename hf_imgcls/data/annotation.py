@@ -119,8 +119,9 @@ def _read_names(column: pa.ChunkedArray, path: Path, name: str) -> list[Any]:
 
 
 def _check_once(path: Path, columns: list[str]) -> None:
-    """Raise a DataError if one of the columns that are used stands in a CSV file twice."""
-    twice = sorted(list_repeated(path) & set(columns))
+    """Raise a DataError if one of the columns that are used, maybe by its new name, stands in a CSV file twice."""
+    repeated = list_repeated(path)
+    twice = [repeated[name] for name in columns if name in repeated]
     if twice:
         raise DataError(
             f"{path} has the column {twice[0]!r} more than once",

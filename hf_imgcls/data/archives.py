@@ -5,14 +5,17 @@ They are extracted into its cache and read as folders: https://github.com/huggin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from zipfile import BadZipFile, ZipFile
 
 from datasets import DownloadConfig, DownloadManager
 
 from hf_imgcls.arguments import DataArguments
 from hf_imgcls.data.labels import is_hidden_name
 from hf_imgcls.data.prepared import find_root, remember_archives
+from hf_imgcls.data.ranges import RangeReader
 from hf_imgcls.data.repository import HubUnreachableError, OpenedDataset
 from hf_imgcls.errors import DataError
 from hf_imgcls.retries import call_hub
@@ -30,14 +33,16 @@ def extract_archives(opened: OpenedDataset, names: Mapping[str, str], args: Data
 
     Returns:
         Role -> folder of classes (or of splits); nothing if the dataset does not consist of archives, or has metadata
-        files in them, which ``datasets`` reads.
+        files, in them or beside them, which ``datasets`` reads.
 
     Raises:
-        DataError: A split has several archives, or the Hub does not answer.
+        DataError: A split has several archives without metadata, or the Hub does not answer.
     """
     files = opened.builder.config.data_files or {}
     chosen = {role: [str(file) for file in files.get(split, [])] for role, split in names.items()}
     if opened.kind != "imagefolder" or not any(file.endswith(".zip") for parts in chosen.values() for file in parts):
+        return {}
+    if _have_metadata({file for parts in chosen.values() for file in parts}, args):
         return {}
     for role, parts in chosen.items():
         if len(parts) != 1:
@@ -49,8 +54,6 @@ def extract_archives(opened: OpenedDataset, names: Mapping[str, str], args: Data
             )
     archives = {role: parts[0] for role, parts in chosen.items()}
     folders, paths = _extract(archives, opened.name, args)
-    if any(_has_metadata(folder) for folder in folders.values()):
-        return {}
     if opened.revision is not None:
         remember_archives({names[role]: path for role, path in paths.items()}, args, opened.config, opened.revision)
     return folders
@@ -92,5 +95,11 @@ def _find_content(folder: Path) -> Path:
         folder = children[0]
 
 
-def _has_metadata(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in _METADATA_NAMES)
+def _have_metadata(files: Collection[str], args: DataArguments) -> bool:
+    """Whether a metadata file is among the files or, at any depth, in one of the archives: as ``datasets`` looks."""
+    names = set(files)
+    for archive in sorted(file for file in files if file.endswith(".zip")):
+        # Only the list at its end is read, not the archive.
+        with RangeReader(archive, args.token, args.download_attempts) as handle, contextlib.suppress(BadZipFile):
+            names.update(ZipFile(handle).namelist())  # type: ignore[arg-type]
+    return any(name.rpartition("/")[2] in _METADATA_NAMES for name in names)

@@ -111,9 +111,15 @@ def _number_repeated(table: pa.Table, path: Path, notes: list[str]) -> pa.Table:
     repeated = [name for name, count in counts.items() if count > 1]
     if not repeated:
         return table
-    taken, names = set(table.column_names), []
+    shown = ", ".join(f"{name!r} ({counts[name]} times)" for name in repeated[:5])
+    notes.append(f"{path.name} has columns of the same name, which were numbered: {shown}.")
+    return table.rename_columns(_number_names(table.column_names))
+
+
+def _number_names(given: Sequence[str]) -> list[str]:
+    taken, names = set(given), []
     seen: Counter[str] = Counter()
-    for name in table.column_names:
+    for name in given:
         seen[name] += 1
         number = seen[name]
         own = name if number == 1 else f"{name}_{number}"
@@ -122,17 +128,16 @@ def _number_repeated(table: pa.Table, path: Path, notes: list[str]) -> pa.Table:
             own = f"{name}_{number}"
         taken.add(own)
         names.append(own)
-    shown = ", ".join(f"{name!r} ({counts[name]} times)" for name in repeated[:5])
-    notes.append(f"{path.name} has columns of the same name, which were numbered: {shown}.")
-    return table.rename_columns(names)
+    return names
 
 
-def list_repeated(path: Path) -> set[str]:
-    """Return the column names that stand more than once in a CSV file's header."""
+def list_repeated(path: Path) -> dict[str, str]:
+    """Return the columns whose name stands more than once in a CSV file's header: name in the table -> that name."""
     with pa.csv.open_csv(
         path, parse_options=pa.csv.ParseOptions(delimiter=_guess_delimiter(path), newlines_in_values=True)
     ) as reader:
-        return {name for name, count in Counter(reader.schema.names).items() if count > 1}
+        names, counts = reader.schema.names, Counter(reader.schema.names)
+    return {own: name for own, name in zip(_number_names(names), names, strict=True) if counts[name] > 1}
 
 
 def _read_json_array(path: Path) -> pa.Table:

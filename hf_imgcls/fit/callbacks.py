@@ -117,16 +117,23 @@ def describe_ending(args: TrainingArguments, state: TrainerState, stopper: Early
         why = "it was stopped"
     epoch = f"epoch {state.epoch:.4g}, " if state.epoch else ""
     line = f"Training ended at {epoch}step {state.global_step:,}: {why}"
-    best = next((entry for entry in state.log_history if _is_best(entry, state, metric)), None)
+    best = _find_best(state, metric)
     if best is None:
         return f"{line}."
     kept = "" if args.load_best_model_at_end else "; the last weights are kept"
     return f"{line}. Best: epoch {best['epoch']:.4g}, step {best['step']:,}, {metric} {state.best_metric:.4f}{kept}."
 
 
-def _is_best(entry: dict[str, Any], state: TrainerState, metric: str) -> bool:
-    value = entry.get(f"eval_{metric}")
-    return value is not None and value == state.best_metric
+def _find_best(state: TrainerState, metric: str) -> dict[str, Any] | None:
+    """Return the log entry of the best evaluation: of equally good ones that of the best checkpoint, or the least loss.
+
+    Without a best checkpoint the rule is that of `hf_imgcls.fit.trainer.ImageClassificationTrainer`.
+    """
+    if state.best_metric is None:
+        return None
+    tied = [entry for entry in state.log_history if entry.get(f"eval_{metric}") == state.best_metric]
+    kept = [entry for entry in tied if entry["step"] == state.best_global_step]
+    return min(kept or tied, key=lambda entry: entry.get("eval_loss", math.inf), default=None)
 
 
 class ThroughputProgress(TrainerCallback):

@@ -67,10 +67,14 @@ def commit_conversion(hub: Hub, repository: Repository, configs: dict[str, dict[
     return hub.commit(repository, files, branch="refs/convert/parquet")
 
 
-def make_zip(counts: dict[str, int], top: str = "") -> bytes:
-    """An archive of class folders: folder -> number of images."""
+def make_zip(counts: dict[str, int], top: str = "", *, metadata: bool = False) -> bytes:
+    """An archive of class folders: folder -> number of images; metadata name the classes backwards."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
+        if metadata:
+            files = [(f"{label}/{index}.png", label[::-1]) for label, count in counts.items() for index in range(count)]
+            rows = "".join(f"{name},{label}\n" for name, label in files)
+            archive.writestr(f"{top}metadata.csv", f"file_name,label\n{rows}")
         for label, count in counts.items():
             for index in range(count):
                 archive.writestr(f"{top}{label}/{index}.png", encode_png(index))

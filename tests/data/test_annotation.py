@@ -88,6 +88,17 @@ def test_columns_that_stand_twice(load, make_folders):
             load(train_file=folder / "rows.csv")
 
 
+@pytest.mark.parametrize("second", ["7", "7.5", "true", "2024-01-31", "x"])
+def test_a_column_that_was_numbered_is_not_the_label(load, make_folders, second):
+    folder = make_folders("set", {"images": 4})
+    rows = [f"images/{index}.png,{'xy'[index % 2]},{second}\n" for index in range(4)]
+    (folder / "rows.csv").write_text("file_name,label,label\n" + "".join(rows))
+    with pytest.raises(DataError, match=r"has the column 'label' more than once(?s:.*)rename the others in the header"):
+        load(train_file=folder / "rows.csv", label_column_name="label_2")
+    (folder / "rows.csv").write_text("file_name,label_2,note,note\n" + "".join(row[:-1] + ",\n" for row in rows))
+    assert read(load(train_file=folder / "rows.csv", label_column_name="label_2", **ONE)) == pairs(4)
+
+
 def test_ids_and_another_folder(load, make_folders, tmp_path):
     images = make_folders("set", {"photos": 6}) / "photos"
     (tmp_path / "set" / "labels.csv").write_text(

@@ -5,9 +5,11 @@ from types import SimpleNamespace
 import pytest
 from hub import serve_hub
 from hub_loading import commit_conversion, make_pets, make_tar, make_zip, run_loads, write_parquet
+from numbered_images import encode_png
 
 CONVERTED = "refs/convert/parquet"
-ARCHIVED = ("zips", "one-zip", "splits-in-zip", "zip-of-a-class", "tars")
+DESCRIBED = ("deep-metadata", "several-with-metadata", "metadata-beside")
+ARCHIVED = ("zips", "one-zip", "splits-in-zip", "zip-of-a-class", "tars", *DESCRIBED)
 FULL = {"dataset_name": "org/scripted", "dataset_revision": CONVERTED, "dataset_config_name": "full"}
 
 
@@ -32,6 +34,16 @@ def session(tmp_path_factory):
             "zips": {"train.zip": make_zip(pets, "pets/"), "test.zip": make_zip({"dog": 2, "cat": 4})},
             "one-zip": {"archive.zip": make_zip(pets, "Pets/all/")},
             "splits-in-zip": {"archive.zip": make_zip({"train/cat": 9, "train/dog": 9, "val/cat": 2, "val/dog": 3})},
+            "deep-metadata": {"archive.zip": make_zip(pets, "pets/all/", metadata=True)},
+            "several-with-metadata": {
+                "one.zip": make_zip({"cat": 8, "dog": 2}, metadata=True),
+                "two.zip": make_zip({"cat": 4, "dog": 6}, metadata=True),
+            },
+            "metadata-beside": {
+                "metadata.csv": ("file_name,label\n" + "".join(f"{n}.png,{'tg'[n % 2]}\n" for n in range(20))).encode(),
+                **{f"{n}.png": encode_png(n) for n in range(20)},
+                "more.zip": make_zip({"cat": 1}),
+            },
             "zip-of-a-class": {"cat.zip": make_zip({"cat": 3}), "dog.zip": make_zip({"dog": 3})},
         }.items():
             hub.commit(hub.create_repository("dataset", f"org/{name}"), archives)
@@ -156,6 +168,12 @@ def test_archives_of_class_folders_are_read(session, case, sizes):
     found = session.found[case]
     assert (found.get("labels"), found.get("sizes")) == (["cat", "dog"], sizes), found
     assert found["revision"]
+
+
+@pytest.mark.parametrize(("case", "labels"), zip(DESCRIBED, [["god", "tac"], ["god", "tac"], ["g", "t"]], strict=True))
+def test_archives_with_metadata_are_read_by_it(session, case, labels):
+    found = session.found[case]
+    assert (found.get("labels"), found.get("sizes")) == (labels, {"train": 13, "validation": 4, "test": 3}), found
 
 
 def test_offline_archives_are_found(session):

@@ -118,5 +118,5 @@ def test_a_process_that_is_lost_while_training_ends_the_other(launch, number):
     runs[0].wait_for("checkpoint-*")
     runs[1].kill(number)
     assert runs[0].wait(60) != 0  # after 20 seconds without a sign of life, on a machine that may be slow
-    words = "lost another one" if number == signal.SIGKILL else "without a sign of life"
+    words = "lost another one" if number == signal.SIGKILL else "process 1 of 2 gave no sign of life"
     assert words in runs[0].output

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import TINY_CONFIGS
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from hf_imgcls.arguments import Arguments, DataArguments, FitArguments, MeasureArguments, PublishArguments
 from hf_imgcls.compat import build_training_arguments
@@ -19,6 +19,7 @@ from hf_imgcls.data.transforms import attach_transforms
 from hf_imgcls.errors import ArgumentError, ModelError
 from hf_imgcls.fit.adapt import adapt_model
 from hf_imgcls.fit.build import build_trainer, settle_unused_parameters, settle_workers
+from hf_imgcls.fit.callbacks import describe_ending
 from hf_imgcls.fit.depthwise import DepthwiseConv2d
 from hf_imgcls.fit.loss import compute_classification_loss
 from hf_imgcls.fit.model import build_model
@@ -477,3 +478,15 @@ def test_the_loss_of_each_epoch_is_logged_and_the_end_explained(digits, tmp_path
     short.train()
     assert [entry["step"] for entry in short.state.log_history if "loss" in entry] == [2]
     assert caplog.messages[-1] == "Training ended at epoch 0.5, step 2: max_steps."
+
+
+@pytest.mark.parametrize(("best_step", "shown"), [(6, 6), (None, 8)])
+def test_the_end_names_the_best_of_equally_good_evaluations(tmp_path, best_step, shown):
+    history = [
+        {"epoch": step / 2, "step": step, "eval_accuracy": accuracy, "eval_loss": loss}
+        for step, accuracy, loss in [(2, 0.5, 0.4), (4, 0.75, 0.7), (6, 0.75, 0.6), (8, 0.75, 0.5), (10, 0.75, 0.5)]
+    ]
+    state = TrainerState(global_step=16, max_steps=16, epoch=8, log_history=history, best_metric=0.75)
+    state.best_global_step = best_step
+    args = TrainingArguments(output_dir=str(tmp_path), metric_for_best_model="accuracy", report_to="none", use_cpu=True)
+    assert f"Best: epoch {shown // 2}, step {shown}, accuracy 0.7500" in describe_ending(args, state, None)
