@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
@@ -59,17 +60,32 @@ def make_plain_path(path: Path, cache_dir: str | None) -> Path:
 
 def _link_files(folder: Path, mirror: Path) -> None:
     """Make a folder of links to all files of a folder that are not hidden; links to files that are gone are removed."""
-    wanted: dict[Path, Path] = {}
-    for current, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not is_hidden_name(name)]
-        place = mirror / Path(current).relative_to(folder)
-        wanted.update({place / name: Path(current) / name for name in files if not is_hidden_name(name)})
+    wanted = {mirror / file.relative_to(folder): file for file in _list_files(folder, frozenset())}
     for current, _, files in os.walk(mirror):
         for name in files:
             if (link := Path(current) / name) not in wanted:
                 link.unlink(missing_ok=True)
     for link, target in wanted.items():
         _link(link, target)
+
+
+def _list_files(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
+    """List the files at any depth that are not hidden, also of folders that are links: ``datasets`` skips those.
+
+    Args:
+        folder: Where to begin.
+        above: The folders that it is in, without links; a link to one of them would go round for ever, and is left out.
+    """
+    real = folder.resolve()
+    if real in above:
+        return
+    for path in folder.iterdir():
+        if is_hidden_name(path.name):
+            continue
+        if path.is_dir():
+            yield from _list_files(path, above | {real})
+        else:
+            yield path
 
 
 def _link(link: Path, target: Path) -> None:

@@ -62,7 +62,9 @@ class ParquetFiles:
     def read_group(
         self, piece: np.ndarray, first: int, columns: Sequence[str], share: float = 1.0
     ) -> Generator[tuple[int, dict[str, Any]], None, None]:
-        """Read a row group, or a part of it, a few hundred rows at a time.
+        """Read a row group; its rows, or some of them, become Python objects a few hundred at a time.
+
+        All of the row group's columns are in memory meanwhile, uncompressed.
 
         Args:
             piece: int64 array ``(4,)``: a row of ``groups``, or a part of it: a later first row, fewer rows.
@@ -76,13 +78,20 @@ class ParquetFiles:
         file, group, begin, size = (int(value) for value in piece)
         lowest, highest = max(first, begin), begin + size
         at = int(self.groups[(self.groups[:, 0] == file) & (self.groups[:, 1] == group), 2][0])
-        # Read at once: a reader that goes on in Arrow's threads can call into an interpreter that is shutting down.
-        with self._open(file, find_blocks(self.footers[file], [group], columns), share) as handle:
-            reader = pq.ParquetFile(handle, metadata=self.footers[file])
-            table = reader.read_row_group(group, columns=list(columns), use_threads=False)
+        table = self._read_table(file, group, columns, share)
         for start in range(max(lowest - at, 0), highest - at, _ROWS_PER_READ):
             rows = table.slice(start, min(_ROWS_PER_READ, highest - at - start))
             yield from enumerate(rows.to_pylist(), at + start)
+
+    def _read_table(self, file: int, group: int, columns: Sequence[str], share: float) -> pa.Table:
+        """Read columns of a row group at once.
+
+        A reader that goes on in Arrow's threads can call into an interpreter that is shutting down; and one that lives
+        on keeps what it has read from the file.
+        """
+        with self._open(file, find_blocks(self.footers[file], [group], columns), share) as handle:
+            reader = pq.ParquetFile(handle, metadata=self.footers[file])
+            return reader.read_row_group(group, columns=list(columns), use_threads=False)
 
     def _open(self, file: int, blocks: Sequence[tuple[int, int]], share: float) -> RangeReader:
         return RangeReader(

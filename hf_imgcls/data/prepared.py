@@ -18,6 +18,7 @@ from datasets.packaged_modules.cache.cache import Cache
 
 from hf_imgcls.arguments import DataArguments
 from hf_imgcls.data.cache import write_atomically
+from hf_imgcls.data.splits import requested_splits
 from hf_imgcls.errors import DataError
 
 _FOLDER = "hf_imgcls_prepared"
@@ -38,6 +39,7 @@ class Prepared:
         dataset_name: As the builder has it.
         folder: Where the rows are, below the ``datasets`` cache: dataset, configuration, version, hash.
         archives: Split -> the archive of class folders on this machine, in place of a folder.
+        asked_splits: Role -> split name, where one was asked for.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Prepared:
     dataset_name: str
     folder: str
     archives: dict[str, str] = field(default_factory=dict)
+    asked_splits: dict[str, str] = field(default_factory=dict)
 
     def open(self, root: Path) -> DatasetBuilder:
         """Open the rows as ``datasets`` opens what is in its cache."""
@@ -88,6 +91,7 @@ def remember_prepared(
         prepared = Prepared(
             str(args.dataset_name), args.dataset_config_name, args.dataset_revision, used_config, revision,
             list(builder.info.splits or {}), builder.repo_id, builder.dataset_name, str(folder),
+            asked_splits=_name_splits(args),
         )  # fmt: skip
     except ValueError:  # elsewhere
         return
@@ -99,7 +103,7 @@ def remember_archives(archives: dict[str, str], args: DataArguments, used_config
     name = str(args.dataset_name)
     prepared = Prepared(
         name, args.dataset_config_name, args.dataset_revision, used_config, revision, list(archives), None, name, "",
-        archives,
+        archives, _name_splits(args),
     )  # fmt: skip
     _write(find_root(args), prepared)
 
@@ -115,22 +119,26 @@ def _write(root: Path, prepared: Prepared) -> None:
         return
 
 
-def find_prepared(args: DataArguments, splits: set[str]) -> Prepared | None:
-    """Find the newest preparation that answers what is asked.
+def _name_splits(args: DataArguments) -> dict[str, str]:
+    """Return role -> split name, for the roles that the user gave one."""
+    return {role: name for role, name in requested_splits(args).items() if name}
+
+
+def find_prepared(args: DataArguments) -> Prepared | None:
+    """Find the preparation that answers what is asked: the newest with the same split names, or else with all of them.
 
     Args:
-        args: ``dataset_name``, ``dataset_config_name``, ``dataset_revision``, ``cache_dir``.
-        splits: Names of splits that must be there.
+        args: ``dataset_name``, ``dataset_config_name``, ``dataset_revision``, ``cache_dir`` and the split names.
 
     Raises:
         DataError: Several configurations do, and none is named.
     """
-    main = (None, "main")
+    main, asked = (None, "main"), _name_splits(args)
     found = [
         prepared
         for prepared in _list_prepared(find_root(args))
         if prepared.name == args.dataset_name
-        and splits <= set(prepared.splits)
+        and set(asked.values()) <= set(prepared.splits)
         and (
             args.dataset_revision in (prepared.revision, prepared.asked_revision)
             or (args.dataset_revision in main and prepared.asked_revision in main)
@@ -146,6 +154,8 @@ def find_prepared(args: DataArguments, splits: set[str]) -> Prepared | None:
             f"one of: {', '.join(configs)}",
             f"pass --dataset_config_name {configs[0]}, for example",
         )
+    # Without split names the same command takes what it took before, not the only split that another one asked for.
+    found = [prepared for prepared in found if prepared.asked_splits == asked] or found
     return found[-1] if found else None
 
 

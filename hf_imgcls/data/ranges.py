@@ -177,6 +177,7 @@ class RangeReader(io.RawIOBase):
     def close(self) -> None:
         if self._handle is not None:
             self._handle.close()
+        self._block, self._content = (0, 0), b""
         super().close()
 
     def _open(self) -> Any:

@@ -23,7 +23,6 @@ from hf_imgcls.data.hub_names import CONVERTED_REVISION, is_repo_id
 from hf_imgcls.data.local_paths import make_plain_path
 from hf_imgcls.data.near_paths import offer_folders
 from hf_imgcls.data.prepared import find_prepared, find_root, remember_prepared
-from hf_imgcls.data.splits import ROLES
 from hf_imgcls.errors import DataError
 from hf_imgcls.retries import call_hub, diagnose
 
@@ -81,11 +80,6 @@ class _CachedInstead(ConnectionError):
     def __init__(self, builder: DatasetBuilder) -> None:
         super().__init__("a request for a file was not answered")
         self.builder = builder
-
-
-def requested_splits(args: DataArguments) -> dict[str, str | None]:
-    """Role -> the split name that the user asked for."""
-    return {role: getattr(args, f"{role}_split_name") for role in ROLES}
 
 
 def _call_hub(request: Callable[[], T], what: str, args: DataArguments) -> T:
@@ -242,7 +236,7 @@ def _open_cached(args: DataArguments) -> OpenedDataset | None:
 
 def _open_prepared(args: DataArguments) -> OpenedDataset | None:
     name = str(args.dataset_name)
-    prepared = find_prepared(args, {split for split in requested_splits(args).values() if split})
+    prepared = find_prepared(args)
     if prepared is None:
         return None
     opened = OpenedDataset(name, prepared.open(find_root(args)), config=prepared.config, revision=prepared.revision)

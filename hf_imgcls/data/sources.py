@@ -36,10 +36,9 @@ from hf_imgcls.data.repository import (
     open_dataset,
     prepare_splits,
     read_parquet,
-    requested_splits,
 )
 from hf_imgcls.data.split_folders import find_split_folders
-from hf_imgcls.data.splits import ROLES, check_not_empty, match_split_names
+from hf_imgcls.data.splits import ROLES, check_not_empty, match_split_names, requested_splits
 from hf_imgcls.errors import DataError
 from hf_imgcls.retries import call_hub
 

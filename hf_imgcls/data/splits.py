@@ -8,17 +8,27 @@ NumPy's ``RandomState`` stream is frozen, so it is the same on every machine and
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hf_imgcls.errors import DataError
 
+if TYPE_CHECKING:
+    from hf_imgcls.arguments import DataArguments
+
 ROLES = ("train", "validation", "test")
+
 RECOGNISED_NAMES = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing"),
 }
+
+
+def requested_splits(args: DataArguments) -> dict[str, str | None]:
+    """Role -> the split name that the user asked for."""
+    return {role: getattr(args, f"{role}_split_name") for role in ROLES}
 
 
 def match_split_names(available: Sequence[str], requested: Mapping[str, str | None]) -> dict[str, str]:

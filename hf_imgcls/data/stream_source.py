@@ -10,9 +10,9 @@ from hf_imgcls.data.load import ImageDataset
 from hf_imgcls.data.parquet import ParquetFiles, open_parquet, take_groups
 from hf_imgcls.data.prepared import find_root
 from hf_imgcls.data.ranges import RangeCache
-from hf_imgcls.data.repository import list_splits, open_dataset, requested_splits
+from hf_imgcls.data.repository import list_splits, open_dataset
 from hf_imgcls.data.sources import is_hub_layout
-from hf_imgcls.data.splits import ROLES, assign_roles, check_not_empty, count_cuts, match_split_names
+from hf_imgcls.data.splits import ROLES, assign_roles, check_not_empty, count_cuts, match_split_names, requested_splits
 from hf_imgcls.data.stream_labels import label_streams
 from hf_imgcls.data.streaming import StreamingSplit
 from hf_imgcls.errors import DataError

@@ -10,6 +10,7 @@ from numbered_images import encode_png
 CONVERTED = "refs/convert/parquet"
 DESCRIBED = ("deep-metadata", "several-with-metadata", "metadata-beside")
 ARCHIVED = ("zips", "one-zip", "splits-in-zip", "zip-of-a-class", "tars", *DESCRIBED)
+OTHER_SPLITS = {"train_split_name": "extra", "test_split_name": "train"}
 FULL = {"dataset_name": "org/scripted", "dataset_revision": CONVERTED, "dataset_config_name": "full"}
 
 
@@ -64,6 +65,7 @@ def session(tmp_path_factory):
             "script after": {"dataset_name": "org/scripted"},
             "single": {"dataset_name": "org/single", "dataset_revision": CONVERTED},
             "unused": {"dataset_name": "org/unused", "dataset_revision": "v1"},
+            "other splits": {"dataset_name": "org/unused", "dataset_revision": "v1", **OTHER_SPLITS},
             "page": {"dataset_name": f"{hub.url}/datasets/org/unused/tree/v1"},
             "path": {"dataset_name": "hf://datasets/org/unused@v1"},
             "viewer": {
@@ -84,6 +86,7 @@ def session(tmp_path_factory):
             "several": {"dataset_name": "org/scripted", "dataset_revision": CONVERTED},
             "plain": {"dataset_name": "org/scripted"},
             "unused": {"dataset_name": "org/unused", "dataset_revision": "v1"},
+            "other splits": {"dataset_name": "org/unused", "dataset_revision": "v1", **OTHER_SPLITS},
             "streamed": {"dataset_name": "org/unused", "dataset_revision": "v1", "streaming": True},
             "another revision": {"dataset_name": "org/unused", "dataset_revision": "v2"},
         }
@@ -147,6 +150,13 @@ def test_offline_a_part_of_the_splits_is_found(session, case):
     assert (offline["sizes"], offline["revision"]) == (online["sizes"], online["revision"])
     assert offline["splits"]["train"]["class_counts"] == online["splits"]["train"]["class_counts"]
     assert "read from the cache" in offline["notes"][0]
+
+
+def test_offline_the_splits_are_those_of_the_same_command(session):
+    """What another command has prepared since, with other split names, is left alone."""
+    online, offline = session.found["other splits"], session.offline["other splits"]
+    assert online["sizes"] == offline["sizes"]
+    assert online["sizes"] != session.offline["unused"]["sizes"]
 
 
 def test_offline_a_conversion_is_found_by_its_revision_only(session):

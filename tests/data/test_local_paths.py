@@ -90,6 +90,20 @@ def test_saved_datasets_and_metadata(load, places, make_folders, name):
         assert decode_value({"bytes": Path(row["image"]["path"]).read_bytes()}) % 2 == row["label"]
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_splits_that_are_links_to_folders(load, places, streaming):
+    folder = places / "data[1]"
+    folder.mkdir()
+    for role, first in (("train", 0), ("test", 40)):
+        write(places / "stored [2]" / role, encode(first))
+        (folder / role).symlink_to(places / "stored [2]" / role / "data", target_is_directory=True)
+    # Links that go round, directly and through another folder.
+    (folder / "here").symlink_to(folder, target_is_directory=True)
+    (places / "stored [2]" / "train" / "data" / "around").symlink_to(folder, target_is_directory=True)
+    dataset = load(dataset_name=folder, train_val_split=0, streaming=streaming)
+    assert (values(dataset), values(dataset, "test")) == (list(range(20)), list(range(40, 60)))
+
+
 def test_class_folders_and_files_of_rows(load, make_folders, places):
     folder = make_folders("fold*", {"a[1]": 4, "b::c": 4})
     assert load(train_dir=folder, **ONE).labels == ["a[1]", "b::c"]

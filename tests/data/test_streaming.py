@@ -1,5 +1,6 @@
 """Streams: every row once, shared out by process and worker, and taken up again anywhere as if never stopped."""
 
+import gc
 import pickle
 
 import datasets
@@ -9,7 +10,8 @@ import torch
 from numbered_images import decode_value, make_dataset
 from torch.utils.data import DataLoader
 
-from hf_imgcls.data.parquet import slice_groups, take_groups
+from hf_imgcls.data.parquet import open_parquet, slice_groups, take_groups
+from hf_imgcls.data.ranges import RangeReader
 from hf_imgcls.errors import DataError
 
 BATCH_SIZE = 4
@@ -296,3 +298,13 @@ def test_row_groups_are_cut_exactly():
         rows = [row for _, _, first, size in (*taken, *rest) for row in range(first, first + size)]
         assert taken[:, 3].sum() == count
         assert sorted(rows) == list(range(25))
+
+
+def test_nothing_of_the_file_is_held_while_the_rows_of_a_group_are_used(make_parquet):
+    folder = make_parquet({"train": make_dataset([0, 1] * 10, ["a", "b"])})
+    url = str(next(folder.rglob("*.parquet")))
+    files = open_parquet([url], None)
+    rows = files.read_group(files.groups[0], 0, ["image"])
+    assert next(rows)[0] == 0
+    gc.collect()
+    assert not [found for found in gc.get_objects() if isinstance(found, RangeReader) and found.url == url]
