@@ -228,23 +228,23 @@ def check_launch(num_processes: int | None) -> int:
     ``accelerate launch --cpu --num_processes 2`` silently starts one process, on each machine.
 
     Args:
-        num_processes: ``--num_processes`` of the recipe; ``None`` takes any world.
+        num_processes: ``--num_processes`` of the recipe; ``None`` takes any world, with a warning where several
+            processes may have been meant.
 
     Returns:
         The world size.
 
     Raises:
-        LaunchError: Another number of processes runs, or one was started where several were asked for.
+        LaunchError: Another number of processes runs.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     single = "ACCELERATE_MIXED_PRECISION" in os.environ and not _WORLD_SIZES.intersection(os.environ)
     if num_processes is None and single and "MASTER_ADDR" in os.environ:
-        # accelerate's launcher for one process, told of several: with --cpu it starts one on each machine.
-        raise LaunchError(
-            "accelerate launch was asked for several processes and started a single one",
-            "a launcher that starts all of them, also on CPUs",
-            "accelerate launch --config_file accelerate_config.yaml --num_processes N ... without --cpu; or pass the "
-            "recipe --num_processes 1 if one process is meant",
+        # accelerate's launcher for one process, told of several; or a batch script exports the address in any case.
+        print(
+            "MASTER_ADDR is set and a single process was started: if several are meant, leave out accelerate's --cpu, "
+            "which starts one on each machine, and pass the recipe their number as --num_processes.",
+            file=sys.stderr,
         )
     if num_processes is not None and world_size != num_processes:
         raise LaunchError(

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from hf_imgcls.errors import printable
+from hf_imgcls.errors import LaunchError, printable
+from hf_imgcls.run import check_launch
 
 CLEAR = "\x1b[2J"
 
@@ -46,3 +47,28 @@ run_recipe(main)
     assert "\x1b" not in done.stdout + done.stderr
     for word in ("note", "dog", "file"):
         assert f"{word} \\x1b[2J" in done.stderr or f"{word}\\x1b[2J" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("environment", "num_processes", "outcome"),
+    [
+        ({"MASTER_ADDR": "node1", "ACCELERATE_MIXED_PRECISION": "no"}, None, "warning"),  # accelerate --cpu, or SLURM
+        ({"MASTER_ADDR": "node1", "ACCELERATE_MIXED_PRECISION": "no"}, 1, ""),
+        ({"MASTER_ADDR": "node1", "ACCELERATE_MIXED_PRECISION": "no"}, 2, "error"),
+        ({"ACCELERATE_MIXED_PRECISION": "no"}, None, ""),
+        ({"MASTER_ADDR": "node1"}, None, ""),
+        ({"MASTER_ADDR": "node1", "ACCELERATE_MIXED_PRECISION": "no", "WORLD_SIZE": "1"}, None, ""),
+    ],
+)
+def test_one_process_where_several_may_have_been_meant(environment, num_processes, outcome, monkeypatch, capsys):
+    for name in ("MASTER_ADDR", "ACCELERATE_MIXED_PRECISION", "WORLD_SIZE", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    if outcome == "error":
+        with pytest.raises(LaunchError, match="1 process runs, --num_processes asks for 2"):
+            check_launch(num_processes)
+    else:
+        assert check_launch(num_processes) == 1
+    said = capsys.readouterr().err
+    assert ("MASTER_ADDR is set and a single process was started" in said) == (outcome == "warning")

@@ -52,6 +52,7 @@ class RawLabels:
         rows: With several labels per image: int64 array ``(M,)``, the example that each belongs to; else ``None``.
         is_missing: With several labels per image: bool array ``(N,)``, examples without a list of labels. An empty
             list is one: the image shows none of the classes.
+        has_minus_one: Whether the number -1 stands in the column and is read as no label.
     """
 
     ids: np.ndarray
@@ -59,6 +60,7 @@ class RawLabels:
     declared: bool
     rows: np.ndarray | None = None
     is_missing: np.ndarray | None = None
+    has_minus_one: bool = False
 
     @property
     def num_examples(self) -> int:
@@ -142,10 +144,12 @@ def read_raw_labels(
             holds_zeros_and_ones(elements) for elements in parts.values()
         ):
             notes.append(f"The lists in column {column!r} are read as lists of the classes 0 and 1, not as vectors.")
+    given = parts
     if all(isinstance(feature.item, Value) for feature in found.values()):
         parts = _drop_minus_one(parts, column, notes)
     for split, feature in found.items():
         result[split] = _read_names(parts[split], feature, column, split, lists.get(split))
+        result[split].has_minus_one = parts[split].values.null_count > given[split].values.null_count
     return result
 
 

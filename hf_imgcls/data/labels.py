@@ -69,18 +69,21 @@ def _check_labelled(split: str, labels: RawLabels, locate: Locate) -> None:
     if not len(missing):
         return
     places = list_rows([locate(split, int(row)) for row in missing[:3]], len(missing))
+    fix = "remove or label these examples"
+    if labels.has_minus_one:
+        fix += ", or write the labels as text if -1 is a class"
     if labels.rows is not None:
         raise DataError(
             f"split {split!r}: {len(missing)} of {labels.num_examples} examples have no list of labels "
             f"(null), or a list with a label that is none (null, NaN, empty or -1): {places}",
             "a list for every example, an empty one where none of the classes is there",
-            "remove or label these examples",
+            fix,
         )
     raise DataError(
         f"split {split!r}: {len(missing)} of {len(labels.ids)} examples have no label "
         f"(null, NaN, empty or -1): {places}",
         "a label for every example",
-        "remove or label these examples",
+        fix,
     )
 
 

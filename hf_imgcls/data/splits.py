@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from hf_imgcls.arguments import DataArguments
 
 ROLES = ("train", "validation", "test")
-
 RECOGNISED_NAMES = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),

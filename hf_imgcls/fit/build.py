@@ -23,7 +23,7 @@ from hf_imgcls.fit.imbalance import build_loss
 from hf_imgcls.fit.layers import GradualUnfreezing
 from hf_imgcls.fit.lr_range import grow_learning_rate
 from hf_imgcls.fit.resizing import resize_progressively
-from hf_imgcls.fit.sampling import build_sampler
+from hf_imgcls.fit.sampling import build_sampler, choose_order_seed
 from hf_imgcls.fit.schedule import ScheduleBuilder, schedule_steps
 from hf_imgcls.fit.trainer import ImageClassificationTrainer
 from hf_imgcls.records import MULTI_LABEL, SELECTED_BY, SINGLE_LABEL, RunIdentity, SplitRecord
@@ -88,7 +88,7 @@ def build_trainer(
     if args.fit.unfreeze_epochs:
         callbacks.append(GradualUnfreezing(model, args.fit.unfreeze_epochs))
     if isinstance(batches.train, StreamingSplit):
-        batches.train.seed = training_args.seed
+        batches.train.seed = choose_order_seed(training_args)
     build_schedule: ScheduleBuilder | None = None
     if args.fit.find_lr:
         build_schedule = grow_learning_rate
@@ -100,7 +100,7 @@ def build_trainer(
     if args.fit.progressive_resizing < 1:
         epochs = math.ceil(training_args.num_train_epochs)
         train_options = resize_progressively(model, batches.train_transform, args.fit.progressive_resizing, epochs)
-    sampler = build_sampler(args.fit, batches, training_args.seed)
+    sampler = build_sampler(args.fit, batches, choose_order_seed(training_args))
     if training_args.device.type == "cpu" and not args.fit.quantization_aware_training:  # NNCF looks for convolutions
         speed_up_depthwise(model)
 

@@ -12,6 +12,8 @@ from torch import nn
 from torch.utils.data import Sampler
 
 if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
     from hf_imgcls.arguments import FitArguments
     from hf_imgcls.data.transforms import BatchPlan
 
@@ -144,13 +146,18 @@ def leaves_batch_of_one(model: nn.Module, num_examples: int, batch_size: int) ->
     return any(all(parameter.requires_grad for parameter in norm.parameters()) for norm in norms)
 
 
+def choose_order_seed(args: TrainingArguments) -> int:
+    """Return the seed of the examples' order: ``data_seed``, as in transformers, or else the run's."""
+    return args.seed if args.data_seed is None else args.data_seed
+
+
 def build_sampler(fit: FitArguments, batches: BatchPlan, seed: int) -> EpochSampler | None:
     """The sampler that a run asks for; ``None``: every example once, in random order.
 
     Args:
         fit: ``imbalance``.
         batches: The training split, and ``augmentation_repeats``.
-        seed: The run's.
+        seed: Of the order.
     """
     repeats = batches.augmentation.augmentation_repeats
     if batches.train is None or (fit.imbalance != "balanced_sampler" and repeats == 1):

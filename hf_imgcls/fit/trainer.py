@@ -29,7 +29,13 @@ from hf_imgcls.fit.loss import LossFunction, choose_loss, divide_losses
 from hf_imgcls.fit.optimizers import choose_optimizer, describe_optimizer
 from hf_imgcls.fit.quantization import is_quantizer
 from hf_imgcls.fit.resumable import ResumableTrainer
-from hf_imgcls.fit.sampling import EpochSampler, ShuffledSampler, WithoutLast, leaves_batch_of_one
+from hf_imgcls.fit.sampling import (
+    EpochSampler,
+    ShuffledSampler,
+    WithoutLast,
+    choose_order_seed,
+    leaves_batch_of_one,
+)
 from hf_imgcls.fit.schedule import ScheduleBuilder
 from hf_imgcls.records import MULTI_LABEL
 
@@ -139,7 +145,7 @@ class ImageClassificationTrainer(ResumableTrainer):
                 "%d training images in batches of %d leave a last batch of 1, which BatchNorm cannot normalise: each "
                 "epoch leaves out one image, drawn at random.", count, size,
             )  # fmt: skip
-        return WithoutLast(self._train_sampler or ShuffledSampler(count, self.args.seed))
+        return WithoutLast(self._train_sampler or ShuffledSampler(count, choose_order_seed(self.args)))
 
     def get_train_dataloader(self) -> DataLoader:
         """Map-style data is sharded by Accelerate; a stream is already this process's shard and is left alone."""

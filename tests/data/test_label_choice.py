@@ -65,9 +65,17 @@ def test_minus_one_among_numbers_is_no_label(load, make_parquet, kind):
     assert "-1 in the label column 'label' is read as no label" in notes
 
 
-def test_minus_one_in_training_is_counted(load, make_parquet):
-    with pytest.raises(DataError, match="10 of 40 examples have no label"):
-        load(dataset_name=make_parquet({"train": add_columns(label=[0, 1, 2, -1] * 10)}))
+@pytest.mark.parametrize("last", [-1, None])
+def test_minus_one_in_training_is_counted(load, make_parquet, last):
+    with pytest.raises(DataError, match="10 of 40 examples have no label") as error:
+        load(dataset_name=make_parquet({"train": add_columns(label=[0, 1, 2, last] * 10)}))
+    offered = str(error.value).endswith("label these examples, or write the labels as text if -1 is a class")
+    assert offered == (last == -1)
+
+
+def test_minus_one_as_text_is_a_class(load, make_parquet):
+    folder = make_parquet({"train": add_columns(label=["0", "1", "2", "-1"] * 10)})
+    assert load(dataset_name=folder).labels == ["-1", "0", "1", "2"]
 
 
 @pytest.mark.parametrize("values", [[-1, 1], [-2, -1, 0]])

@@ -397,6 +397,21 @@ def test_stochastic_depth_is_set_where_there_is_one(family, digits, tmp_path):
         )
 
 
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_the_order_has_the_seed_of_the_data(repeats, tmp_path):
+    """Also where an image is left out for BatchNorm, or each comes twice."""
+    data = DataArguments(dataset_name="digits", image_size=32, max_train_samples=17, augmentation_repeats=repeats)
+    small = load_image_dataset(data)
+    orders = {}
+    for seeds in [(3, None), (3, 3), (3, 5), (5, None), (0, 5), (3, 0)]:
+        training = {"per_device_train_batch_size": 8, "seed": seeds[0], "data_seed": seeds[1]}
+        trainer = make_trainer(small, tmp_path, "mobilenet_v2", data=data, **training)
+        orders[seeds] = tuple(trainer._get_train_sampler())
+    assert orders[3, None] == orders[3, 3]
+    assert orders[3, 5] == orders[5, None] == orders[0, 5]
+    assert len({orders[3, 3], orders[3, 5], orders[3, 0]}) == 3
+
+
 @pytest.mark.parametrize("training", [{}, {"gradient_accumulation_steps": 2}, {"dataloader_drop_last": True}])
 def test_batchnorm_never_gets_a_last_batch_of_one(training, tmp_path, caplog):
     data = DataArguments(dataset_name="digits", image_size=32, max_train_samples=17, max_eval_samples=9)
