@@ -501,7 +501,11 @@ class Estimate:
         low: Lower end of the two-sided confidence interval; None where there is none.
         high: Upper end.
         n: Examples behind the number.
-        method: How the interval was made: ``"wilson"``, ``"logit"``, ``"bootstrap"``, ``"normal"`` or ``"none"``.
+        method: How the interval was made: ``"wilson"`` (shares), ``"clopper-pearson"`` (the smallest of many shares),
+            ``"saddlepoint"`` (averages over classes or over decisions), ``"gamma"`` (mean losses), ``"logit"`` (average
+            precision), ``"bootstrap"`` (calibration errors, differences of two models), ``"normal"`` (a class's
+            calibration error), ``"newcombe"`` (two models that are right on the same examples), ``"order statistics"``
+            (latency) or ``"none"``.
         remark: Why there is no number, or what it leaves out.
     """
 
@@ -543,6 +547,7 @@ class ReportRecord(Record):
         multi_label: Where an image may have several labels: thresholds, labels per image, missed and invented labels,
             and pairs of classes that go together, see `hf_imgcls.measure.multilabel_summary`.
         exports: A row for each exported model of the run, see `hf_imgcls.publish.export.table`.
+        num_classes: How many of ``labels`` the dataset has, the first ones; a model may know others. None: all of them.
     """
 
     split: str
@@ -566,6 +571,7 @@ class ReportRecord(Record):
     problem_type: str = SINGLE_LABEL
     multi_label: dict[str, Any] | None = None
     exports: list[dict[str, Any]] = field(default_factory=list)
+    num_classes: int | None = None
 
 
 @dataclass

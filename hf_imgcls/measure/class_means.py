@@ -191,14 +191,15 @@ def _say_unknown(counts: ClassCounts, unknown: npt.NDArray[np.bool_], weight: Fl
     """Why there is no interval, if classes of which nothing was seen weigh too much."""
     if float(weight[unknown].sum()) <= _MOST_UNKNOWN:
         return ""
-    return name_few([counts.names[index] for index in np.flatnonzero(unknown & (weight > 0)).tolist()], what)
+    names = [counts.names[index] for index in np.flatnonzero(unknown & (weight > 0)).tolist()]
+    return f"no interval: {name_few(names, what)}"
 
 
 def name_few(names: Sequence[str], what: str) -> str:
-    """Why there is no interval: "too few images of 'cat', 'dog'"."""
+    """What is missing: "too few images of 'cat', 'dog'"."""
     shown = ", ".join(map(repr, names[:_MAX_NAMED]))
     more = f" and {len(names) - _MAX_NAMED:,} more" if len(names) > _MAX_NAMED else ""
-    return f"no interval: too few {what} of {shown}{more}"
+    return f"too few {what} of {shown}{more}"
 
 
 # ------------------------------------------------------------------------------------------------ rankings
@@ -249,7 +250,7 @@ def enclose_mean_ranking(
     num_known = len(sums.losses)
     total = num_known + len(missing)
     if not num_known or len(missing) / total > _MOST_UNKNOWN:
-        return Interval(None, None, name_few(missing, "images"))
+        return Interval(None, None, f"no interval: {name_few(missing, 'images')}")
     n, losses, spread = (np.array(part) for part in (sums.positives, sums.losses, sums.spread))
     cost = 1 / (total * n)
     unseen = float(cost.max())

@@ -262,8 +262,8 @@ def estimate_classes(table: Table, rankings: Rankings, level: float) -> dict[str
             "f1": dataclasses.replace(
                 jaccard[index],
                 value=None if not union[index] else float(2 * correct[index] / (support[index] + predicted[index])),
-                low=_jaccard_to_f1(jaccard[index].low),
-                high=_jaccard_to_f1(jaccard[index].high),
+                low=jaccard_to_f1(jaccard[index].low),
+                high=jaccard_to_f1(jaccard[index].high),
             ),
             "average_precision": rankings.average_precisions.get(
                 index, dataclasses.replace(nothing, n=int(support[index]))
@@ -283,5 +283,6 @@ def _estimate_shares(successes: IntArray, n: IntArray, level: float, otherwise: 
     ]
 
 
-def _jaccard_to_f1(share: float | None) -> float | None:
+def jaccard_to_f1(share: float | None) -> float | None:
+    """F1, of the share that is both of the class and taken for it, among what is either."""
     return None if share is None else 2 * share / (1 + share)

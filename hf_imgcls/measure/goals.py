@@ -14,7 +14,7 @@ import difflib
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hf_imgcls.errors import ArgumentError, UserError, join_errors
@@ -199,9 +199,12 @@ def describe_judgement(judgement: Mapping[str, Any]) -> str:
     details = []
     if judgement["value"] is not None:
         details.append(f"{judgement['value']:.4g}")
-        if judgement["low"] is not None and judgement["low"] != judgement["high"]:
-            high = "no upper end" if judgement["high"] is None else f"{judgement['high']:.4g}"
-            details.append(f"{judgement['low']:.4g} to {high}")
+        if judgement["low"] != judgement["high"]:
+            low, high = (
+                f"no {name} end" if judgement[end] is None else f"{judgement[end]:.4g}"
+                for end, name in (("low", "lower"), ("high", "upper"))
+            )
+            details.append(f"{low} to {high}")
         details += [f"n = {judgement['n']}"] if judgement["n"] else []
     details += [text for text in (judgement["where"], judgement["reason"]) if text]
     return f"{judgement['goal']}: {judgement['status']}" + (f" ({', '.join(details)})" if details else "")
@@ -256,16 +259,24 @@ def _find_latency(percentile: str, report: ReportRecord) -> Estimate:
 
 
 def _find_worst_class(goal: Goal, report: ReportRecord) -> tuple[Estimate, str]:
+    from hf_imgcls.measure.class_means import name_few
+    from hf_imgcls.measure.predictions import unique_names
+
     name = goal.metric.removeprefix("worst_class_")
-    shares = {
-        label: _as_estimate(numbers[name])
-        for label, numbers in report.per_class.items()
-        if name in numbers and _as_estimate(numbers[name]).value is not None
-    }
+    found = {label: _as_estimate(numbers[name]) for label, numbers in report.per_class.items() if name in numbers}
+    shares = {label: estimate for label, estimate in found.items() if estimate.value is not None}
     estimate, where = _take_worst(shares, f"no class has a {name}", goal, report.confidence_level)
-    if (missing := len(report.per_class) - len(shares)) and estimate.value is not None:
-        where += f"; {missing} of {len(report.per_class)} classes have no {name}"
-    return estimate, where
+    missing = [label for label in found if label not in shares]
+    if not missing or estimate.value is None:
+        return estimate, where
+    where += f"; {len(missing)} of {len(report.per_class)} classes have no {name}"
+    foreign = [] if report.num_classes is None else unique_names(report.labels)[report.num_classes :]
+    unseen = [label for label in missing if label not in foreign]
+    if not unseen or (estimate.high is not None and not _OPERATORS[goal.operator](estimate.high, goal.bound)):
+        return estimate, where
+    # A class of which nothing was seen may be the worst one, however good the others are.
+    remark = name_few(unseen, "images" if name == "recall" else "predictions")
+    return replace(estimate, low=None, remark=remark), where
 
 
 def _take_worst(shares: Mapping[str, Estimate], otherwise: str, goal: Goal, level: float) -> tuple[Estimate, str]:

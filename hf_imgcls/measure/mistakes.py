@@ -194,6 +194,28 @@ def enclose_mean_loss(losses: FloatArray, mistake: float, level: float, *, most:
     return min(low, mean), max(min(high, most), mean)
 
 
+def enclose_pooled_share(successes: FloatArray, chances: FloatArray, level: float) -> tuple[float, float]:
+    """Interval of a share of chances that come several to an image, such as the decisions on its classes.
+
+    Images are independent of each other, the chances of one are not: see `enclose_mistakes` for what is made of them.
+
+    Args:
+        successes: (N,) float64 in [0, chances], of each image.
+        chances: (N,) float64, not all of them 0.
+        level: Confidence level, in (0, 1).
+
+    Returns:
+        Lower and upper end, in [0, 1]; the share of all chances lies between them.
+    """
+    n, total = len(chances), float(chances.sum())
+    share = float(successes.sum()) / total
+    influence = (successes - share * chances) / total
+    pooled = Mistakes(*(np.array([part]) for part in (total, total * (1 - share), 1 / total)))
+    variance = float(influence @ influence) * n / max(n - 1, 1)
+    low, high = enclose_mistakes(pooled, level, variance=variance, freedom=n - 1)
+    return max(1 - high, 0.0), min(1 - low, 1.0)
+
+
 def find_lower_tail(chances: FloatArray, observed: float) -> float:
     """Probability of at most so many successes of independent trials with unequal chances.
 

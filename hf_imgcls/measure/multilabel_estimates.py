@@ -1,13 +1,10 @@
 """Every metric of a multi-label prediction table with its n and a confidence interval, and class by class.
 
 As in `hf_imgcls.measure.estimates`: the decisions about one image are not independent of each other, so the variance is
-that of images. Micro averages, Hamming loss and calibration errors rest on one seeded set of bootstrap draws over
-images.
+that of images. Calibration errors rest on one seeded set of bootstrap draws over images.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import numpy as np
 
@@ -25,6 +22,7 @@ from hf_imgcls.measure.estimates import (
     count_known,
     estimate_classes,
     estimate_ranking,
+    jaccard_to_f1,
     make_estimate,
     name_absent,
 )
@@ -41,15 +39,14 @@ from hf_imgcls.measure.formulas import (
 from hf_imgcls.measure.intervals import (
     draw_statistics,
     enclose_calibration_error,
-    move_by_influence,
-    take_percentiles,
+    enclose_ranking,
+    follow_quantiles,
     wilson,
 )
-from hf_imgcls.measure.mistakes import enclose_mean_loss
+from hf_imgcls.measure.mistakes import enclose_mean_loss, enclose_pooled_share
 from hf_imgcls.measure.multilabel_formulas import (
     MULTI_LABEL_METRIC_NAMES,
     BoolArray,
-    average_decisions,
     average_defined,
     measure_decisions,
 )
@@ -140,17 +137,9 @@ def estimate_label_metrics(
         "ece": measure_calibration_error(positive, flat),
         "adaptive_ece": measure_adaptive_calibration_error(positive, flat),
     }
-    means = {"hamming_loss": (targets != table.answers).mean(axis=1)}
-    if 0 < targets.sum() < targets.size:
-        spread = rank_class(table.scores.ravel(), positive).average_precision_influence
-        means["micro_average_precision"] = spread.reshape(scores.shape).sum(axis=1) * n
     bins = {"ece": assign_bins(flat), "adaptive_ece": assign_mass_bins(flat)}
-    gaps = {name: _sum_gaps(scores, targets, ids) for name, ids in bins.items()}
-    drawn = _draw(table, means, gaps, seed, draws)
-    pooled = measured["micro_average_precision"].value
-    if "micro_average_precision" in means and pooled is not None:
-        drawn.means["micro_average_precision"] = move_by_influence(pooled, drawn.means["micro_average_precision"])
-    intervals = rankings.intervals | _enclose_averages(table, level)
+    drawn = _draw_gaps(scores, targets, bins, seed=seed, level=level, draws=draws)
+    intervals = rankings.intervals | _enclose_averages(table, level) | _enclose_pooled(table, level)
     # An image's loss is a mean over classes, and so is what one wrong decision adds to it.
     mistakes = {
         name: float(costs.mean()) / len(table.labels) for name, costs in measure_label_mistakes(scores, targets).items()
@@ -164,8 +153,8 @@ def estimate_label_metrics(
         elif name == "subset_accuracy":
             low, high = wilson(round(item.value * n), n, level)
             estimates[name] = Estimate(item.value, float(low), float(high), n, "wilson", item.remark or "")
-        elif name in gaps:
-            ends = enclose_calibration_error(positive, flat, bins[name], drawn.gaps[name], level)
+        elif name in bins:
+            ends = enclose_calibration_error(positive, flat, bins[name], drawn[name], level)
             estimates[name] = make_estimate(item, *ends, n, level)
         elif name in losses:
             most = 1.0 if name == "brier" else np.inf
@@ -173,11 +162,13 @@ def estimate_label_metrics(
             estimates[name] = make_estimate(item, *ends, n, level, "gamma")
         elif name in intervals:
             estimates[name] = intervals[name].describe(item.value, n, item.remark or "")
-        elif name in drawn.means:
-            low, high = take_percentiles(drawn.means[name], level)
-            estimates[name] = make_estimate(item, float(low), float(high), n, level)
-        else:  # every label is in every image
+        elif targets.all():
             estimates[name] = make_estimate(item, 1.0, 1.0, n, level)
+        else:
+            influence = rank_class(table.scores.ravel(), positive).average_precision_influence
+            of_images = influence.reshape(scores.shape).sum(axis=1)
+            ends = enclose_ranking(item.value, of_images, int(targets.any(axis=1).sum()), level)
+            estimates[name] = make_estimate(item, *ends, n, level, "logit")
     return estimates
 
 
@@ -189,43 +180,53 @@ def _enclose_averages(table: MultiLabelTable, level: float) -> dict[str, Interva
     return enclose_averages(counts, level, is_exclusive=False)
 
 
-class _Drawn(NamedTuple):
-    """Bootstrap samples: name -> (D,), and of calibration errors (D, bins), the gaps that they sum."""
+def _enclose_pooled(table: MultiLabelTable, level: float) -> dict[str, Interval]:
+    """Intervals of the micro averages and of Hamming loss: shares of decisions, which come several to an image."""
+    targets, answers = table.targets, table.answers
+    either, both = (targets | answers).sum(axis=1), (targets & answers).sum(axis=1)
+    counted = {
+        "micro_precision": (both, answers.sum(axis=1)),
+        "micro_recall": (both, targets.sum(axis=1)),
+        "micro_f1": (both, either),
+        "hamming_loss": (either - both, np.full(len(table), targets.shape[1])),
+    }
+    intervals = {}
+    for name, (successes, chances) in counted.items():
+        if not chances.any():
+            intervals[name] = Interval(None, None, "no interval: too few predictions")
+            continue
+        low, high = enclose_pooled_share(successes.astype(np.float64), chances.astype(np.float64), level)
+        if name == "micro_f1":
+            intervals[name] = Interval(jaccard_to_f1(low), jaccard_to_f1(high))
+        else:
+            intervals[name] = Interval(low, high)
+    return intervals
 
-    means: dict[str, FloatArray]
-    gaps: dict[str, FloatArray]
 
+def _draw_gaps(
+    scores: FloatArray, targets: BoolArray, bins: dict[str, IntArray], *, seed: int, level: float, draws: int
+) -> dict[str, FloatArray]:
+    """Bootstrap samples of the gaps that a calibration error sums: name -> (D, bins).
 
-def _sum_gaps(scores: FloatArray, targets: BoolArray, bins: IntArray) -> FloatArray:
-    """What each example adds to the gap of each bin: (bins, N), of all N * K decisions."""
+    Of N images they vary less than they should: by a factor of (N - 1) / N, and as if the variance were known.
+    """
+    from scipy.special import stdtrit
+
     n, num_labels = scores.shape
-    cell = bins * n + np.repeat(np.arange(n), num_labels)
-    weights = (targets - scores).ravel() / scores.size
-    sums = np.bincount(cell, weights=weights, minlength=NUM_CALIBRATION_BINS * n)
-    return sums.astype(np.float64).reshape(NUM_CALIBRATION_BINS, n)
+    images = np.repeat(np.arange(n), num_labels)
 
+    def add_up(ids: IntArray, weights: FloatArray) -> FloatArray:
+        sums = np.bincount(ids * n + images, weights=weights, minlength=NUM_CALIBRATION_BINS * n)
+        return sums.astype(np.float64).reshape(NUM_CALIBRATION_BINS, n)
 
-def _draw(
-    table: MultiLabelTable, means: dict[str, FloatArray], gaps: dict[str, FloatArray], seed: int, draws: int
-) -> _Drawn:
-    from scipy.sparse import csr_array, vstack
-
-    n, num_labels = len(table), len(table.labels)
-    # Row k of this matrix sums, over the examples drawn, what class k has of references, answers and right answers.
-    counted = (table.targets, table.answers, table.targets & table.answers)
-    matrix = vstack([csr_array(part.T.astype(np.float64)) for part in counted]).tocsr()
-    values = np.concatenate([np.stack(list(means.values())) / n, *gaps.values()]).T
-    names = list(average_decisions(*(np.ones(num_labels) for _ in range(3))))
-
-    def statistic(counts: FloatArray) -> FloatArray:
-        support, answered, correct = np.split((matrix @ counts.T).T, 3, axis=1)
-        averages = average_decisions(support, answered, correct)
-        return np.concatenate([np.stack(list(averages.values()), axis=1), counts @ values], axis=1)
-
-    drawn = draw_statistics(statistic, n, seed=seed, draws=draws)
-    result = {name: drawn[:, index] for index, name in enumerate([*names, *means])}
-    rest = np.split(drawn[:, len(result) :], len(gaps), axis=1)
-    return _Drawn(result, dict(zip(gaps, rest, strict=True)))
+    distances = (targets - scores).ravel() / scores.size
+    gaps = {name: add_up(ids, distances) for name, ids in bins.items()}
+    gaps["adaptive_ece"] = follow_quantiles(gaps["adaptive_ece"], add_up(bins["adaptive_ece"], np.ones(scores.size)))
+    values = np.concatenate(list(gaps.values())).T
+    drawn, middle = draw_statistics(lambda counts: counts @ values, n, seed=seed, draws=draws), values.sum(axis=0)
+    freedom = np.array([max(n - 1, 1), np.inf])
+    wider = np.sqrt(n / freedom[0]) * np.divide(*stdtrit(freedom, 0.5 + level / 2))
+    return dict(zip(gaps, np.split(middle + wider * (drawn - middle), len(gaps), axis=1), strict=True))
 
 
 def estimate_label_classes(

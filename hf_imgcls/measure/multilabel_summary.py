@@ -13,6 +13,7 @@ import numpy as np
 from hf_imgcls.errors import DataError
 from hf_imgcls.measure.calibration import fit_sigmoid_temperature, measure_reliability, read_logits
 from hf_imgcls.measure.confidence import judge_label_confidence
+from hf_imgcls.measure.estimates import count_known
 from hf_imgcls.measure.formulas import measure_calibration_error
 from hf_imgcls.measure.intervals import DEFAULT_DRAWS, DEFAULT_LEVEL, wilson
 from hf_imgcls.measure.multilabel_estimates import estimate_label_classes, estimate_label_metrics, rank_label_sets
@@ -86,6 +87,7 @@ def summarise_label_sets(
             "co_occurrence": list_co_occurrences(table),
         },
         notes=notes,
+        num_classes=count_known(table),
     )
 
 

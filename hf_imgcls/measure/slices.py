@@ -161,7 +161,7 @@ def check_columns(table: Table, columns: Sequence[str]) -> list[str]:
 
 
 def find_identifiers(table: Table, columns: Sequence[str]) -> dict[str, str]:
-    """Columns that form no groups, such as file names, ids and times: they have nearly one value for each example.
+    """Columns that form no groups, such as file names, ids and times: fewer than two examples share a value on average.
 
     Args:
         table: The predictions.
@@ -177,7 +177,7 @@ def find_identifiers(table: Table, columns: Sequence[str]) -> dict[str, str]:
         if distinct > _MAX_DISCRETE and distinct > _MOST_DISTINCT * len(values) and not _are_numbers(values):
             found[name] = (
                 f"The column {name!r} was not used for groups: its {len(values):,} examples have {distinct:,} "
-                "different values, nearly one each."
+                "different values, on average fewer than two examples for each."
             )
     return found
 

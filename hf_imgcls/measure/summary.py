@@ -10,7 +10,7 @@ import numpy.typing as npt
 from hf_imgcls.errors import DataError
 from hf_imgcls.measure.calibration import apply_temperature, fit_temperature, measure_reliability, read_log_scores
 from hf_imgcls.measure.confidence import judge_confidence
-from hf_imgcls.measure.estimates import estimate_classes, estimate_metrics, rank_classes
+from hf_imgcls.measure.estimates import count_known, estimate_classes, estimate_metrics, rank_classes
 from hf_imgcls.measure.formulas import measure_calibration_error
 from hf_imgcls.measure.intervals import DEFAULT_DRAWS, DEFAULT_LEVEL
 from hf_imgcls.measure.predictions import NOT_EVERY_SCORE, PredictionTable, unique_names
@@ -65,6 +65,7 @@ def summarise(
         risk_coverage=measure_risk_coverage(table, usable, level),
         confused_pairs=list_confused_pairs(table),
         notes=_list_notes(table, usable),
+        num_classes=count_known(table),
     )
 
 

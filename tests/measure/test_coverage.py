@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import re
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -163,10 +164,25 @@ def test_intervals_cover_where_few_mistakes_are_seen(coverage, monkeypatch):
 @pytest.mark.slow
 def test_intervals_cover_in_more_settings(coverage):
     names = {
-        "10 imbalanced, margin 3.0, 270", "accuracy .99, 1 % wrong labels, 30", "rare class of 2, margin 3.0, 270",
+        "10 imbalanced, margin 3.0, 270", "accuracy .99, 1 % wrong labels, 30", "rare class of 2, margin 4.0, 270",
         "rare class of 5, margin 1.5, 273", "several labels, margin 2.0, 100", "calibrated, T = 0.5, 30",
     }  # fmt: skip
     check_settings(coverage, names, 100, 0.9)
+
+
+def test_the_record_names_every_method():
+    documented = set(re.findall(r'``"([a-z -]+)"``', Estimate.__doc__))
+    found = set()
+    for cases, make, compute in (
+        (CASES_OF_ONE, make_case, summarise),
+        (LABEL_CASES, make_label_case, summarise_label_sets),
+    ):
+        for case in cases:
+            report = compute(make(case), draws=20)
+            found |= {item.method for item in report.metrics.values()}
+            found |= {item.method for numbers in report.per_class.values() for item in numbers.values()}
+    assert {"wilson", "saddlepoint", "gamma", "logit", "bootstrap", "normal", "none"} == found
+    assert documented == found | {"clopper-pearson", "order statistics", "newcombe"}, "goals, latency, comparisons"
 
 
 def test_point_values_and_the_intervals_of_shares_are_what_they_were():

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import yaml
+from made_label_tables import make_label_table
+from made_tables import make_table
 from scipy.stats import binomtest
 
 from hf_imgcls.errors import ArgumentError
@@ -22,6 +25,8 @@ from hf_imgcls.measure.goals import (
     parse_goals,
 )
 from hf_imgcls.measure.intervals import wilson
+from hf_imgcls.measure.multilabel_summary import summarise_label_sets
+from hf_imgcls.measure.summary import summarise
 from hf_imgcls.records import Estimate, ReportRecord
 
 
@@ -128,7 +133,8 @@ def test_the_worst_class_and_slice():
         "dog": {"recall": estimate_share(160, 200), "precision": estimate_share(199, 200)},
         "unseen": {"recall": Estimate(None, None, None, 0, "none", "no references")},
     }
-    report = make_report(per_class=per_class)
+    # Only the model knows the last class.
+    report = make_report(per_class=per_class, labels=["cat", "dog", "unseen"], num_classes=2)
     judgement = judge(parse_goal("worst_class_recall>=0.7"), report)
     assert (judgement["status"], judgement["value"], judgement["n"]) == ("met", 0.8, 200)
     assert judgement["where"] == "dog; 1 of 3 classes have no recall"
@@ -137,7 +143,7 @@ def test_the_worst_class_and_slice():
     assert judge(parse_goal("worst_class_precision>=0.9"), report)["status"] == "not met"
     assert judge(parse_goal("worst_class_precision>=0.75"), report)["where"].startswith("cat")
     # As it is read from report.json.
-    from_file = make_report(per_class=report.to_json()["per_class"])
+    from_file = make_report(**{name: report.to_json()[name] for name in ("per_class", "labels", "num_classes")})
     assert judge(parse_goal("worst_class_recall>=0.7"), from_file) == judgement
 
     # The lower ends of all count: a class of few examples may be far worse than the one that looks worst.
@@ -185,6 +191,45 @@ def test_the_named_class_is_that_of_the_end_that_decides():
     unclear = {"a": {"recall": estimate_share(3, 3)}, "b": {"recall": estimate_share(40, 40)}}
     judgement = judge(parse_goal("worst_class_recall>=0.8"), make_report(per_class=unclear))
     assert (judgement["status"], judgement["where"], judgement["n"]) == ("not distinguishable", "a", 3)
+
+
+@pytest.mark.parametrize(("name", "what"), [("recall", "images"), ("precision", "predictions")])
+def test_a_class_of_which_nothing_was_seen_may_be_the_worst(name, what):
+    nothing = Estimate(None, None, None, 0, "none", "nothing to measure")
+    per_class = {"a": {name: estimate_share(200, 200)}, "b": {name: nothing}, "c": {name: nothing}}
+
+    def decide(text, **fields):
+        return judge(parse_goal(f"worst_class_{name}{text}"), make_report(labels=list("abc"), **fields))
+
+    judgement = decide(">=0.9", per_class=per_class)
+    assert (judgement["status"], judgement["low"]) == ("not distinguishable", None)
+    assert judgement["reason"] == f"too few {what} of 'b', 'c'"
+    assert choose_exit_code([judgement]) == 0
+    assert f"1, no lower end to 1, n = 200, a; 2 of 3 classes have no {name}" in describe_judgement(judgement)
+    # One that only the model knows is none of the dataset's classes.
+    assert decide(">=0.9", per_class=per_class, num_classes=2)["reason"] == f"too few {what} of 'b'"
+    assert decide(">=0.9", per_class=per_class, num_classes=1)["status"] == "met"
+    # What was seen of a bad class is enough to fail the goal.
+    failed = decide(">=0.9", per_class=per_class | {"a": {name: estimate_share(100, 200)}})
+    assert (failed["status"], failed["reason"]) == ("not met", "")
+    assert failed["where"] == f"a; 2 of 3 classes have no {name}"
+    assert decide(">=0.9", per_class={"b": {name: nothing}})["status"] == "not measured"
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_report_knows_which_classes_the_dataset_has(several):
+    """From a prediction table: 200 images of cats, none of dogs; fish and bird are the model's own classes."""
+    names, n = ["cat", "dog", "fish", "bird"], 200
+    logits = np.tile([4.0, -4.0, -4.0, -4.0], (n, 1))
+    make, compute = (make_label_table, summarise_label_sets) if several else (make_table, summarise)
+    references = logits > 0 if several else np.zeros(n, dtype=np.int64)
+    for num_classes, expected in ((1, "met"), (2, "not distinguishable")):
+        table = dataclasses.replace(make(logits, references), labels=names, source={"num_classes": num_classes})
+        report = compute(table, draws=20)
+        for metric, what in (("recall", "images"), ("precision", "predictions")):
+            judgement = judge(parse_goal(f"worst_class_{metric}>=0.9"), report)
+            assert judgement["status"] == expected
+            assert judgement["reason"] == ("" if expected == "met" else f"too few {what} of 'dog'")
 
 
 def test_without_an_interval_nothing_is_decided():

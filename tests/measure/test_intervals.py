@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 from made_tables import make_logits
 from scipy import stats
+from scipy.special import expit, logit
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from hf_imgcls.measure.formulas import assign_bins, average_counts, sum_gaps
+from hf_imgcls.measure.formulas import assign_bins, assign_mass_bins, average_counts, sum_gaps
 from hf_imgcls.measure.intervals import (
     bootstrap,
     draw_statistics,
     enclose_absolute_sum,
     enclose_ranking,
+    follow_quantiles,
     take_percentiles,
     wilson,
 )
@@ -199,6 +201,39 @@ def test_both_shortcuts_agree_with_ranking_every_draw_anew():
     np.testing.assert_allclose(take_percentiles(linear), take_percentiles(anew), atol=0.02)
     enclosed = enclose_ranking(ranking.average_precision, ranking.average_precision_influence, int(positive.sum()))
     np.testing.assert_allclose(enclosed, take_percentiles(anew[:, 1]), atol=0.015)
+
+
+def count_bins(bins, weights=1.0):
+    return (np.arange(15)[:, None] == bins) * weights
+
+
+def test_gaps_of_bins_between_quantiles_vary_with_their_edges():
+    """Gaps change sign in the middle, and there they vary more than those of bins with fixed edges."""
+    generator, n = np.random.default_rng(0), 4000
+    scores = generator.uniform(size=n)
+    outcomes = generator.random(n) < expit(5 * logit(scores))
+    distances = (outcomes - scores) / n
+    bins = assign_mass_bins(scores)
+    fixed, counts = count_bins(bins, distances), count_bins(bins)
+    moving = follow_quantiles(fixed, counts)
+    np.testing.assert_allclose(moving.sum(axis=1), fixed.sum(axis=1), atol=1e-12)
+    anew = []
+    for _ in range(500):
+        rows = generator.integers(0, n, n)
+        anew.append(sum_gaps(outcomes[rows], scores[rows], assign_mass_bins(scores[rows]), 15))
+    spread = np.std(anew, axis=0)
+    drawn = {
+        name: draw_statistics(lambda counts, gaps=gaps: counts @ gaps.T, n, seed=0, draws=500).std(axis=0)
+        for name, gaps in (("fixed", fixed), ("moving", moving))
+    }
+    np.testing.assert_allclose(drawn["moving"], spread, rtol=0.2)
+    assert np.abs(drawn["fixed"] / spread - 1).max() > 0.4, "fixed edges would not do"
+
+
+def test_edges_among_equal_scores_stay():
+    bins = assign_mass_bins(np.repeat([0.2, 0.6, 0.9], [47, 56, 47]))
+    gaps = count_bins(bins, np.linspace(-1, 1, 150) / 150)
+    np.testing.assert_allclose(follow_quantiles(gaps, count_bins(bins)), gaps, atol=1e-12)
 
 
 def test_macro_f1_in_the_bootstrap_is_that_of_scikit_learn():

@@ -13,7 +13,13 @@ from scipy.stats import binom, binomtest
 from hf_imgcls.measure.confidence import judge_confidence, judge_label_confidence
 from hf_imgcls.measure.goals import judge, parse_goal
 from hf_imgcls.measure.intervals import clopper_pearson
-from hf_imgcls.measure.mistakes import Mistakes, enclose_mean_loss, enclose_mistakes, find_lower_tail
+from hf_imgcls.measure.mistakes import (
+    Mistakes,
+    enclose_mean_loss,
+    enclose_mistakes,
+    enclose_pooled_share,
+    find_lower_tail,
+)
 from hf_imgcls.measure.summary import summarise
 
 
@@ -49,6 +55,25 @@ def test_mistakes_that_come_together_widen_the_interval():
     assert together[1] - together[0] == pytest.approx(2 * (alone[1] - alone[0]), rel=0.1)
     assert enclose([100], [10], [0.01], freedom=4)[1] > enclose([100], [10], [0.01])[1]
     assert enclose([100], [0], [0.01], unseen=0.03)[1] == pytest.approx(3 * enclose([100], [0], [0.01])[1], rel=0.05)
+
+
+def test_decisions_of_one_image_are_not_independent():
+    """Of 60 images with 6 decisions each, alike within an image; each alone they would cover in 60 % of samples."""
+    generator, share, covered = np.random.default_rng(0), 0.8, 0
+    for right in generator.beta(0.8, 0.2, (400, 60)):
+        low, high = enclose_pooled_share(generator.binomial(6, right).astype(float), np.full(60, 6.0), 0.95)
+        covered += low <= share <= high
+    assert covered / 400 == pytest.approx(0.95, abs=0.025)
+
+
+@pytest.mark.parametrize("lost", [0, 3, 40])
+def test_with_one_decision_for_each_image_it_is_an_exact_interval(lost):
+    right = np.ones(80)
+    right[:lost] = 0
+    exact = binomtest(80 - lost, 80).proportion_ci(0.95, "exact")
+    assert enclose_pooled_share(right, np.ones(80), 0.95) == pytest.approx((exact.low, exact.high), abs=0.01)
+    low, high = enclose_pooled_share(right[:1], np.array([8.0]), 0.95)
+    assert 0 <= low < high <= 1, "of a single image"
 
 
 def test_tails_of_sums_of_trials():

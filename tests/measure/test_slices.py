@@ -165,6 +165,16 @@ def test_columns_that_name_single_examples_are_left_out():
     assert "'id' was not used for groups: its 200 examples have 200 different values" in found["id"]
 
 
+@pytest.mark.parametrize(("num_values", "is_left_out"), [(100, False), (101, True), (200, True)])
+def test_what_is_said_of_a_column_that_was_left_out_is_true(num_values, is_left_out):
+    n = 200
+    metadata = {"place": [f"place {i % num_values}" for i in range(n)]}
+    found = find_identifiers(draw_table(np.random.default_rng(3), n, metadata=metadata), ["place"])
+    assert list(found) == ["place"] * is_left_out
+    if is_left_out:
+        assert f"200 examples have {num_values} different values, on average fewer than two examples" in found["place"]
+
+
 def test_how_columns_become_groups():
     n = 400
     generator = np.random.default_rng(5)
