@@ -6,6 +6,7 @@ is room to keep it.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import io
@@ -13,6 +14,7 @@ import os
 import shutil
 import socket
 import tempfile
+import threading
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,7 +85,11 @@ class RangeCache:
 
 
 def _remove_own(folder: str, process: int) -> None:
-    if os.getpid() == process:  # not a forked worker that lets go of its copy
+    if threading.current_thread() is not threading.main_thread():
+        # The last reader may die in a thread of Arrow's. One that waits for the interpreter, as removing files does,
+        # while that shuts down aborts the process.
+        atexit.register(_remove_own, folder, process)
+    elif os.getpid() == process:  # not a forked worker that lets go of its copy
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -1,6 +1,8 @@
 """Streams from the Hub: which bytes are fetched, and which datasets can be streamed."""
 
 import io
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import datasets
@@ -84,3 +86,22 @@ def test_epochs_read_the_bytes_about_once(session):
     for split, size in session.sizes.items():
         assert size <= session.found["epochs"][split] < 1.3 * size, split
     assert session.left == []
+
+
+def test_a_cache_whose_last_reader_dies_in_another_thread_goes_when_the_process_ends(tmp_path):
+    """Removing files there, while the interpreter shuts down, aborted the process."""
+    code = """
+import sys, threading
+from pathlib import Path
+from hf_imgcls.data.ranges import RangeCache
+
+caches = [RangeCache(Path(sys.argv[1]))]
+caches[0].put("key", b"content")
+thread = threading.Thread(target=caches.clear)
+thread.start()
+thread.join()
+print(len(list(Path(sys.argv[1]).iterdir())))
+"""
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1"]
+    assert list(tmp_path.iterdir()) == []
