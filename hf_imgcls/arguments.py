@@ -543,7 +543,9 @@ class PublishArguments:
         False, "Publish the prediction tables too, with file names and the dataset's other columns."
     )
     publish_hashes: bool = _setting(
-        False, "Publish hashes of the training images' pixels, so that who goes on from the model can tell leaks."
+        False,
+        "Publish hashes of the training images' pixels, so that anyone who fine-tunes the model can check their test"
+        " images for leaks.",
     )
     verify: bool = _setting(
         True,

@@ -666,6 +666,8 @@ class ExportRecord(Record):
         device: Name of the processor.
         threads: Threads that one call may use.
         versions: Package -> version.
+        preprocessing: The image processor's steps as the model's file holds them; None where they are not the usual
+            ones, and in records of older releases.
         notes: What a user should know, one sentence each.
     """
 
@@ -693,4 +695,5 @@ class ExportRecord(Record):
     device: str
     threads: int
     versions: dict[str, str]
+    preprocessing: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)

@@ -45,7 +45,7 @@ class Patience:
         yield None
 
     def lasts(self, fault: Fault, wait: float | None) -> bool:
-        """Return whether it is tried again after a fault."""
+        """Return whether the request is retried after a fault."""
         return fault.is_transient and wait is not None and fault.retry_after_s <= self.longest_wait_s
 
 
@@ -73,7 +73,7 @@ def with_retries(
 
     Args:
         request: What is done.
-        what: What it is for, as it stands in ``"To ... is tried again"``.
+        what: What it is for, as it stands in ``"Could not ...; retrying"``.
         patience: When to give up.
         explain: Makes the error for the fault that ends it, given ``what``; None raises the request's own error.
 
@@ -143,7 +143,7 @@ def call_hub(request: Callable[[], T], what: str, attempts: int, error_type: typ
 def sleep_before_retry(wait: float, fault: Fault, what: str) -> None:
     """Wait, at least as long as the Hub asks, and say so."""
     seconds = max(wait, fault.retry_after_s)
-    logger.warning("To %s is tried again in %.0f s: %s", what, seconds, fault.message)
+    logger.warning("Could not %s; retrying in %.0f s: %s", what, seconds, fault.message)
     time.sleep(seconds)
 
 

@@ -19,7 +19,7 @@ from hf_imgcls.run import RECIPE_FILE, run_recipe, set_up_logging
 FLAGS = (
     "hub_model_id", "hub_revision", "hub_private_repo", "hub_token", "hub_tag", "public", "create_pr",
     "commit_message", "license", "license_name", "license_link", "card_notes", "overwrite_card",
-    "publish_images", "publish_predictions", "verify",
+    "publish_images", "publish_predictions", "publish_hashes", "verify",
 )  # fmt: skip
 
 

@@ -70,18 +70,31 @@ def _find_original(source: ImageSource, encoded: EncodedImage) -> Picture:
     return encoded.data
 
 
-def describe_input(record: ParityRecord) -> str:
-    """Say what was compared: ``"270 files"``, or ``"60 images, 57 of them converted"``."""
+def describe_agreement(record: ParityRecord, share: str) -> str:
+    """Say how many images get the answer that was scored, and as what the consumer was given them.
+
+    Args:
+        record: What was compared.
+        share: ``top1_agreement`` as a percentage. It is said of the split's own files alone: images that were given in
+            another form say nothing about the share of files that a consumer answers right, and are counted.
+
+    Returns:
+        ``"100 % of 270 files"``, ``"270 of 270 arrays, given as PNG"`` or ``"24 of 24 converted pictures"``.
+    """
     n, num_converted = record.num_examples, sum(record.read_otherwise.values())
+    num_arrays = 0 if record.num_files is None else n - record.num_files
     if record.num_files == n and not num_converted:
-        return f"{n:,} files"
-    text = f"{n:,} images"
+        return f"{share} of {n:,} files"
+    text = f"{record.num_agreeing:,} of {n:,}"
+    if num_arrays == n and not num_converted:
+        return f"{text} arrays, given as PNG"
+    if num_converted == n and not num_arrays:
+        return f"{text} converted pictures"
+    text += " images"
     if num_converted:
-        text += f", {num_converted:,} of them converted as the model card shows"
-    if record.num_files == 0:
-        text += " (arrays, given as PNG)"
-    elif record.num_files is not None and record.num_files < n:
-        text += f", {n - record.num_files:,} of them arrays, given as PNG"
+        text += f", {num_converted:,} of them converted"
+    if num_arrays:
+        text += f", {num_arrays:,} of them arrays, given as PNG"
     return text
 
 

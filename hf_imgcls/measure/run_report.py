@@ -171,7 +171,11 @@ def _note_plain(folder: Path, split: str) -> list[str]:
         return []
     parity = ParityRecord.load(folder / PARITY_FILE)
     plain = describe_plain(parity) if parity.split == split else ""
-    return [f"A plain pipeline() reads some files otherwise than they were scored: {plain}."] if plain else []
+    return (
+        [f"A plain pipeline() reads some files differently from how they were read for scoring: {plain}."]
+        if plain
+        else []
+    )
 
 
 def _find_effect(table: Table, data: DataRecord) -> tuple[str, dict[str, float]] | None:

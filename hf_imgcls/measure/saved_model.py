@@ -12,7 +12,7 @@ from hf_imgcls.errors import printable
 from hf_imgcls.fit.saved_reading import adopt_reading
 from hf_imgcls.fit.weights import find_commit
 from hf_imgcls.measure.multilabel_table import MultiLabelTable
-from hf_imgcls.measure.offered import describe_input, describe_plain
+from hf_imgcls.measure.offered import describe_agreement, describe_plain
 from hf_imgcls.measure.parity import PARITY_FILE, check_parity
 from hf_imgcls.measure.predictions import PREDICTIONS_FILE
 from hf_imgcls.measure.results import write_results
@@ -104,7 +104,7 @@ def _write(
 
 def print_parity(parity: ParityRecord) -> None:
     """Print whether a consumer answers as was scored and, where a plain ``pipeline()`` does not, what it scores."""
-    print(f"  served = scored       {parity.top1_agreement:.2%} of {describe_input(parity)}, {parity.consumer}")
+    print(f"  served = scored       {describe_agreement(parity, f'{parity.top1_agreement:.2%}')}, {parity.consumer}")
     if plain := describe_plain(parity):
         print(f"  plain pipeline()      {plain}")
 

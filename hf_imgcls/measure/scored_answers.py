@@ -185,7 +185,8 @@ class ScoredSets:
 
     def _read(self, answer: Answer) -> npt.NDArray[np.float64]:
         by_name = {item["label"]: item["score"] for item in answer}
-        return np.array([by_name[name] for name in self.labels])
+        # A consumer that has renamed a class has no score for it.
+        return np.array([by_name.get(name, 0.0) for name in self.labels])
 
 
 def build_scored(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from hf_imgcls.measure.offered import describe_input, describe_plain
+from hf_imgcls.measure.offered import describe_agreement, describe_plain
 from hf_imgcls.measure.unseen import describe_unseen
 from hf_imgcls.publish.card_records import CardRecords
 from hf_imgcls.publish.markdown import (
@@ -181,7 +181,7 @@ def describe_parity(records: CardRecords) -> str:
     parity = records.parity
     if parity is None:
         return NOT_MEASURED
-    text = f"{show_share(parity.top1_agreement)} of {describe_input(parity)} get the answer that was scored"
+    text = f"{describe_agreement(parity, show_share(parity.top1_agreement))} get the answer that was scored"
     plain = describe_plain(parity)
     return f"{text} ({escape(parity.consumer)})" + (f"; a plain `pipeline()`: {plain}" if plain else "")
 

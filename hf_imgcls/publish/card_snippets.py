@@ -35,6 +35,8 @@ _RUN = {
 def build_snippets(records: CardRecords, name: str, is_on_hub: bool) -> list[dict[str, str]]:
     """Code for each kind of exported file that the card's run has.
 
+    A runtime alone needs every step of the image processor; where these are not known, only Optimum's code is shown.
+
     Args:
         records: The run's records.
         name: Hub id, or the folder's name, as a Python string in quotes.
@@ -54,8 +56,9 @@ def build_snippets(records: CardRecords, name: str, is_on_hub: bool) -> list[dic
             if not ending and not (runtime == "OpenVINO" and records.config.get("model_type") == "timm_wrapper"):
                 title = f"By Optimum{also}:"
                 snippets.append({"title": title, "code": _load_with_optimum(runtime, entries[0], name)})
-            title = f"With {runtime} alone{', which gets the image as it is' if ending else ''}{also}:"
-            snippets.append({"title": title, "code": _load_alone(runtime, entries[0], name, is_on_hub)})
+            if entries[0].preprocessing is not None:
+                title = f"With {runtime} alone{', which gets the image as it is' if ending else ''}{also}:"
+                snippets.append({"title": title, "code": _load_alone(runtime, entries[0], name, is_on_hub)})
     return snippets
 
 
@@ -97,8 +100,8 @@ def _load_alone(runtime: str, entry: ExportRecord, name: str, is_on_hub: bool) -
 
 
 _RESIZE = [
-    'scale = (steps["shortest_edge"] or 0) / min(image.size)',
-    'size = steps["resize"] or [int(side * scale) for side in image.size]',
+    'edge, short = steps["shortest_edge"], min(image.size)',
+    'size = steps["resize"] or [edge * side // short for side in image.size]',
     'image = image.resize(size, steps["resample"])',
     'if steps["crop"]:',
     '    left, top = [(side - crop) // 2 for side, crop in zip(image.size, steps["crop"])]',

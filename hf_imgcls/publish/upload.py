@@ -67,7 +67,7 @@ def find_owner(destination: Destination, api: HfApi, patience: Patience) -> Dest
     Raises:
         PushError: There is no token, it is not valid, it may only read, or the owner is somebody else.
     """
-    user = ask(api.whoami, "say whose token this is", patience)
+    user = ask(api.whoami, "identify the owner of the token", patience)
     owner, _, name = destination.repo_id.rpartition("/")
     owner = owner or user["name"]
     role = user.get("auth", {}).get("accessToken", {}).get("role")
@@ -94,7 +94,7 @@ def look_at(destination: Destination, api: HfApi, patience: Patience) -> Remote:
         PushError: The Hub does not say, or the tag is taken.
     """
     place: dict[str, Any] = {"repo_id": destination.repo_id, "repo_type": destination.repo_type}
-    info = ask(lambda: _find_repository(api, place), f"say what {destination.repo_id} is", patience)
+    info = ask(lambda: _find_repository(api, place), f"look up {destination.repo_id}", patience)
     if info is None:
         return Remote(exists=False)
     refs = ask(lambda: api.list_repo_refs(**place), f"list the branches of {destination.repo_id}", patience)
@@ -188,9 +188,13 @@ def finish(destination: Destination, commit: Commit, api: HfApi, patience: Patie
         if destination.tag is not None:
             _set_tag(destination.tag, commit, place, api, patience)
         if destination.public and not destination.create_pr:
-            info = ask(lambda: api.repo_info(**place), f"say what {destination.repo_id} is", patience)
+            info = ask(lambda: api.repo_info(**place), f"look up {destination.repo_id}", patience)
             if info.private:
-                ask(lambda: api.update_repo_settings(**place, private=False), f"open {destination.repo_id}", patience)
+                ask(
+                    lambda: api.update_repo_settings(**place, private=False),
+                    f"make {destination.repo_id} public",
+                    patience,
+                )
     except PushError as error:
         raise PushError(f"the files are pushed ({commit.url}), but {error.found}", error.expected, error.fix) from error
 
@@ -206,7 +210,7 @@ def _make_branch(destination: Destination, place: dict[str, Any], api: HfApi, pa
     """Make a branch that is not there, from main; a new repository has a main branch by itself."""
     if destination.branch != "main":
         options = {**place, "branch": destination.branch}
-        ask(lambda: api.create_branch(**options, exist_ok=True), f"make the branch {destination.branch}", patience)
+        ask(lambda: api.create_branch(**options, exist_ok=True), f"create the branch {destination.branch}", patience)
     return look_at(destination, api, patience)
 
 

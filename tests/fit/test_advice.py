@@ -93,7 +93,7 @@ def test_what_the_cpu_can_do_is_known_on_linux():
 def test_a_dry_run_passes_through_everything_and_leaves_a_picture(tmp_path):
     run = Run(*RUN, "--dry_run", "--show_batch", folder=tmp_path / "run")
     assert run.wait() == 0, run.output
-    assert "served = scored       100.00% of 61 images" in run.output
+    assert "served = scored       61 of 61 arrays, given as PNG" in run.output
     assert "A step" in run.output
     assert "for 48 steps" in run.output
     assert "test split" not in run.output

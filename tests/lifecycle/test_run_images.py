@@ -85,6 +85,7 @@ def test_a_background_gives_both_numbers_everywhere(run_recipe, icons, tmp_path)
     accuracy, parity = read(folder, "test_results.json")["test_accuracy"], read(folder, "parity.json")
     assert accuracy == parity["scored_value"] > 0.9
     assert parity["plain_value"] == measure_as_stranger(folder, icons) < 0.7
+    assert "served = scored       24 of 24 converted pictures, pipeline of transformers" in run.out
     both = f"accuracy {parity['plain_value']:.4f} on the files as they are, {accuracy:.4f} as scored (24 of 24 are"
     assert both in run.out
     assert any(both in note for note in read(folder, "report/report.json")["notes"])

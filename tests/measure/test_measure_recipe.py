@@ -61,7 +61,7 @@ def test_a_run_is_scored_on_its_own_test_split(run_folder, measure, tmp_path):
     assert results["test_num_examples"] == 61
     assert results["test_accuracy"] > 0.4
     assert f"accuracy              {results['test_accuracy']:.4f}" in out
-    assert "100.00% of 61 images" in out
+    assert "61 of 61 arrays, given as PNG" in out
     assert "note:" not in out
     assert json.loads((folder / "parity.json").read_text())["top1_agreement"] == 1.0
     assert {path.name: path.read_bytes() for path in run_folder.iterdir()} == before

@@ -14,7 +14,8 @@ from trained_models import digits_arguments, find_trained_model, load_digits
 
 from hf_imgcls.errors import DataError, ParityError
 from hf_imgcls.measure.metrics import ExampleTable
-from hf_imgcls.measure.parity import check_parity
+from hf_imgcls.measure.multilabel_metrics import MultiLabelExamples
+from hf_imgcls.measure.parity import PipelineConsumer, check_parity
 from hf_imgcls.measure.score import score_folder
 from hf_imgcls.measure.scored_answers import Tolerance, build_scored
 from hf_imgcls.records import ParityRecord
@@ -90,6 +91,28 @@ def test_other_weights_are_found(scored):
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ParityError):
         check(folder, score)
+
+
+def test_a_renamed_class_of_several_labels_is_found_and_named(scored):
+    """A served answer without one of the scored names is a difference like any other."""
+    folder, score = scored
+    edit_json(folder / "config.json", problem_type="multi_label_classification")
+    rows = load_digits().splits["test"]
+    pictures = (row["image"]["bytes"] for row in rows)
+    answers = list(PipelineConsumer(folder, None, digits_arguments()).answer(pictures, 32))
+    by_name = [{item["label"]: item["score"] for item in answer} for answer in answers]
+    scores = np.array([[answer[name] for name in score.labels] for answer in by_name], np.float32)
+    indices = np.array(rows["sample_index"])
+    examples = MultiLabelExamples(indices, scores >= 0.5, scores, np.zeros(len(scores)))
+    tables = dataclasses.replace(score, examples=examples)
+    assert check(folder, tables).num_agreeing == NUM_EXAMPLES
+
+    names = {str(index): name for index, name in enumerate(score.labels)} | {"3": "three"}
+    edit_json(folder / "config.json", id2label=names, label2id={name: int(index) for index, name in names.items()})
+    with pytest.raises(ParityError, match=r"on \d+ of 61 images") as error:
+        check(folder, tables)
+    assert "'3' scored" in error.value.found
+    assert "served 0.0000" in error.value.found
 
 
 def test_ties_are_counted_apart(scored):

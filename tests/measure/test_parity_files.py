@@ -20,7 +20,7 @@ from hf_imgcls.data.decode import decode_image
 from hf_imgcls.errors import ModelError, ParityError
 from hf_imgcls.fit.saved_reading import adopt_reading, save_reading
 from hf_imgcls.measure.multilabel_metrics import MultiLabelExamples
-from hf_imgcls.measure.offered import describe_input, describe_plain
+from hf_imgcls.measure.offered import describe_agreement, describe_plain
 from hf_imgcls.measure.parity import PipelineConsumer, check_parity
 from hf_imgcls.measure.score import score_folder
 from hf_imgcls.measure.scored_answers import build_scored
@@ -93,19 +93,51 @@ def test_the_consumer_is_given_the_files_themselves(tmp_path, accuracy):
     assert given == [row["image"]["path"] for row in dataset.splits["test"]]
     assert (record.num_files, record.read_otherwise) == (61, {})
     assert score.metrics["accuracy"] == accuracy == record.scored_value == record.plain_value
-    assert describe_input(record) == "61 files"
+    assert describe_agreement(record, "100 %") == "100 % of 61 files"
     assert describe_plain(record) == ""
 
     dataset = rewrite(Image.fromarray)
     _, record, given = compare(dataset, digits_arguments())
     assert given == [row["image"]["bytes"] for row in dataset.splits["test"]]
-    assert describe_input(record) == "61 files"
+    assert describe_agreement(record, "100 %") == "100 % of 61 files"
 
 
 def test_the_built_in_sample_has_no_files():
     _, record, _ = compare(load_digits(), digits_arguments())
     assert record.num_files == 0
-    assert describe_input(record) == "61 images (arrays, given as PNG)"
+    assert describe_agreement(record, "100 %") == "61 of 61 arrays, given as PNG"
+
+
+@pytest.mark.parametrize(
+    ("num_files", "read_otherwise", "said"),
+    [
+        (270, {}, "100 % of 270 files"),
+        (0, {}, "270 of 270 arrays, given as PNG"),
+        (None, {}, "270 of 270 images"),  # of an older release, which did not count them
+        (270, {"16-bit": 200, "transparent": 70}, "270 of 270 converted pictures"),
+        (270, {"16-bit": 57}, "270 of 270 images, 57 of them converted"),
+        (None, {"16-bit": 270}, "270 of 270 converted pictures"),
+        (0, {"16-bit": 270}, "270 of 270 images, 270 of them converted, 270 of them arrays, given as PNG"),
+        (260, {}, "270 of 270 images, 10 of them arrays, given as PNG"),
+    ],
+)
+def test_a_percentage_is_said_of_files_alone(num_files, read_otherwise, said, tmp_path, capsys):
+    """The same in a run's output and in its card, whatever the images were given as."""
+    from publish.planted_runs import change_json, plant_run
+
+    from hf_imgcls.measure.saved_model import print_parity
+    from hf_imgcls.publish.card import read_records, render_card
+    from hf_imgcls.records import ParityRecord
+
+    folder = plant_run(tmp_path / "run")
+    counts = {"num_examples": 270, "num_agreeing": 270, "top1_agreement": 1.0}
+    change_json(folder / "parity.json", **counts, num_files=num_files, read_otherwise=read_otherwise)
+    record = ParityRecord.load(folder / "parity.json")
+    print_parity(record)
+    assert f"{said.replace('100 %', '100.00%')}, {record.consumer}" in capsys.readouterr().out
+    (row,) = [line for line in render_card(read_records(folder)).splitlines() if "Served = scored" in line]
+    assert f"| {said} get the answer that was scored" in row
+    assert ("%" in row) is said.endswith("files")
 
 
 def test_dropped_transparency_is_what_the_consumer_drops():
@@ -113,7 +145,7 @@ def test_dropped_transparency_is_what_the_consumer_drops():
     assert len(given) == 61
     assert record.read_otherwise == {}
     assert score.metrics["accuracy"] == record.scored_value == record.plain_value < 0.3
-    assert describe_input(record) == "61 files"
+    assert describe_agreement(record, "100 %") == "100 % of 61 files"
 
 
 @pytest.mark.parametrize(
@@ -142,7 +174,7 @@ def test_files_that_are_read_otherwise_give_both_numbers(change, format, choice,
     assert describe_plain(record) == (
         f"accuracy {plain:.4f} on the files as they are, {accuracy:.4f} as scored (61 of 61 are {reason})"
     )
-    assert describe_input(record) == "61 images, 61 of them converted as the model card shows"
+    assert describe_agreement(record, "100 %") == "61 of 61 converted pictures"
 
 
 def test_a_difference_without_a_reason_is_an_error():

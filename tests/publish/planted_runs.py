@@ -63,6 +63,10 @@ def plant_export(folder: Path, format: str = "onnx", path: str = "model.onnx", *
         accuracy_difference=Estimate(-0.0012, -0.003, 0.0006, 600, "bootstrap"), max_accuracy_drop=None, budget="",
         latency={"n": 100, "p50_ms": 12.34, "p95_ms": 23.47, "pytorch_p50_ms": 45.67, "pytorch_p95_ms": 56.78},
         throughput={"batch_size": 32, "images_per_s": 78.9}, device="a processor", threads=2, versions={},
+        preprocessing={
+            "shortest_edge": None, "resize": [224, 224], "resample": 2, "crop": None, "rescale_factor": 1 / 255,
+            "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225],
+        },
     )  # fmt: skip
     (folder / format).mkdir()
     (folder / format / path).write_bytes(b"none")

@@ -460,6 +460,61 @@ def test_exports_are_shown_with_parity_and_latency_and_left_out_where_there_are_
     assert lint_card(card, folder) == []
 
 
+@pytest.mark.parametrize(
+    ("format", "path", "alone"),
+    [
+        ("onnx", "model.onnx", "With ONNX Runtime alone"),
+        ("onnx_folded", "model.onnx", "With ONNX Runtime alone, which gets the image as it is"),
+        ("openvino", "openvino_model.xml", "With OpenVINO alone"),
+    ],
+)
+def test_code_for_a_runtime_alone_is_shown_only_where_the_steps_before_it_are_known(tmp_path, format, path, alone):
+    known, unknown = plant_run(tmp_path / "known"), plant_run(tmp_path / "unknown")
+    plant_export(known, format, path)
+    plant_export(unknown, format, path, preprocessing=None)
+    cards = [read_section(render(folder), "Exports") for folder in (known, unknown)]
+    assert [f"{alone}:" in card for card in cards] == [True, False]
+    assert ['json.loads(about["preprocessing"])' in card for card in cards] == [True, False]
+    assert ["By Optimum:" in card for card in cards] == [format != "onnx_folded"] * 2
+    assert lint_card(render(unknown), unknown) == []
+
+
+@pytest.mark.parametrize("edge", [224, 256, 32])
+def test_the_cards_code_resizes_to_the_size_that_transformers_resizes_to(tmp_path, edge):
+    import numpy as np
+    from transformers.image_transforms import get_resize_output_image_size
+
+    class Image:
+        """Its size alone."""
+
+        def __init__(self, size):
+            self.size = size
+
+        def resize(self, size, resample):
+            return Image(tuple(size))
+
+    folder = plant_run(tmp_path / "animals")
+    steps = {"shortest_edge": edge, "resize": None, "resample": 2, "crop": None}
+    plant_export(folder, preprocessing=steps)
+    (shown,) = re.findall(r'^image = ImageOps.*?\n(.*?)^if steps\["crop"\]', render(folder), re.DOTALL | re.MULTILINE)
+    lines, draw = compile(shown, "card", "exec"), np.random.default_rng(0)
+    given, wrong = 0, []
+    for short in range(1, 1201):
+        for long in (short, 1200, *map(int, draw.integers(short, 1201, size=2))):
+            for size in ((short, long), (long, short)):
+                names = {"image": Image(size), "steps": steps}
+                exec(lines, names)
+                pixels = np.broadcast_to(np.uint8(0), (size[1], size[0], 3))
+                height, width = get_resize_output_image_size(
+                    pixels, edge, default_to_square=False, input_data_format="channels_last"
+                )
+                given += 1
+                if names["image"].size != (width, height):
+                    wrong.append((size, names["image"].size, (width, height)))
+    assert given == 9600
+    assert wrong == []
+
+
 def test_pictures_are_named_where_they_are(tmp_path):
     folder = plant_run(tmp_path / "animals")
     assert "![" not in render(folder)

@@ -23,6 +23,7 @@ from hub import run_client, serve_hub
 from measure.trained_models import digits_arguments, find_trained_model, load_digits
 from PIL import Image
 from places import REPOSITORY
+from transformers import BeitImageProcessor, CLIPImageProcessor, ViTImageProcessor
 
 from hf_imgcls.argument_checks import EXPORT_FORMATS
 from hf_imgcls.arguments import parse_arguments
@@ -38,6 +39,7 @@ from hf_imgcls.measure.score import load_classifier, score_folder
 from hf_imgcls.measure.summary import summarise
 from hf_imgcls.publish.export import build, exporter
 from hf_imgcls.publish.export.build import WORK_FOLDER, export_model
+from hf_imgcls.publish.export.description import describe_preprocessing
 from hf_imgcls.publish.export.exclusion import exceeds_budget, exceeds_budget_perhaps, judge_budget
 from hf_imgcls.publish.export.gate import compare_answers
 from hf_imgcls.publish.export.onnx_folding import finish_onnx
@@ -47,6 +49,11 @@ from hf_imgcls.records import Estimate, ExportRecord
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
 onnx = pytest.importorskip("onnx")
+
+TIMM = {
+    "input_size": (3, 224, 224), "interpolation": "bicubic", "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 0.9,
+    "crop_mode": "center",
+}  # fmt: skip
 
 NUM_TEST = 61
 
@@ -147,6 +154,24 @@ def test_files_describe_themselves(exported_run):
         assert (steps["mean"], steps["std"]) == (list(processor.image_mean), list(processor.image_std))
         assert steps["rescale_factor"] == pytest.approx(1 / 255)
         assert json.loads(found["image_processor"])["image_mean"] == list(processor.image_mean)
+        assert ExportRecord.load(exported_run / "onnx" / "export.json").preprocessing == steps
+
+
+@pytest.mark.parametrize(
+    ("processor", "is_known"),
+    [
+        (ViTImageProcessor(), True),
+        (CLIPImageProcessor(), True),
+        (ViTImageProcessor(do_resize=False), False),
+        (CLIPImageProcessor(size={"shortest_edge": 224, "longest_edge": 448}), False),
+        (BeitImageProcessor(do_resize=False), False),
+        (SimpleNamespace(data_config=TIMM), True),
+        (SimpleNamespace(data_config=TIMM | {"crop_mode": "squash"}), False),
+        (SimpleNamespace(data_config=TIMM | {"crop_mode": "border"}), False),
+    ],
+)
+def test_steps_that_are_not_the_usual_ones_are_not_described(processor, is_known):
+    assert (describe_preprocessing(processor) is not None) is is_known
 
 
 def test_the_cards_snippets_answer_as_the_model_does(exported_run, monkeypatch, capsys):

@@ -76,7 +76,7 @@ def test_a_run_pushes_its_checkpoints_and_then_itself(pushing, tmp_path):
     names = {name.rpartition("/")[2] for tree in pushing.repository.commits.values() for name in tree}
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pth", ".pkl"))]
     assert "was not pushed" not in result.stderr
-    assert "served = scored       100.00% of 61 images" in result.stdout
+    assert "served = scored       61 of 61 arrays, given as PNG" in result.stdout
     assert "from the Hub" in result.stdout
     assert not list((tmp_path / "run").glob(".push-*"))
 

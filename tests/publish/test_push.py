@@ -68,14 +68,18 @@ def test_push_verify_and_consume(pushing, run, tmp_path):
     assert "Stays here: checkpoint-6/, data_manifest.parquet, predictions_test.parquet" in dry.stdout
     assert "examples/1.png  (an image of the dataset)" in dry.stdout
     assert "report/report.html  (with images of the dataset)" in dry.stdout
-    verified = r"served = scored       100.00% of 61 images.*, pipeline of transformers .*, from the staged files"
+    verified = (
+        r"served = scored       61 of 61 arrays, given as PNG, pipeline of transformers .*, from the staged files"
+    )
     assert re.search(verified, dry.stdout)
 
     pushed = pushing.run_recipe("push", *flags, "--hub_tag", "v1")
     before, after = pushed.stdout.split("\n  pushed  ")
     assert re.search(verified, before)
     assert f"{len(sizes)}, byte for byte the staged ones" in after
-    assert re.search(r"served = scored       100.00% of 32 images.*, pipeline of transformers .*, from the Hub", after)
+    assert re.search(
+        r"served = scored       32 of 32 arrays, given as PNG, pipeline of transformers .*, from the Hub", after
+    )
     repository = pushing.repository
     tree = repository.tree()
     assert repository.token == TOKEN  # private

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import email.utils
+import logging
+import runpy
 import subprocess
 import sys
 import time
@@ -10,11 +13,12 @@ import time
 import pytest
 from places import REPOSITORY
 
-from hf_imgcls.arguments import parse_arguments
+from hf_imgcls.arguments import PublishArguments, parse_arguments
 from hf_imgcls.errors import ArgumentError
 from hf_imgcls.publish.hub import read_destination
 from hf_imgcls.publish.hub_rules import is_repo_id
-from hf_imgcls.retries import Patience, read_retry_after
+from hf_imgcls.retries import Fault, Patience, read_retry_after, sleep_before_retry
+from hf_imgcls.run import RECIPE_FILE
 
 
 def parse(*argv):
@@ -46,6 +50,19 @@ def test_the_run_needs_no_flag(tmp_path):
 def test_mistakes(tmp_path, argv, reason):
     with pytest.raises(ArgumentError, match=reason):
         parse(tmp_path, *argv)
+
+
+def test_the_recipe_takes_every_flag_about_what_is_published(tmp_path):
+    """By its own reading of the command line, which names its flags one by one."""
+    read = runpy.run_path(str(REPOSITORY / "recipes" / "push.py"))["read_arguments"]
+    assert read([str(tmp_path)]).publish.publish_hashes is False
+    assert read([str(tmp_path), "--publish_hashes", "true"]).publish.publish_hashes is True
+    (tmp_path / RECIPE_FILE).write_text("publish_hashes: true\ndataset_name: digits\n")
+    assert read([str(tmp_path)]).publish.publish_hashes is True
+    flags = [item.name for item in dataclasses.fields(PublishArguments) if item.name.startswith("publish_")]
+    assert len(flags) >= 3
+    for flag in flags:
+        assert getattr(read([str(tmp_path), f"--{flag}", "true"]).publish, flag) is True
 
 
 def test_a_space_needs_a_model(tmp_path):
@@ -114,3 +131,9 @@ def test_waits():
     assert read_retry_after({"Retry-After": "soon"}) == read_retry_after({}) == 0
     date = email.utils.formatdate(time.time() + 60, usegmt=True)
     assert 50 < read_retry_after({"Retry-After": date}) <= 61
+
+
+def test_a_retry_says_what_failed_and_how_long_it_waits(caplog):
+    with caplog.at_level(logging.WARNING):
+        sleep_before_retry(0.0, Fault(503, "busy", True), "list the commits")
+    assert caplog.messages == ["Could not list the commits; retrying in 0 s: busy"]

@@ -26,19 +26,16 @@ def describe_model(source: ExportSource) -> dict[str, str]:
 
     Returns:
         ``task``; ``problem_type``; ``labels``, the class names by id (JSON); ``preprocessing``, see
-        `describe_preprocessing` (JSON); ``image_processor``, the whole of ``preprocessor_config.json``; ``input`` and
+        `describe_steps` (JSON); ``image_processor``, the whole of ``preprocessor_config.json``; ``input`` and
         ``output`` in words; ``label_thresholds`` (JSON), where each label has a threshold of its own.
     """
     config, (height, width) = source.model.config, source.image_size
     is_folded = source.options.fold_preprocessing
-    steps = describe_preprocessing(source.processor)
-    if steps is not None and is_folded:
-        steps |= {"rescale_factor": None, "mean": None, "std": None}
     about = {
         "task": "image-classification",
         "problem_type": config.problem_type or SINGLE_LABEL,
         "labels": json.dumps([config.id2label[index] for index in range(config.num_labels)], ensure_ascii=False),
-        "preprocessing": json.dumps(steps),
+        "preprocessing": json.dumps(describe_steps(source)),
         "image_processor": json.dumps(source.processor.to_dict(), ensure_ascii=False, default=str),
         "input": (
             f"image: uint8 (batch, {height}, {width}, 3), RGB, resized"
@@ -49,6 +46,14 @@ def describe_model(source: ExportSource) -> dict[str, str]:
     }
     thresholds = getattr(config, THRESHOLDS_KEY, None)
     return about | ({THRESHOLDS_KEY: json.dumps(thresholds)} if thresholds is not None else {})
+
+
+def describe_steps(source: ExportSource) -> dict[str, Any] | None:
+    """Describe the steps before the exported model, as `describe_preprocessing`; those that are folded in are null."""
+    steps = describe_preprocessing(source.processor)
+    if steps is not None and source.options.fold_preprocessing:
+        steps |= {"rescale_factor": None, "mean": None, "std": None}
+    return steps
 
 
 def describe_preprocessing(processor: Any) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ from hf_imgcls.measure.exported_model import load_exported
 from hf_imgcls.measure.intervals import wilson
 from hf_imgcls.measure.latency import measure_size_mb, name_device, summarize_timings, time_calls
 from hf_imgcls.provenance import list_versions
+from hf_imgcls.publish.export.description import describe_steps
 from hf_imgcls.publish.export.exclusion import exceeds_budget, judge_budget
 from hf_imgcls.records import Estimate, ExportRecord
 
@@ -143,6 +144,7 @@ def measure_export(
         device=name_device(torch.device("cpu")),
         threads=torch.get_num_threads(),
         versions=list_versions(),
+        preprocessing=describe_steps(source),
         notes=notes,
     )
 
