@@ -76,7 +76,7 @@ def test_another_split_another_dataset_and_a_chosen_folder(run_folder, measure, 
     code, out, _ = measure(*options, "--dataset_name", "digits", "--max_test_samples", 20, "--test_split", 0.3)
     assert code == 0
     assert "test split, 20 examples" in out
-    assert "of 5 images" in out
+    assert "5 of 5 arrays, given as PNG" in out
     assert {"test_accuracy", "eval_accuracy"} <= json.loads((tmp_path / "out" / "all_results.json").read_text()).keys()
 
 
