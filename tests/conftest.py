@@ -8,27 +8,33 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# A tiny model is slower with two threads than with one, and far slower where another process wants the second core.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# As in a recipe (hf_imgcls.run): threads that wait do not spin, which would take the core from whoever else wants it.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-import time
 from pathlib import Path
 
 import pytest
 from places import REPOSITORY
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--deadline", type=float, help="leave out slow tests that would begin after this Unix time")
-    parser.addoption("--end", type=float, help="leave out every test that would begin after this Unix time")
+# What computes with NumPy alone, or writes text and pictures: it does the same on both transformers lines.
+SAME_ON_BOTH_LINES = {
+    "data": ("augmentation", "cache", "decode", "safety", "shots", "splits"),
+    "measure": (
+        "compare", "coverage", "differences", "goals", "intervals", "metrics", "multilabel_metrics", "multilabel_report",
+        "page", "plots", "predictions", "repeats", "slices", "summary",
+    ),
+    "publish": ("lint", "publish_arguments", "push_arguments"),
+}  # fmt: skip
 
 
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    deadline, end = item.config.getoption("--deadline"), item.config.getoption("--end")
-    if deadline is not None and time.time() > deadline and item.get_closest_marker("slow"):
-        pytest.skip("slow, and the time is up")
-    if end is not None and time.time() > end:
-        pytest.skip("the time is up")
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    same = {f"{folder}/test_{name}.py" for folder, names in SAME_ON_BOTH_LINES.items() for name in names}
+    missing = [name for name in same if not (REPOSITORY / "tests" / name).exists()]
+    assert not missing, f"SAME_ON_BOTH_LINES names {missing}"
+    for item in items:
+        if item.path.relative_to(REPOSITORY / "tests").as_posix() in same:
+            item.add_marker("same_on_both_lines")
 
 
 @pytest.fixture(scope="session")

@@ -32,8 +32,10 @@ def test_two_processes_on_a_cpu_train_together(repository, tmp_path):
 
 @pytest.mark.slow
 def test_a_recipe_is_repeated_with_other_seeds(repository, tmp_path):
+    at = SMALL_DIGITS.index("--max_train_samples")  # the shots choose what is trained on
+    flags = (*SMALL_DIGITS[:at], *SMALL_DIGITS[at + 2 :])
     command = [
-        sys.executable, str(repository / "recipes" / "repeat.py"), "--repeats", "2", *SMALL_DIGITS, *TINY_VIT,
+        sys.executable, str(repository / "recipes" / "repeat.py"), "--repeats", "2", *flags, *TINY_VIT,
         "--shots_per_class", "5", "--num_train_epochs", "1", "--output_dir", str(tmp_path / "few"),
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

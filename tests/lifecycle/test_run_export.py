@@ -19,7 +19,7 @@ def test_a_run_ends_with_exports_and_a_new_run_without_the_old_ones(run_recipe, 
     results = json.loads((tmp_path / "run" / "test_results.json").read_text())
     assert record["top1_agreement"] == 1.0
     assert record["accuracy"]["value"] == pytest.approx(results["test_accuracy"])
-    assert "images of test" in run.out
+    assert "61 images of the test split" in run.out
     assert "onnx" in (tmp_path / "run" / "recipe.yaml").read_text()
     again = run_recipe("finetune", *flags, "--seed", "7", "--overwrite_output_dir")
     assert again.exit_code == 0, again.err
