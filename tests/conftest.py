@@ -16,13 +16,12 @@ from pathlib import Path
 import pytest
 from places import REPOSITORY
 
-
 # What computes with NumPy alone, or writes text and pictures: it does the same on both transformers lines.
 SAME_ON_BOTH_LINES = {
     "data": ("augmentation", "cache", "decode", "safety", "shots", "splits"),
     "measure": (
-        "compare", "coverage", "differences", "goals", "intervals", "metrics", "multilabel_metrics", "multilabel_report",
-        "page", "plots", "predictions", "repeats", "slices", "summary",
+        "compare", "coverage", "differences", "goals", "intervals", "metrics", "multilabel_metrics",
+        "multilabel_report", "page", "plots", "predictions", "repeats", "slices", "summary",
     ),
     "publish": ("lint", "publish_arguments", "push_arguments"),
 }  # fmt: skip
