@@ -66,6 +66,7 @@ class Peers:
         self._leaving = False
         self._next = (self.rank + 1) % self.world_size
         self._beats, self._heard = 0, time.monotonic()
+        self._answers = 0  # of the store; a request to a machine that has vanished gets none, and no error either
         self._launcher = os.getppid()
 
     def watch(self) -> None:
@@ -76,6 +77,8 @@ class Peers:
 
         self._thread = threading.Thread(target=self._run, name="peers", daemon=True)
         self._thread.start()
+        if count_machines() > 1:
+            threading.Thread(target=self._watch_store, name="peers' store", daemon=True).start()
 
     def expect_end(self) -> None:
         """All processes have agreed to stop: from here on nothing is taken for a failure."""
@@ -95,8 +98,8 @@ class Peers:
             return text
         self.watch()
         if self.ending is None and self._connected.wait(_CONNECTION_S):
-            with contextlib.suppress(RuntimeError):
-                self._publish(Ending(self.rank, exit_code, text, socket.gethostname()))
+            own = Ending(self.rank, exit_code, text, socket.gethostname())
+            _send(lambda: self._publish(own), _CONNECTION_S)
         ending = self.ending
         if ending is None or ending.rank == self.rank or not ending.text:
             return text
@@ -122,8 +125,7 @@ class Peers:
         self._finished.set()
         if self._thread is not None:
             if self._store is not None and not self._leaving:
-                with contextlib.suppress(RuntimeError):
-                    self._store.add(f"{_DONE}/{self.rank}", 1)
+                _send(lambda: self._store.add(f"{_DONE}/{self.rank}", 1), _PERIOD_S)
             self._thread.join(_PERIOD_S)
 
     def _describe(self, ending: Ending) -> str:
@@ -142,11 +144,26 @@ class Peers:
                 self._beat()
             except RuntimeError as error:  # torch's DistStoreError and DistNetworkError are
                 self._lose(f"the launcher of the main process has gone ({str(error).splitlines()[0]})")
+            self._answers += 1
             if os.getppid() != self._launcher:
                 self._lose("its launcher has gone")
             if self.ending is not None:
                 self._end()
                 return
+
+    def _watch_store(self) -> None:
+        """End this process where the store has not answered for some time, which the other thread waits for.
+
+        Turns are counted, not seconds: a process that was stopped for a while has not waited.
+        """
+        answers, turns = 0, 0
+        while self.ending is None and not self._finished.wait(_PERIOD_S):
+            turns = turns + 1 if self._store is not None and self._answers == answers else 0
+            answers = self._answers
+            if turns * _PERIOD_S > _SILENCE_S and self.ending is None and not self._leaving:
+                text = f"the launcher of the main process has not answered for {turns * _PERIOD_S:.0f} s"
+                self.ending = Ending(self.rank, 1, text)
+                self._end()
 
     def _connect(self) -> None:
         """Connect to the launcher's store; without one, to that of the main process, once it is there."""
@@ -197,9 +214,8 @@ class Peers:
         if not self._leaving and self.ending is None and count_machines() > 1:
             self._finished.wait(_SIGNAL_S)
             if not self._leaving and not self._finished.is_set():
-                self.ending = Ending(self.rank, 1, text)
-                with contextlib.suppress(RuntimeError):
-                    self._publish(self.ending)
+                self.ending = own = Ending(self.rank, 1, text)
+                _send(lambda: self._publish(own), _CONNECTION_S)
 
     def _end(self) -> None:
         """Let the main thread end, and end the process where it waits for one that will not come."""
@@ -210,6 +226,18 @@ class Peers:
         for clean in _at_end:
             clean()
         os._exit(self.ending.exit_code)
+
+
+def _send(request: Callable[[], object], timeout: float) -> None:
+    """Send the store a request, and wait so many seconds at most: a machine that has vanished gives no error."""
+
+    def send() -> None:
+        with contextlib.suppress(RuntimeError):
+            request()
+
+    thread = threading.Thread(target=send, daemon=True)
+    thread.start()
+    thread.join(timeout)
 
 
 _peers: list[Peers] = []
