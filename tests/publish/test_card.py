@@ -159,7 +159,7 @@ def test_a_changed_folder_is_named_at_the_top_of_its_card_which_is_not_published
     check_card(write_card(folder).parent)
     change_json(folder / "preprocessor_config.json", do_rescale=False)
     card = write_card(folder).read_text()
-    assert "**Files were changed after the run finished:** `preprocessor_config.json` has" in card
+    assert "**Files were changed after the run finished:** `preprocessor_config.json` was changed" in card
     assert card.index("Files were changed") < card.index("## How to use it")
     assert "model-index" not in read_metadata(card)
     with pytest.raises(CardError, match="Since the run finished, preprocessor_config"):
