@@ -79,6 +79,14 @@ class Run:
                 break
         raise TimeoutError(f"no {pattern} came into being:\n{self.output}")
 
+    def wait_for_step(self, step: int, timeout: float = 60) -> None:
+        """Wait until there is a checkpoint of this step or a later one: on a busy machine it may have been rotated."""
+        end = time.monotonic() + timeout
+        while time.monotonic() < end and self.process.is_alive():
+            if any(int(path.name.rpartition("-")[2]) >= step for path in self.folder.glob("checkpoint-*")):
+                return
+        raise TimeoutError(f"no checkpoint of step {step} came into being:\n{self.output}")
+
     @property
     def output(self) -> str:
         return self.log.read_text() if self.log.exists() else ""

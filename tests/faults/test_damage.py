@@ -195,7 +195,7 @@ def test_checkpoints_rarer_than_evaluations_keep_the_best_one_saved(tmp_path):
     folder = tmp_path / "run"
     for step in (18, 42):
         run = Run(*flags, folder=folder)
-        run.wait_for(f"checkpoint-{step}")
+        run.wait_for_step(step)
         run.kill()
         assert run.wait() == -9
     last = Run(*flags, folder=folder)

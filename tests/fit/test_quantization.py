@@ -8,7 +8,6 @@ import sys
 from functools import partial
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from measure.trained_models import digits_arguments, find_trained_model, load_digits
@@ -225,19 +224,26 @@ def test_the_recipe_trains_and_exports_what_was_trained(family, tmp_path, monkey
     assert json.loads((tmp_path / "run.json").read_text())["model"]["num_parameters"] == sum(
         tensor.numel() for tensor in tensors.values()
     )
-    # The exported graph rounds where the model did while it was trained. In float: INT8 units differ between CPUs.
+    # The exported graph rounds where the model did while it was trained. In float32: INT8 units differ between CPUs, and
+    # those with bfloat16 would compute in it.
     served = AutoModelForImageClassification.from_pretrained(tmp_path)
     args = SimpleNamespace(data=digits_arguments())
     run = SimpleNamespace(dataset=load_digits(), processor=load_image_processor(str(tmp_path)), args=args)
     images = read_images(run)
     file = str(tmp_path / "openvino_int8" / "openvino_model.xml")
     with keep_signal_stack():
-        compiled = openvino.Core().compile_model(file, "CPU", {"LP_TRANSFORMS_MODE": "NO"})
+        compiled = openvino.Core().compile_model(
+            file, "CPU", {"LP_TRANSFORMS_MODE": "NO", "INFERENCE_PRECISION_HINT": "f32"}
+        )
     found = torch.from_numpy(compiled(images.numpy())["logits"])
     plain = answer(served, images)
     trained = answer(load_quantizers(served, tmp_path / QUANTIZERS_FILE, (32, 32)), images)
     assert (found - trained).abs().mean() < (plain - trained).abs().mean()
-    assert np.mean((found.argmax(1) == trained.argmax(1)).numpy()) > 0.98
+    # A value between two levels may be rounded to either: answers change only where two classes are about as likely.
+    best, second = trained.topk(2, dim=1).values.T
+    changed = found.argmax(1) != trained.argmax(1)
+    assert changed.float().mean() < 0.05
+    assert (best - second)[changed].mean() < (best - second).mean() or not changed.any()
 
 
 @pytest.mark.parametrize(
