@@ -224,8 +224,8 @@ def test_the_recipe_trains_and_exports_what_was_trained(family, tmp_path, monkey
     assert json.loads((tmp_path / "run.json").read_text())["model"]["num_parameters"] == sum(
         tensor.numel() for tensor in tensors.values()
     )
-    # The exported graph rounds where the model did while it was trained. In float32: INT8 units differ between CPUs, and
-    # those with bfloat16 would compute in it.
+    # The exported graph rounds where the model did while it was trained. In float32: INT8 units differ between CPUs,
+    # and those with bfloat16 would compute in it.
     served = AutoModelForImageClassification.from_pretrained(tmp_path)
     args = SimpleNamespace(data=digits_arguments())
     run = SimpleNamespace(dataset=load_digits(), processor=load_image_processor(str(tmp_path)), args=args)
