@@ -270,9 +270,10 @@ def _write(path: Path, shape: tuple[int, int], batches: Iterator[torch.Tensor]) 
 def solve_head(train: Features, validation: Features, num_classes: int, device: torch.device) -> Solution:
     """The linear head with the least loss on validation, over a path of penalties on the squared weights.
 
-    The loss is cross-entropy, or with several labels per image the sum of a binary one for each class. Features are
-    standardised by the training split's mean and deviation, so that one penalty suits all; that is folded into the
-    weights.
+    The loss is cross-entropy, or with several labels per image the sum of a binary one for each class. The training
+    split's mean is subtracted from the features, and all of them are divided by one number, so that one path of
+    penalties suits every backbone; both are folded into the weights. A deviation for each feature would blow up those
+    that hardly vary: noise by itself, and in training, which changes the features, weights that answer by hundreds.
 
     Args:
         train: Solved on.
@@ -283,8 +284,8 @@ def solve_head(train: Features, validation: Features, num_classes: int, device: 
     Source: Kornblith et al. 2019, "Do Better ImageNet Models Transfer Better?" (arXiv:1805.08974), appendix A.4, and
         Radford et al. 2021, "CLIP" (arXiv:2103.00020), appendix A.3: L-BFGS and a sweep of penalties.
     """
-    mean, deviation = _measure_moments(train, device)
-    examples = [_Standardised(split, mean, deviation) for split in (train, validation)]
+    mean, scale = _measure_scale(train, device)
+    examples = [_Scaled(split, mean, scale) for split in (train, validation)]
     best: tuple[NDArray[np.float64], float, float] | None = None
 
     def solve(start: NDArray[np.float64], penalty: float, tolerance: float) -> tuple[NDArray[np.float64], list[float]]:
@@ -309,15 +310,15 @@ def solve_head(train: Features, validation: Features, num_classes: int, device: 
     assert best is not None
     flat, losses = solve(best[0], best[1], _TOLERANCES[1])
     weight, bias = _unpack(flat, mean)
-    folded = weight / deviation
+    folded = weight / scale
     return Solution(folded, bias - folded @ mean, best[1], *losses)
 
 
-class _Standardised:
-    """A split's features of mean 0 and deviation 1, float64, and its labels; read anew each time if they are many."""
+class _Scaled:
+    """A split's centred features on one scale, float64, and its labels; read anew each time if they are many."""
 
-    def __init__(self, features: Features, mean: torch.Tensor, deviation: torch.Tensor) -> None:
-        self._features, self._mean, self._deviation = features, mean, deviation
+    def __init__(self, features: Features, mean: torch.Tensor, scale: float) -> None:
+        self._features, self._mean, self._scale = features, mean, scale
         self._kept = list(self._read()) if 2 * features.values.nbytes <= _KEPT_BYTES else None
 
     def __len__(self) -> int:
@@ -328,7 +329,7 @@ class _Standardised:
 
     def _read(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for values, labels in self._features.chunks(self._mean.device):
-            yield (values - self._mean) / self._deviation, labels
+            yield (values - self._mean) / self._scale, labels
 
 
 def _unpack(flat: NDArray[np.float64], mean: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -339,7 +340,7 @@ def _unpack(flat: NDArray[np.float64], mean: torch.Tensor) -> tuple[torch.Tensor
 
 
 def _measure_loss(
-    examples: _Standardised, weight: torch.Tensor, bias: torch.Tensor
+    examples: _Scaled, weight: torch.Tensor, bias: torch.Tensor
 ) -> tuple[float, torch.Tensor, torch.Tensor]:
     """Mean loss, and its gradients by ``weight`` ``(K, D)`` and ``bias`` ``(K,)``, all float64."""
     loss, slopes, offsets = 0.0, torch.zeros_like(weight), torch.zeros_like(bias)
@@ -357,10 +358,10 @@ def _measure_loss(
     return loss / len(examples), slopes / len(examples), offsets / len(examples)
 
 
-def _measure_moments(features: Features, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and deviation of each feature, float64 ``(D,)``; of a constant one the latter is 1."""
+def _measure_scale(features: Features, device: torch.device) -> tuple[torch.Tensor, float]:
+    """Mean of each feature, float64 ``(D,)``, and the root of the mean of their variances; 1 if all are constant."""
     total: Any = sum(values.sum(0) for values, _ in features.chunks(device))
     mean = total / len(features)
-    squares: Any = sum(((values - mean) ** 2).sum(0) for values, _ in features.chunks(device))
-    deviation = (squares / len(features)).sqrt()
-    return mean, torch.where(deviation > 1e-6 * mean.abs().clamp(min=1e-6), deviation, 1.0)
+    squares = sum(float(((values - mean) ** 2).sum()) for values, _ in features.chunks(device))
+    scale = (squares / features.values.size) ** 0.5
+    return mean, scale if scale > 1e-6 * max(float(mean.abs().max()), 1e-6) else 1.0

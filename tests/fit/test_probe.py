@@ -49,11 +49,12 @@ def make_run(folder, family="vit", fit=None, data=None, **training):
     return SimpleNamespace(trainer=trainer, dataset=dataset, batches=batches, args=args)
 
 
-def draw(num_examples, seed, several=False):
-    """Features of three overlapping classes, on scales that differ by a million."""
+def draw(num_examples, seed, several=False, scale=1.0):
+    """Features of three overlapping classes, on scales that differ, and one that says nothing and hardly varies."""
     random = np.random.default_rng(seed)
     labels = random.integers(0, 3, num_examples)
-    values = (random.normal(size=(num_examples, 5)) + np.eye(5)[labels]) * [1, 1e3, 1e-3, 1, 1] + [0, 5e3, 0, 1, 0]
+    values = (random.normal(size=(num_examples, 5)) + np.eye(5)[labels]) * [1, 2, 0.5, 1, 1e-6] + [0, 500, 0, 1, 7]
+    values *= scale
     targets = np.stack([labels == 0, labels != 1], axis=1).astype(np.float64) if several else labels
     return Features(values.astype(np.float32), targets, 0.0)
 
@@ -80,14 +81,14 @@ def test_folded_weights_give_the_loss_that_was_solved_for(tmp_path):
         compute_features(run.trainer, run.dataset, run.batches, run.args, role) for role in ("train", "validation")
     ]
     solution = solve_head(*parts, 10, CPU)
-    # By features that were standardised, float64; and by the model, its pixels and float32.
+    # By features that were scaled, float64; and by the model, its pixels and float32.
     assert run.trainer.evaluate()["eval_loss"] == pytest.approx(solution.validation_loss, abs=1e-4)
 
 
 def test_the_solution_is_scikit_learns():
     train, validation = draw(400, 0), draw(4000, 1)
     solution = solve_head(train, validation, 3, CPU)
-    scale = train.values.mean(0), train.values.std(0)
+    scale = train.values.mean(0), train.values.var(0).mean() ** 0.5
     # Its C multiplies the sum of losses, our penalty goes with their mean.
     reference = LogisticRegression(C=1 / (solution.penalty * len(train)), max_iter=5000, tol=1e-8)
     reference.fit((train.values - scale[0]) / scale[1], train.labels)
@@ -95,6 +96,18 @@ def test_the_solution_is_scikit_learns():
     ours = np.exp(ours - ours.max(1, keepdims=True))
     expected = reference.predict_proba((validation.values - scale[0]) / scale[1])
     np.testing.assert_allclose(ours / ours.sum(1, keepdims=True), expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_weights_stay_moderate_whatever_the_scale_of_the_features(several):
+    validation = draw(400, 1, several)
+    solution = solve_head(draw(400, 0, several), validation, 2 if several else 3, CPU)
+    # A feature that hardly varies gets no weight to speak of, instead of one that undoes its scale.
+    assert solution.weight.abs().max() < 10
+    assert solution.weight[:, 4].abs().max() < 1e-3
+    other = solve_head(draw(400, 0, several, 1e4), draw(400, 1, several, 1e4), 2 if several else 3, CPU)
+    assert other.validation_loss == pytest.approx(solution.validation_loss, abs=1e-3)
+    torch.testing.assert_close(other.weight * 1e4, solution.weight, rtol=0, atol=0.02)
 
 
 def test_the_penalty_is_the_one_that_validation_likes_best():
