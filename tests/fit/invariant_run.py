@@ -1,6 +1,6 @@
 """Train tiny models for ten steps and save their weights: run with one process, with accumulation, or by torchrun.
 
-    python invariant_run.py OUT BATCH_SIZE ACCUMULATION
+    python invariant_run.py OUT BATCH_SIZE ACCUMULATION [OUT BATCH_SIZE ACCUMULATION ...]
 
 Not a test by itself; `test_invariants.py` compares what several launches leave.
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+from accelerate.state import AcceleratorState, GradientState
 from datasets import ClassLabel, Sequence
 from safetensors.torch import save_file
 from tiny_models import TINY_CONFIGS
@@ -118,4 +119,8 @@ def main(out: Path, batch_size: int, accumulation: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    for first in range(1, len(sys.argv), 3):
+        out, batch_size, accumulation = sys.argv[first : first + 3]
+        AcceleratorState._reset_state(reset_partial_state=first > 1)  # it remembers the accumulation
+        GradientState._reset_state()
+        main(Path(out), int(batch_size), int(accumulation))

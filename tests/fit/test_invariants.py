@@ -20,19 +20,12 @@ def launches(tmp_path_factory, repository):
     """Folder of each way to launch the same ten steps."""
     script = str(repository / "tests" / "fit" / "invariant_run.py")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    ways = {
-        "one": ([sys.executable], "16", "1"),
-        "accumulated": ([sys.executable], "8", "2"),
-        "two_processes": (torchrun, "8", "1"),
-    }
-    folders = {}
-    for name, (launcher, batch_size, accumulation) in ways.items():
-        folder = tmp_path_factory.mktemp(name)
-        command = [*launcher, script, str(folder), batch_size, accumulation]
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("one", "accumulated", "two_processes")}
+    alone = [str(folders["one"]), "16", "1", str(folders["accumulated"]), "8", "2"]
+    for arguments in ([sys.executable, script, *alone], [*torchrun, script, str(folders["two_processes"]), "8", "1"]):
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+        result = subprocess.run(arguments, capture_output=True, text=True, env=environment, timeout=300, check=False)
         assert result.returncode == 0, result.stderr[-3000:]
-        folders[name] = folder
     return folders
 
 

@@ -287,8 +287,9 @@ _VERIFY = """
 import json
 from pathlib import Path
 from hf_imgcls.publish.verify import recall_data, verify_staged
-folders = [Path(name) for name in {folders!r}]
-print(json.dumps([verify_staged(folder, folder, recall_data(folder)) for folder in folders]))
+moved, *folders = [Path(name) for name in {folders!r}]
+reasons = [verify_staged(folder, folder, recall_data(folder)) for folder in folders]
+print(json.dumps([recall_data(moved).reason, *reasons]))
 """
 
 
@@ -299,10 +300,10 @@ def test_what_cannot_be_verified_is_said(pushing, run, tmp_path):
     (moved / "recipe.yaml").write_text("train_dir: gone\n")
     record = (changed / "data.json").read_text()
     (changed / "data.json").write_text(record.replace('"fingerprint": "', '"fingerprint": "0'))
-    reasons = pushing.run_code(_VERIFY.format(folders=[str(unmeasured), str(moved), str(changed)]))
+    reasons = pushing.run_code(_VERIFY.format(folders=[str(moved), str(unmeasured), str(changed)]))
     for reason, expected in zip(
         reasons,
-        ("has no predictions to compare with", "the run's data cannot be loaded", "has other images"),
+        ("the run's data cannot be loaded", "has no predictions to compare with", "has other images"),
         strict=True,
     ):
         assert expected in reason
