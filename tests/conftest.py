@@ -28,7 +28,7 @@ SAME_ON_BOTH_LINES = {
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Twice as many processes as cores: about half of a test's time is spent waiting for a process, a server or a disk."""
+    """Twice as many processes as cores: a test spends about half of its time waiting for a process or a server."""
     return 2 * (os.cpu_count() or 1)
 
 

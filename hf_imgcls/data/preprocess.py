@@ -152,14 +152,12 @@ class Preprocessor:
         self._eval_filter = _EVAL_FILTERS.get(resample) if isinstance(resample, int) else None
         self.target_size = self._probe_size()
 
-        height, width = self.target_size
         random = np.random.default_rng(0)
-        # Smaller and larger than the target, lying and standing, and the target itself.
-        shapes = [(height // 2 + 3, width), (height + 31, 2 * width), (2 * height, width + 17), (height, width)]
-        probes = [random.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in shapes]
+        probes = [random.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in self._probe_shapes()]
         self._uint8 = self._gives_uint8(probes[0])
         self._finish_options: dict[str, bool] | None = None
-        # ConvNeXt's processor rounds half a pixel to even on transformers 4, down on 5.
+        # ConvNeXt's processor rounds the half pixel of an odd margin to even on transformers 4 (torchvision's rule),
+        # down on 5 (its own).
         self.exact = False
         for self._crop_after_resize in (_center_crop, tv.center_crop):
             self.exact = self._uint8 and all(self._equals_processor(probe) for probe in probes)
@@ -182,8 +180,8 @@ class Preprocessor:
             pixels = tv.resize(
                 pixels, self._resized_size(pixels.shape[-2:]), interpolation=self._eval_filter, antialias=True
             )
-            edge = _read_size(processor.size, "shortest_edge")
-            if edge is not None and edge < 384 and getattr(processor, "crop_pct", None) is not None:
+            edge = self._find_cropped_edge()
+            if edge is not None:
                 pixels = self._crop_after_resize(pixels, [edge, edge])
         if getattr(processor, "do_center_crop", False):
             pixels = _center_crop(pixels, [processor.crop_size["height"], processor.crop_size["width"]])
@@ -232,6 +230,17 @@ class Preprocessor:
             )
         return next(iter(shapes))[1:]
 
+    def _probe_shapes(self) -> list[tuple[int, int]]:
+        """Heights and widths that tell preprocessing apart."""
+        height, width = self.target_size
+        # Smaller and larger than the target, lying and standing, and the target itself.
+        shapes = [(height // 2 + 3, width), (height + 31, 2 * width), (2 * height, width + 17), (height, width)]
+        if (edge := self._find_cropped_edge()) is not None:
+            # Margins of four widths in a row: rounding down and rounding to even differ in one of them.
+            resized = min(self._resized_size((edge, edge)))
+            shapes = [(resized, resized + more) for more in range(4)] + shapes
+        return shapes
+
     def _gives_uint8(self, probe: NDArray[np.uint8]) -> bool:
         """Whether the processor can stop before normalising, and `normalizer` goes on as it would (to 1e-6)."""
         image = Image.fromarray(probe)
@@ -274,6 +283,13 @@ class Preprocessor:
         except TypeError:
             return None
         return options
+
+    def _find_cropped_edge(self) -> int | None:
+        """Return the side of the square that ConvNeXt cuts out of a resized image; None where nothing is cut out."""
+        if getattr(self.processor, "crop_pct", None) is None:
+            return None
+        edge = _read_size(self.processor.size, "shortest_edge")
+        return edge if edge is not None and edge < 384 else None
 
     def _resized_size(self, size: Sequence[int]) -> list[int]:
         """ConvNeXt's crop_pct: below 384 px resize to size / crop_pct and crop, from 384 px on warp."""

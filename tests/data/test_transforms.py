@@ -66,6 +66,24 @@ def test_evaluation_is_the_processor_bit_by_bit(name, files):
     assert train.dtype == torch.float32
 
 
+@pytest.mark.parametrize("name", [*PROCESSORS, "convnext, the margin is even", "convnext, larger"])
+def test_evaluation_is_the_processor_for_every_odd_size(name):
+    """The lines of transformers round the half pixel of an odd margin by different rules: the installed one's holds."""
+    edge = {"convnext, the margin is even": 112, "convnext, larger": 288}.get(name)
+    if edge:
+        processor = get_class("ConvNextImageProcessor")(size={"shortest_edge": edge}, resample=2)
+    else:
+        processor = PROCESSORS[name]()
+    preprocessor = Preprocessor(processor)
+    assert preprocessor.exact
+    random = np.random.default_rng(7)
+    for height, width in [(37, 37 + more) for more in range(8)] + [(61 + more, 45) for more in range(8)]:
+        image = Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        ours = preprocessor.normalizer(preprocessor.preprocess(np.array(image))[None])
+        theirs = processor(images=[image], return_tensors="pt")["pixel_values"]
+        assert torch.equal(ours, theirs.to(torch.float32)), (height, width)
+
+
 def test_training_crops_get_what_else_the_processor_does():
     """MobileViT's processor swaps red and blue; random crops must be swapped too."""
     plan = attach([jpeg(Image.new("RGB", (64, 64), (250, 0, 0)))], OTHERS["mobilevit, channels swapped"]())
