@@ -16,6 +16,7 @@ import yaml
 from hf_imgcls.argument_types import SECRETS, Argument, load_json, load_yaml
 from hf_imgcls.errors import ArgumentError
 
+RECIPE_HEADER = "# The arguments of a run of hf_imgcls."
 _MAX_BYTES = 4 * 2**20  # of a file of arguments; the recipes have less than 3,000
 
 
@@ -146,7 +147,10 @@ def read_file(path: str, problems: list[ArgumentError]) -> dict[str, Any]:
         fix = "write `name: value` lines, for example `dataset_name: digits`"
         problems.append(ArgumentError(f"{path} {found}", expected, fix))
         return {}
-    return {str(name): value for name, value in content.items()}
+    content = {str(name): value for name, value in content.items()}
+    if text.startswith(RECIPE_HEADER):  # what releases without a policy left open was transformers' own
+        content.setdefault("training_policy", "none")
+    return content
 
 
 def _read_text(path: Path) -> str:

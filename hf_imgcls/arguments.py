@@ -24,12 +24,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hf_imgcls.argument_checks import EXPORT_FORMATS, check_arguments, check_value
-from hf_imgcls.argument_reading import name_first_word, read_file, read_flags
+from hf_imgcls.argument_reading import RECIPE_HEADER, name_first_word, read_file, read_flags
 from hf_imgcls.argument_types import SECRETS, Argument, CoercionError, coerce, dump_yaml, read_annotation, show_value
 from hf_imgcls.errors import ArgumentError, join_errors
 from hf_imgcls.other_names import OTHER_NAMES
 from hf_imgcls.training_defaults import DEFAULT_MODEL, TRAINING_DEFAULTS, fill_training
 from hf_imgcls.training_fields import NEW_NAMES, OLD_NAMES, ONLY_IN_4, ONLY_IN_5, kept_fields, read_training_fields
+from hf_imgcls.training_policy import POLICY
 
 GROUPS = {
     "run": "what to do and where",
@@ -332,6 +333,12 @@ class FitArguments:
     ignore_mismatched_sizes: bool = _setting(
         False, "Initialise anew every weight whose shape differs; a new head needs no flag."
     )
+    training_policy: str = _setting(
+        "auto",
+        "auto: what is not given is chosen by what is trained and on how many images (docs/training.md has the table); "
+        "none: transformers' own values.",
+        choices=["auto", "none"],
+    )
     adaptation: str = _setting(
         "full",
         "Train all weights, the head only, or low-rank adapters; probe: solve for the head on features that are "
@@ -602,6 +609,7 @@ class Arguments:
         hub_token: Kept apart from ``training``, which ends up in files.
         explicit: Names the user gave, in today's spelling.
         notes: What was changed about the user's words, one sentence each.
+        policy: Names that the training policy has filled in, see `hf_imgcls.fit.settle_policy`.
     """
 
     data: DataArguments
@@ -612,6 +620,7 @@ class Arguments:
     hub_token: str | None = field(default=None, repr=False, compare=False)
     explicit: set[str] = field(default_factory=set, compare=False)
     notes: list[str] = field(default_factory=list, compare=False)
+    policy: set[str] = field(default_factory=set, compare=False)
 
     def to_recipe(self) -> dict[str, Any]:
         """The arguments as one flat mapping, grouped by stage: what was given, or differs from the default.
@@ -631,8 +640,8 @@ class Arguments:
 
     def save_recipe(self, path: str | os.PathLike[str]) -> None:
         """Write ``to_recipe()`` as YAML, one comment per stage; ``--config PATH`` gives equal arguments again."""
-        recipe, known = self.to_recipe(), known_arguments()
-        lines = ["# The arguments of a run of hf_imgcls. Repeat it with: --config THIS_FILE\n"]
+        recipe = {**self.to_recipe(), "training_policy": self.fit.training_policy}  # its absence says something
+        known, lines = known_arguments(), [f"{RECIPE_HEADER} Repeat it with: --config THIS_FILE\n"]
         for group, title in GROUPS.items():
             part = {name: value for name, value in recipe.items() if known[name].group == group}
             lines += [f"\n# --- {group}: {title} ---\n", dump_yaml(part)] if part else []
@@ -713,6 +722,8 @@ def known_arguments() -> dict[str, Argument]:
             known.setdefault(name, argument)
     for row in TRAINING_DEFAULTS:
         known[row.name] = dataclasses.replace(known[row.name], default=row.shown)
+    for rule in POLICY:
+        known[rule.name] = dataclasses.replace(known[rule.name], default=rule.shown)
     for name, text in _OUR_MEANING.items():
         known[name] = dataclasses.replace(known[name], help=text)
     for old, new in (*OLD_NAMES.items(), *NEW_NAMES.items()):

@@ -123,6 +123,23 @@ def build_training_arguments(training: dict[str, Any], hub_token: str | None = N
     return arguments
 
 
+def update_training_arguments(arguments: TrainingArguments, values: dict[str, Any]) -> None:
+    """Set training arguments that were decided after the object was built, in place, by names of either line.
+
+    Args:
+        arguments: From `build_training_arguments`.
+        values: Name -> value; other names than those of ``TrainingArguments`` are passed over.
+    """
+    from transformers.trainer_utils import SchedulerType
+
+    known = {field.name for field in dataclasses.fields(arguments)}
+    for name, value in values.items():
+        if name == "warmup_ratio" and name not in known:  # see `build_training_arguments`
+            arguments.warmup_steps = value
+        elif name in known:
+            setattr(arguments, name, SchedulerType(value) if name == "lr_scheduler_type" else value)
+
+
 def _refuse_sharding(values: dict[str, Any]) -> None:
     """Refuse FSDP and DeepSpeed on CPUs, where accelerate trains plain replicas without a word.
 

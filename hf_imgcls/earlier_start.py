@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hf_imgcls.arguments import Arguments
 
 # What a finished run may be asked for again without being another run.
-_NOT_THE_RUN = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "num_processes")
+_NOT_THE_RUN = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "num_processes", "training_policy")
 # Half written: a record (ending as `write_json` has it), a table (with a process id), a card, a report, an export.
 _LEFTOVER = re.compile(
     r"\.write_probe|\..+\.json\.\w{8}|\..+\.parquet\.\d+|\..+\.unfinished|\.unfinished-\w{8}|\.export\.partial"
@@ -43,7 +43,7 @@ def check_earlier_run(folder: Path, args: Arguments) -> bool:
         raise
     if run.state == "finished" and args.fit.overwrite_output_dir:
         return False
-    changed = _list_changed_arguments(run, args)
+    changed = list_changed_arguments(run, args)
     if run.state != "finished":
         if not changed and args.fit.overwrite_output_dir:
             args.notes.append(
@@ -76,22 +76,24 @@ def join_run(folder: Path, args: Arguments) -> None:
     run = RunRecord.load(folder / RUN_FILE) if (folder / RUN_FILE).is_file() else None
     if run is None or run.state != "finished":
         return
-    if changed := _list_changed_arguments(run, args):
+    if changed := list_changed_arguments(run, args):
         if args.fit.overwrite_output_dir:
             return
         raise _holds_other_run(folder, changed)
     raise _leave_finished(folder, run, args)
 
 
-def _list_changed_arguments(run: RunRecord, args: Arguments) -> list[str]:
+def list_changed_arguments(run: RunRecord, args: Arguments) -> list[str]:
     """The arguments by which another run would come of it: ``name: this then, that now``."""
     now = json.loads(json.dumps(args.to_recipe(), default=str))
     published = {name for name, argument in known_arguments().items() if argument.group == "publish"}
     names = [name for name in (now | run.recipe) if name not in published.union(_NOT_THE_RUN)]
+    # What was left open then and is now gets the same value once data and model are known.
+    left_open = set(run.policy) - args.explicit if args.fit.training_policy == "auto" else set()
     return [
         f"{name}: {run.recipe.get(name)!r} then, {now.get(name)!r} now"
         for name in names
-        if run.recipe.get(name) != now.get(name)
+        if run.recipe.get(name) != now.get(name) and name not in left_open
     ]
 
 

@@ -440,6 +440,7 @@ class RunRecord(Record):
             `hf_imgcls.digests`; empty in records of older releases.
         checksum: SHA-256 of this record without this field, as JSON with sorted keys; empty while it runs.
         data_manifest: Root hash of ``data_manifest.parquet``; None where not every image was looked at.
+        policy: The arguments in ``recipe`` that the user had left open and the training policy filled in.
     """
 
     state: str
@@ -462,6 +463,7 @@ class RunRecord(Record):
     files: dict[str, FileRecord] = field(default_factory=dict)
     checksum: str = ""
     data_manifest: str | None = None
+    policy: list[str] = field(default_factory=list)
 
 
 @dataclass

@@ -424,6 +424,7 @@ def begin_run(
         base_model_revision=base_model_revision,
         model=model,
         data_manifest=record.manifest_hash,
+        policy=sorted(args.policy),
     ).save(folder / RUN_FILE)
 
 

@@ -120,20 +120,6 @@ def steps_agree(training: dict[str, Any]) -> bool:
     return (evaluated < 1) == (saved < 1) and abs(saved / evaluated - round(saved / evaluated)) < 1e-9
 
 
-def _learning_rate(arguments: Arguments) -> float | None:
-    if arguments.fit.model_type is not None:
-        return 1e-3
-    fit = arguments.fit
-    adds = fit.adaptation in ("lora", "head") or (fit.adaptation == "auto" and fit.auto_finetune == "lora")
-    return 5e-4 if adds else None
-
-
-def _warmup_ratio(arguments: Arguments) -> float | None:
-    training = arguments.training
-    rises = training.get("lr_scheduler_type") not in ("constant", "reduce_lr_on_plateau")  # these know no warm-up
-    return 0.1 if arguments.fit.model_type is not None and rises and "warmup_steps" not in training else None
-
-
 def _num_workers(arguments: Arguments) -> int:
     cores = count_cores()
     return min(4, cores // 2) if cores > 2 else 0
@@ -187,18 +173,6 @@ TRAINING_DEFAULTS = (
     ),
     TrainingDefault("report_to", "none", "none", "4.57 would report to every tracker that is installed"),
     TrainingDefault("per_device_train_batch_size", 32, 32, "images are small beside texts"),
-    TrainingDefault(
-        "learning_rate",
-        _learning_rate,
-        "5e-05; 1e-3 from scratch, 5e-4 for LoRA or the head alone",
-        "5e-5 is for pretrained weights; new ones would hardly move",
-    ),
-    TrainingDefault(
-        "warmup_ratio",
-        _warmup_ratio,
-        "0; 0.1 from scratch, unless warmup_steps is given",
-        "the first steps of new weights lead astray at the full learning rate",
-    ),
     TrainingDefault(
         "optim_args",
         None,

@@ -22,6 +22,7 @@ from hf_imgcls.run import (
     BAD_IMAGES_FILE,
     BATCH_PICTURE,
     LR_RANGE_PICTURE,
+    RUN_FILE,
     begin_run,
     borrow_folder,
     check_disk_space,
@@ -96,6 +97,7 @@ def main() -> None:
     from hf_imgcls.fit.same_run import check_same_run_everywhere
     from hf_imgcls.fit.saved_reading import adopt_reading
     from hf_imgcls.fit.saving import save_run
+    from hf_imgcls.fit.settle_policy import describe_policy, settle_policy
     from hf_imgcls.fit.soup import cook_soup
     from hf_imgcls.fit.tune import finish_search, search
     from hf_imgcls.fit.weights import find_commit, find_manifest
@@ -141,6 +143,7 @@ def main() -> None:
         model, processor = build_model(args.fit, pixels, dataset.labels, multi_label=dataset.is_multi_label)
         if args.fit.prune_ratio:
             model = prune_model(model, args.fit.prune_ratio, Preprocessor(processor).target_size)
+        args, asked = settle_policy(args, asked, training_args, model, dataset, output_dir / RUN_FILE)
         augmentation = check_augmentation(dataset, processor, args.data, resolve_augmentation(args.data))
         batches = attach_transforms(dataset, processor, args.data, training_args.seed, augmentation)
         if args.data.show_batch and is_main_process():
@@ -163,6 +166,7 @@ def main() -> None:
         show_advice(
             [
                 *advise(dataset, args.fit, image_size, training_args.metric_for_best_model),
+                *describe_policy(asked, dataset, training_args),
                 *advise_steps(asked, dataset, training_args),
                 *advise_precision(training_args, model.num_parameters()),
             ]

@@ -30,6 +30,7 @@ from hf_imgcls.run import (
     run_recipe,
     set_up_logging,
 )
+from hf_imgcls.training_policy import SCHEDULES_WITHOUT_WARMUP
 
 FLAGS = (
     "output_dir", "overwrite_output_dir", "num_processes", "use_cpu", "seed", "run_name", "disable_tqdm", "log_level",
@@ -139,6 +140,11 @@ def read_arguments() -> Arguments:
     if idle:
         args.notes.append(f"Nothing is evaluated while pretraining: {', '.join(idle)} are not used.")
     args.training |= settled
+    if args.fit.model_type is not None:  # new weights would hardly move at transformers' 5e-5
+        args.training.setdefault("learning_rate", 1e-3)
+        rises = args.training.get("lr_scheduler_type") not in SCHEDULES_WITHOUT_WARMUP
+        if rises and "warmup_steps" not in args.training:
+            args.training.setdefault("warmup_ratio", 0.1)
     return args
 
 
