@@ -1,0 +1,148 @@
+"""Fill in what the user has left open, by the training policy, once the data and the model are known."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import TYPE_CHECKING, Any
+
+from accelerate.utils import broadcast_object_list
+from torch import nn
+
+from hf_imgcls.compat import update_training_arguments
+from hf_imgcls.earlier_start import list_changed_arguments
+from hf_imgcls.errors import ModelError
+from hf_imgcls.fit.adapt import choose_finetuning
+from hf_imgcls.fit.probe import find_linear_head
+from hf_imgcls.fit.rehearsal import count_steps
+from hf_imgcls.records import RunRecord
+from hf_imgcls.training_policy import AUTO_IMAGES, Situation, choose_values
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from transformers import PreTrainedModel, TrainingArguments
+
+    from hf_imgcls.arguments import Arguments
+    from hf_imgcls.data.load import ImageDataset
+
+logger = logging.getLogger(__name__)
+
+# Who says how the weights are trained gets just that, without a probe before it.
+_STEPS = (
+    "learning_rate", "num_train_epochs", "max_steps", "adaptation", "freeze_layers", "unfreeze_epochs", "teacher_model",
+    "prune_ratio", "quantization_aware_training", "model_soup", "progressive_resizing", "tune", "find_lr",
+)  # fmt: skip
+
+
+def settle_policy(
+    args: Arguments,
+    asked: Arguments,
+    training_args: TrainingArguments,
+    model: PreTrainedModel,
+    dataset: ImageDataset,
+    run_file: Path,
+) -> tuple[Arguments, Arguments]:
+    """Fill in what the user has left open.
+
+    Args:
+        args: What runs: ``asked``, or a shortened version of it (a dry run, a search), whose own values stay.
+        asked: What the user asked for.
+        training_args: Built from ``args``; changed in place.
+        model: As it was built, before anything of it is frozen.
+        dataset: As loaded.
+        run_file: ``run.json`` of an earlier start of this very run, if there was one: it goes on with the values it
+            began with, on another number of processes, too.
+
+    Returns:
+        ``args`` and ``asked`` with the values, which they name in ``policy``.
+    """
+    if asked.fit.training_policy == "none" or not training_args.do_train:
+        return args, asked
+    values = _read_earlier(run_file, asked) or _choose(asked, training_args, model, dataset)
+    if training_args.world_size > 1:  # the folder of an earlier start may be on the main process's machine alone
+        values = broadcast_object_list([values])[0]
+    update_training_arguments(training_args, {k: v for k, v in values.items() if k not in args.training})
+    return _fill(args, values), _fill(asked, values)
+
+
+def describe_policy(asked: Arguments, dataset: ImageDataset, args: TrainingArguments) -> list[str]:
+    """Return in one line what was filled in, and how to change it.
+
+    Args:
+        asked: From `settle_policy`.
+        dataset: As loaded.
+        args: Batch sizes and processes as they were settled.
+    """
+    if not asked.policy:
+        return []
+    values, parts = asked.to_recipe(), []
+    images = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    train = dataset.record.splits.get("train")
+    if "adaptation" in asked.policy:
+        parts.append(f"adaptation {values['adaptation']}")
+    if "num_train_epochs" in asked.policy and train is not None and train.num_examples:
+        epochs = float(values["num_train_epochs"])
+        steps = count_steps(-1, epochs, train.num_examples, images)
+        parts.append(f"{train.num_examples:,} images: {epochs:g} epochs, {steps:,} steps")
+    if "learning_rate" in asked.policy:
+        parts.append(f"learning rate {values['learning_rate']:g}")
+    others = sorted(asked.policy - {"adaptation", "num_train_epochs", "learning_rate", "training_policy"})
+    parts += [f"{name} {values[name]}" for name in others]
+    flags = ", ".join(f"--{name}" for name in ("num_train_epochs", "learning_rate") if name in asked.policy)
+    return [f"Policy       {'; '.join(parts)}" + (f" ({flags} change it)" if flags else "")]
+
+
+def _read_earlier(run_file: Path, asked: Arguments) -> dict[str, Any] | None:
+    """Return the values that this very run began with, if it was begun and not finished."""
+    if not run_file.exists():
+        return None
+    run = RunRecord.load(run_file)
+    if run.state == "finished" or list_changed_arguments(run, asked):
+        return None
+    return {name: run.recipe[name] for name in run.policy} or None
+
+
+def _choose(
+    asked: Arguments, training_args: TrainingArguments, model: PreTrainedModel, dataset: ImageDataset
+) -> dict[str, Any]:
+    train = dataset.record.splits["train"]
+    values: dict[str, Any] = {"training_policy": "none"}  # the values hold, whatever a later release's policy says
+    fit = asked.fit
+    if _starts_from_probe(asked, training_args, model, train.num_examples):
+        fit = dataclasses.replace(fit, adaptation="auto")
+        values["adaptation"] = "auto"
+    situation = Situation(
+        trained=choose_finetuning(fit),
+        is_scratch=fit.model_type is not None,
+        has_batch_norm=any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()),
+        num_images=train.num_examples,
+        images_per_step=training_args.train_batch_size
+        * training_args.gradient_accumulation_steps
+        * training_args.world_size,
+        schedule=asked.training.get("lr_scheduler_type"),
+    )
+    return values if fit.adaptation == "probe" else values | choose_values(situation, asked.explicit)
+
+
+def _starts_from_probe(
+    asked: Arguments, training_args: TrainingArguments, model: PreTrainedModel, num_images: int | None
+) -> bool:
+    """Whether a run that was not told what to train begins with a probe (``--adaptation auto``)."""
+    if asked.explicit.intersection(_STEPS) or asked.fit.model_type is not None or asked.data.streaming:
+        return False
+    if training_args.world_size > 1 or not training_args.do_eval or not num_images or num_images > AUTO_IMAGES:
+        return False
+    try:
+        find_linear_head(model)
+    except ModelError as error:
+        logger.info("All weights are trained from the start: %s.", error.found)
+        return False
+    return True
+
+
+def _fill(args: Arguments, values: dict[str, Any]) -> Arguments:
+    fit_names = {field.name for field in dataclasses.fields(args.fit)}
+    fit = dataclasses.replace(args.fit, **{name: value for name, value in values.items() if name in fit_names})
+    training = {name: value for name, value in values.items() if name not in fit_names} | args.training
+    return dataclasses.replace(args, fit=fit, training=training, policy=set(values))

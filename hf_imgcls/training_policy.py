@@ -1,0 +1,138 @@
+"""The training policy: what a run does where the user has not said it, by what is trained and on how many images.
+
+One table; each row has its evidence. `hf_imgcls.fit.settle_policy` applies it once data and model are known, the
+documentation shows it. Only the standard library is imported.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+AUTO_IMAGES = 20_000  # up to so many training images the default starts from a probe
+_USUAL_BATCH = 32  # images a step that the learning rates were measured with
+_MOST_SCALING = 4.0
+SCHEDULES_WITHOUT_WARMUP = ("constant", "reduce_lr_on_plateau")
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What the policy depends on.
+
+    Attributes:
+        trained: What optimizer steps train: ``"full"``, ``"partial"``, ``"lora"`` or ``"head"``.
+        is_scratch: Whether the weights are random at first.
+        has_batch_norm: Whether the network normalises over the batch (BatchNorm) and not over each example (LayerNorm).
+        num_images: Training images; None for a stream of unknown length.
+        images_per_step: Of all processes and micro-batches.
+        schedule: ``lr_scheduler_type`` as the user gave it; None where it is the policy's.
+    """
+
+    trained: str
+    is_scratch: bool
+    has_batch_norm: bool
+    num_images: int | None
+    images_per_step: int
+    schedule: str | None = None
+
+
+@dataclass(frozen=True)
+class PolicyRow:
+    """One row of the table.
+
+    Attributes:
+        name: The argument.
+        choose: Its value in a situation; ``None`` leaves it as it is.
+        shown: The rule in words.
+        evidence: What it rests on.
+    """
+
+    name: str
+    choose: Callable[[Situation], Any]
+    shown: str
+    evidence: str
+
+
+@dataclass(frozen=True)
+class StepBudget:
+    """How long a run is.
+
+    Attributes:
+        steps: Optimizer steps that epochs are added for.
+        fewest: Epochs that every run has.
+        most: Epochs that no run exceeds for the steps' sake.
+    """
+
+    steps: int
+    fewest: int
+    most: int
+
+    def count_epochs(self, num_images: int, images_per_step: int) -> int:
+        """Return the whole epochs that come to the budget."""
+        per_epoch = math.ceil(num_images / images_per_step)
+        return min(max(self.fewest, math.ceil(self.steps / per_epoch)), self.most)
+
+
+FINETUNING_BUDGET = StepBudget(steps=300, fewest=3, most=30)
+SCRATCH_BUDGET = StepBudget(steps=2000, fewest=3, most=100)
+LEARNING_RATES = {"head": 5e-3, "lora": 1e-3, "batch_norm": 1e-3, "layer_norm": 2e-4, "scratch": 1e-3}
+
+
+def _learning_rate(situation: Situation) -> float:
+    if situation.is_scratch:
+        base = LEARNING_RATES["scratch"]
+    elif situation.trained in ("head", "lora"):
+        base = LEARNING_RATES[situation.trained]
+    else:
+        base = LEARNING_RATES["batch_norm" if situation.has_batch_norm else "layer_norm"]
+    scaling = math.sqrt(situation.images_per_step / _USUAL_BATCH)
+    return float(f"{base * min(max(scaling, 1 / _MOST_SCALING), _MOST_SCALING):.2g}")
+
+
+def _epochs(situation: Situation) -> float | None:
+    if situation.num_images is None:
+        return None
+    budget = SCRATCH_BUDGET if situation.is_scratch else FINETUNING_BUDGET
+    return float(budget.count_epochs(max(situation.num_images, 1), situation.images_per_step))
+
+
+def _warmup_ratio(situation: Situation) -> float | None:
+    return None if situation.schedule in SCHEDULES_WITHOUT_WARMUP else 0.1
+
+
+POLICY = (
+    PolicyRow(
+        "learning_rate",
+        _learning_rate,
+        "full or partial: 1e-3 with BatchNorm, 2e-4 with LayerNorm; LoRA: 1e-3; head: 5e-3; from scratch: 1e-3; each "
+        "times the square root of (images a step / 32), at most 4 times more or less",
+        "",
+    ),
+    PolicyRow(
+        "num_train_epochs",
+        _epochs,
+        f"as many whole epochs as make {FINETUNING_BUDGET.steps} optimizer steps, {FINETUNING_BUDGET.fewest} to "
+        f"{FINETUNING_BUDGET.most}; from scratch {SCRATCH_BUDGET.steps:,} steps, {SCRATCH_BUDGET.fewest} to "
+        f"{SCRATCH_BUDGET.most} epochs",
+        "",
+    ),
+    PolicyRow("lr_scheduler_type", lambda situation: "cosine", "cosine", ""),
+    PolicyRow("warmup_ratio", _warmup_ratio, "0.1, except for schedules that have no warm-up", ""),
+)
+
+
+def choose_values(situation: Situation, given: set[str]) -> dict[str, Any]:
+    """Return what the policy fills in.
+
+    Args:
+        situation: What is trained, on what.
+        given: The names that the user gave; they keep their values.
+    """
+    if "max_steps" in given:
+        given = given | {"num_train_epochs"}
+    if "warmup_steps" in given:
+        given = given | {"warmup_ratio"}
+    chosen = {row.name: row.choose(situation) for row in POLICY if row.name not in given}
+    return {name: value for name, value in chosen.items() if value is not None}
