@@ -625,13 +625,15 @@ class Arguments:
     def to_recipe(self) -> dict[str, Any]:
         """The arguments as one flat mapping, grouped by stage: what was given, or differs from the default.
 
+        ``training_policy`` is always there: recipes without it are of releases that had none.
+
         Secrets, the rank that a launcher gave to this process, and the checkpoint it went on from are left out.
         """
         values = self.training | {
             item.name: getattr(part, item.name)
             for part in (self.data, self.fit, self.measure, self.publish)
             for item in dataclasses.fields(part)
-            if item.name in self.explicit or getattr(part, item.name) != _default(item)
+            if item.name in self.explicit | {"training_policy"} or getattr(part, item.name) != _default(item)
         }
         known = known_arguments()
         order = {name: number for number, name in enumerate(known)}
@@ -640,8 +642,8 @@ class Arguments:
 
     def save_recipe(self, path: str | os.PathLike[str]) -> None:
         """Write ``to_recipe()`` as YAML, one comment per stage; ``--config PATH`` gives equal arguments again."""
-        recipe = {**self.to_recipe(), "training_policy": self.fit.training_policy}  # its absence says something
-        known, lines = known_arguments(), [f"{RECIPE_HEADER} Repeat it with: --config THIS_FILE\n"]
+        recipe, known = self.to_recipe(), known_arguments()
+        lines = [f"{RECIPE_HEADER} Repeat it with: --config THIS_FILE\n"]
         for group, title in GROUPS.items():
             part = {name: value for name, value in recipe.items() if known[name].group == group}
             lines += [f"\n# --- {group}: {title} ---\n", dump_yaml(part)] if part else []

@@ -19,6 +19,7 @@ from hf_imgcls.errors import OutputError, UserError
 from hf_imgcls.layout import RUN_FILE
 from hf_imgcls.process import is_main_process
 from hf_imgcls.records import RunRecord
+from hf_imgcls.training_policy import POLICY
 
 if TYPE_CHECKING:
     from hf_imgcls.arguments import Arguments
@@ -89,12 +90,19 @@ def list_changed_arguments(run: RunRecord, args: Arguments) -> list[str]:
     published = {name for name, argument in known_arguments().items() if argument.group == "publish"}
     names = [name for name in (now | run.recipe) if name not in published.union(_NOT_THE_RUN)]
     # What was left open then and is now gets the same value once data and model are known.
-    left_open = set(run.policy) - args.explicit if args.fit.training_policy == "auto" else set()
+    left_open = list_left_open(run) - args.explicit if args.fit.training_policy == "auto" else set()
     return [
         f"{name}: {run.recipe.get(name)!r} then, {now.get(name)!r} now"
         for name in names
         if run.recipe.get(name) != now.get(name) and name not in left_open
     ]
+
+
+def list_left_open(run: RunRecord) -> set[str]:
+    """Return the arguments that a run's user had left open, and that it has gone by all the same."""
+    if "training_policy" in run.recipe:
+        return set(run.policy)
+    return {row.name for row in POLICY} & run.recipe.keys()  # of a release without a policy
 
 
 def _holds_other_run(folder: Path, changed: list[str]) -> OutputError:

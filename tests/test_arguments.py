@@ -251,7 +251,7 @@ def test_help_shows_every_flag_with_its_default_by_stage(capsys: pytest.CaptureF
     ]
     assert stages == sorted(stages)
     assert "--learning_rate FLOAT" in text
-    assert "(default: 5e-05; 1e-3 from scratch" in " ".join(text.split())
+    assert "(default: full or partial: 1e-3 with BatchNorm" in " ".join(text.split())
     assert max(map(len, text.splitlines())) <= 100
 
 
@@ -731,35 +731,14 @@ def test_every_default_has_a_reason_and_can_be_overruled() -> None:
         "save_strategy": "no", "eval_steps": 7, "save_steps": 7, "load_best_model_at_end": False,
         "metric_for_best_model": "loss", "greater_is_better": False, "save_total_limit": 9, "logging_steps": 3,
         "report_to": "tensorboard", "per_device_train_batch_size": 3, "per_device_eval_batch_size": 5,
-        "dataloader_num_workers": 1, "label_names": ["label"], "learning_rate": 0.3, "resume_from_checkpoint": "false",
-        "warmup_ratio": 0.2, "optim_args": "momentum=0.5",
+        "dataloader_num_workers": 1, "label_names": ["label"], "resume_from_checkpoint": "false",
+        "optim_args": "momentum=0.5",
     }  # fmt: skip
     rows = {row.name for row in TRAINING_DEFAULTS}
     assert set(values) == rows - {"remove_unused_columns", "logging_nan_inf_filter"}
     for name, value in values.items():
         text = json.dumps(value) if isinstance(value, list) else value
         assert digits(f"--{name} {shlex.quote(str(text))}").training[name] == value
-
-
-def test_the_default_learning_rate_follows_what_is_trained() -> None:
-    assert "learning_rate" not in digits("").training  # transformers' own, for pretrained weights
-    assert digits("--model_type vit").training["learning_rate"] == 1e-3
-    assert digits("--adaptation lora").training["learning_rate"] == 5e-4
-    assert digits("--adaptation head").training["learning_rate"] == 5e-4
-    assert digits("--adaptation auto").training["learning_rate"] == 5e-4
-    assert "learning_rate" not in digits("--adaptation auto --auto_finetune full").training
-    assert "learning_rate" not in digits("--adaptation probe").training
-
-
-def test_new_weights_are_warmed_up_unless_the_user_says_otherwise() -> None:
-    assert "warmup_ratio" not in digits("").training
-    assert digits("--model_type vit").training["warmup_ratio"] == 0.1
-    assert digits("--model_type vit --warmup_ratio 0").training["warmup_ratio"] == 0
-    assert "warmup_ratio" not in digits("--model_type vit --lr_scheduler_type constant").training
-    for steps in ("0", "20"):
-        training = digits(f"--model_type vit --warmup_steps {steps}").training
-        assert training["warmup_steps"] == int(steps)
-        assert "warmup_ratio" not in training
 
 
 def test_what_is_changed_about_the_users_words_is_noted() -> None:

@@ -53,7 +53,9 @@ _NOT_THE_MODEL = (
     "architectures",
 )
 # Arguments that do not change what a run computes.
-_NOT_THE_RECIPE = ("output_dir", "resume_from_checkpoint", "overwrite_output_dir", "num_processes", "disable_tqdm")
+_NOT_THE_RECIPE = (
+    "output_dir", "resume_from_checkpoint", "overwrite_output_dir", "num_processes", "disable_tqdm", "training_policy",
+)  # fmt: skip
 
 logger = logging.getLogger(__name__)
 

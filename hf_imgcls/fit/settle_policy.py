@@ -10,7 +10,7 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from hf_imgcls.compat import update_training_arguments
-from hf_imgcls.earlier_start import list_changed_arguments
+from hf_imgcls.earlier_start import list_changed_arguments, list_left_open
 from hf_imgcls.errors import ModelError
 from hf_imgcls.fit.adapt import choose_finetuning
 from hf_imgcls.fit.probe import find_linear_head
@@ -100,7 +100,7 @@ def _read_earlier(run_file: Path, asked: Arguments) -> dict[str, Any] | None:
     run = RunRecord.load(run_file)
     if run.state == "finished" or list_changed_arguments(run, asked):
         return None
-    return {name: run.recipe[name] for name in run.policy} or None
+    return {"training_policy": "none", **{name: run.recipe[name] for name in list_left_open(run)}}
 
 
 def _choose(

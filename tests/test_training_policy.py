@@ -1,0 +1,57 @@
+"""The training policy: one table that fills in what is left open, and nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from places import REPOSITORY
+
+from hf_imgcls.training_policy import POLICY, Situation, StepBudget, choose_values, describe_rows
+
+FULL = Situation(trained="full", is_scratch=False, has_batch_norm=True, num_images=802, images_per_step=32)
+
+
+@pytest.mark.parametrize("num_images", [1, 31, 600, 802, 5_000, 60_000, 1_281_167])
+@pytest.mark.parametrize("images_per_step", [8, 32, 1024])
+def test_epochs_come_to_the_budget(num_images, images_per_step):
+    budget = StepBudget(steps=300, fewest=3, most=30)
+    epochs = budget.count_epochs(num_images, images_per_step)
+    per_epoch = -(-num_images // images_per_step)
+    assert 3 <= epochs <= 30
+    assert epochs == 30 or epochs * per_epoch >= 300
+    assert epochs == 3 or (epochs - 1) * per_epoch < 300
+
+
+def test_what_was_given_is_never_filled_in():
+    assert POLICY
+    chosen = choose_values(FULL, set())
+    assert set(chosen) <= {row.name for row in POLICY}
+    for name in chosen:
+        assert choose_values(FULL, {name}) == {key: value for key, value in chosen.items() if key != name}
+    assert "num_train_epochs" not in choose_values(FULL, {"max_steps"})
+    assert "warmup_ratio" not in choose_values(FULL, {"warmup_steps"})
+    constant = dataclasses.replace(FULL, schedule="constant")
+    assert "warmup_ratio" not in choose_values(constant, {"lr_scheduler_type"})
+
+
+def test_the_rate_follows_what_is_trained_and_the_batch():
+    def rate(**changes):
+        return choose_values(dataclasses.replace(FULL, **changes), set())["learning_rate"]
+
+    assert rate(is_scratch=True) >= 1e-3
+    assert rate(has_batch_norm=True) > rate(has_batch_norm=False)
+    assert rate(trained="head") > rate(trained="full")
+    assert rate(images_per_step=128) == pytest.approx(2 * rate(), rel=0.05)
+    assert rate(images_per_step=10**6) == rate(images_per_step=10**7)  # no batch makes it grow without bounds
+
+
+def test_a_stream_of_unknown_length_has_no_epochs():
+    assert "num_train_epochs" not in choose_values(dataclasses.replace(FULL, num_images=None), set())
+
+
+def test_every_row_has_its_evidence_and_stands_in_the_documentation():
+    assert all(row.evidence for row in POLICY)
+    text = (REPOSITORY / "docs" / "training.md").read_text()
+    for line in describe_rows():
+        assert line in text, "docs/training.md and hf_imgcls.training_policy differ: print(*describe_rows(), sep='\\n')"
