@@ -18,6 +18,7 @@ from typing import Any, ClassVar, TypeVar
 from hf_imgcls.errors import UserError
 
 RecordT = TypeVar("RecordT", bound="Record")
+BuiltT = TypeVar("BuiltT")
 
 # Values of ``config.problem_type``, as transformers spells them.
 SINGLE_LABEL = "single_label_classification"
@@ -90,12 +91,26 @@ class Record:
                 f"schema_version {cls.schema_version} of {cls.__name__}",
                 "read it with the release of hf_imgcls that wrote it, or run the stage again",
             )
-        try:
-            return _build(cls, content)
-        except (TypeError, ValueError, AttributeError) as error:
-            raise UserError(
-                f"{path} is damaged: {error}", f"the fields of {cls.__name__}", "run the stage that writes it again"
-            ) from error
+        return build_record(cls, content, str(path))
+
+
+def build_record(cls: type[BuiltT], content: Any, name: str) -> BuiltT:
+    """Build a dataclass of this module from JSON, with the dataclasses in it.
+
+    Args:
+        cls: The dataclass.
+        content: Field -> value.
+        name: What an error calls it.
+
+    Raises:
+        UserError: The content does not fit.
+    """
+    try:
+        return typing.cast(BuiltT, _build(cls, content))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{name} is damaged: {error}", f"the fields of {cls.__name__}", "run the stage that writes it again"
+        ) from error
 
 
 def _build(cls: Any, content: dict[str, Any]) -> Any:
@@ -520,6 +535,64 @@ class Estimate:
 
 
 @dataclass
+class MetricComparison:
+    """One metric of two models on the same examples.
+
+    Attributes:
+        a: The first model's value.
+        b: The second model's value.
+        difference: b - a, with its paired bootstrap interval.
+        p: Of the test, two-sided.
+        test: The test's name.
+        verdict: On b: ``"better"``, ``"worse"`` or ``"not distinguishable"``.
+    """
+
+    a: float
+    b: float
+    difference: Estimate
+    p: float
+    test: str
+    verdict: str
+
+
+@dataclass
+class Baseline:
+    """A simple answer that a model is held against, on the same images.
+
+    Attributes:
+        name: ``"largest class"`` (the training split's largest class, always; with several labels per image each
+            class's share of the training images as its score) or ``"linear probe"`` (a linear head on the features of
+            the model that training began with).
+        comparison: The baseline (a) and the model (b); None where it was not measured.
+        metric: What ``comparison`` is about.
+        answer: The class that is always answered, where there is one.
+        num_train: Training images behind the baseline.
+        remark: Why it was not measured.
+    """
+
+    name: str
+    comparison: MetricComparison | None = None
+    metric: str = ""
+    answer: str = ""
+    num_train: int | None = None
+    remark: str = ""
+
+
+@dataclass
+class Baselines:
+    """What a model was held against.
+
+    Attributes:
+        compared: The baselines.
+        shortfall: Which of them the model is not certainly better than, and what to do, in words; empty where it is
+            better than all that were measured.
+    """
+
+    compared: list[Baseline] = field(default_factory=list)
+    shortfall: str = ""
+
+
+@dataclass
 class ReportRecord(Record):
     """``report/report.json``: what a classifier is worth on one split; every number comes from its prediction table.
 
@@ -550,6 +623,9 @@ class ReportRecord(Record):
             and pairs of classes that go together, see `hf_imgcls.measure.multilabel_summary`.
         exports: A row for each exported model of the run, see `hf_imgcls.publish.export.table`.
         num_classes: How many of ``labels`` the dataset has, the first ones; a model may know others. None: all of them.
+        baselines: What the model is held against, see `hf_imgcls.measure.baselines`; None for a model of no run.
+        learning: The losses of the training that the model comes from, see `read_learning` of
+            `hf_imgcls.measure.learning`.
     """
 
     split: str
@@ -574,27 +650,8 @@ class ReportRecord(Record):
     multi_label: dict[str, Any] | None = None
     exports: list[dict[str, Any]] = field(default_factory=list)
     num_classes: int | None = None
-
-
-@dataclass
-class MetricComparison:
-    """One metric of two models on the same examples.
-
-    Attributes:
-        a: The first model's value.
-        b: The second model's value.
-        difference: b - a, with its paired bootstrap interval.
-        p: Of the test, two-sided.
-        test: The test's name.
-        verdict: On b: ``"better"``, ``"worse"`` or ``"not distinguishable"``.
-    """
-
-    a: float
-    b: float
-    difference: Estimate
-    p: float
-    test: str
-    verdict: str
+    baselines: Baselines | None = None
+    learning: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass

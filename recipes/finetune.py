@@ -10,6 +10,7 @@ Every command line of transformers' run_image_classification.py works here uncha
 
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from hf_imgcls.arguments import parse_arguments
@@ -103,6 +104,7 @@ def main() -> None:
     from hf_imgcls.fit.weights import find_commit, find_manifest
     from hf_imgcls.measure.final_model import finish_saved_model
     from hf_imgcls.measure.multilabel_metrics import choose_accumulator
+    from hf_imgcls.measure.probe_baseline import answer_with_probe, solve_probe
     from hf_imgcls.measure.results import write_metrics
     from hf_imgcls.measure.run_report import check_measuring, report_score
     from hf_imgcls.measure.saved_model import measure_saved_model
@@ -140,7 +142,8 @@ def main() -> None:
     if training_args.do_train:
         # Model and transforms
         pixels = resolve_pixel_statistics(args.data, dataset)
-        model, processor = build_model(args.fit, pixels, dataset.labels, multi_label=dataset.is_multi_label)
+        build = partial(build_model, args.fit, pixels, dataset.labels, multi_label=dataset.is_multi_label)
+        model, processor = build()
         if args.fit.prune_ratio:
             model = prune_model(model, args.fit.prune_ratio, Preprocessor(processor).target_size)
         args, asked = settle_policy(args, asked, training_args, model, dataset, output_dir / RUN_FILE)
@@ -193,6 +196,7 @@ def main() -> None:
 
         if args.publish.dry_run:
             trainer.add_callback(times := StepTimes())
+        probe = None if args.publish.dry_run else solve_probe(trainer, dataset, batches, args)
 
         # Training, the best weights saved, the validation split measured once more
         try:
@@ -228,6 +232,8 @@ def main() -> None:
         measure_saved_model(saved, dataset, "validation", args, training_args)
     goals, score = [], None
     if training_args.do_predict:
+        if training_args.do_train and probe is not None:
+            answer_with_probe(probe, build, trainer, dataset, batches, args, output_dir)
         score = measure_saved_model(saved, dataset, "test", args, training_args)
         goals = report_score(saved, score, dataset, args, training_args)
     if training_args.do_train:

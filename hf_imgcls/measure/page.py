@@ -68,12 +68,14 @@ _CLASS_COLUMNS = ("recall", "precision", "f1", "average_precision", "brier", "ec
 _SECTIONS = (
     ("goals", "Verdict on the goals"),
     ("metrics", "Metrics"),
+    ("baselines", "Baselines on the same images"),
     ("notes", "What a reader should know"),
     ("classes", "Classes"),
     ("confusion", "Confusions"),
     ("calibration", "Calibration"),
     ("abstention", "Leaving the uncertain to a person"),
     ("slices", "Groups of images"),
+    ("learning", "How training went"),
     ("gallery", "Examples"),
     ("explanations", "Explanations"),
     ("latency", "Latency and size"),
@@ -90,7 +92,7 @@ def render_page(content: Mapping[str, Any], charts: Mapping[str, Chart], images:
     Args:
         content: `ReportRecord.to_json`.
         charts: ``reliability``, ``confusion`` or ``mistakes``, ``classes``, ``imbalance``, ``risk_coverage``,
-            ``slices``, as far as there are numbers for them; drawn with the theme `PAGE`.
+            ``slices``, ``learning``, as far as there are numbers for them; drawn with the theme `PAGE`.
         images: Path inside the report's folder -> image file, of the gallery and the explanations.
 
     Returns:
@@ -114,9 +116,8 @@ def render_page(content: Mapping[str, Any], charts: Mapping[str, Chart], images:
     script = _read_part("report_script.js")
     calibration, risk_coverage = content["calibration"], content["risk_coverage"]
     several = content["multi_label"] is not None
-    left_out = {"notes"} if not content["notes"] else set()
+    left_out = {name for name in ("notes", "baselines", "learning", "exports") if not content[name]}
     left_out |= {"abstention"} if several else set()
-    left_out |= {"exports"} if not content["exports"] else set()
     titles = {"confusion": "Missed and invented labels"} if several else {}
     sections = [(name, titles.get(name, title)) for name, title in _SECTIONS if name not in left_out]
     return environment.from_string(_read_part("report_template.html")).render(
@@ -124,7 +125,7 @@ def render_page(content: Mapping[str, Any], charts: Mapping[str, Chart], images:
         verdict=judge_report(content["goals"], multi_label=several),
         contents=sections,
         charts=dict.fromkeys(
-            ("reliability", "confusion", "mistakes", "classes", "imbalance", "risk_coverage", "slices")
+            ("reliability", "confusion", "mistakes", "classes", "imbalance", "risk_coverage", "slices", "learning")
         )
         | {key: {"svg": _size_svg(chart, key), "title": chart.description} for key, chart in charts.items()},
         embed=_make_embedder(images),

@@ -240,6 +240,35 @@ def draw_imbalance(imbalance: dict[str, Any], theme: Theme) -> Chart:
     return Chart(figure, f"Recall of {len(classes):,} classes against their number of training images.{told}")
 
 
+def draw_learning(learning: Sequence[dict[str, Any]], theme: Theme) -> Chart:
+    """Validation and training loss against epochs, the evaluation whose weights were kept marked.
+
+    Args:
+        learning: From `hf_imgcls.measure.learning.read_learning`.
+        theme: Where the chart goes.
+    """
+    epoch, training, validation = _columns(learning, "epoch", "training", "validation")
+    best = [index for index, point in enumerate(learning) if point["is_best"]]
+    with styled(theme):
+        figure = make_figure(3.2)
+        axes = figure.subplots()
+        marker = "o" if len(learning) <= 2 * MAX_ROWS else ""
+        axes.plot(epoch, validation, color=theme.first, marker=marker, markersize=4, label="validation")
+        if np.isfinite(training).any():
+            axes.plot(epoch, training, color=theme.second, linestyle="--", linewidth=1.2, label="training")
+        if best:
+            axes.plot(epoch[best], validation[best], "D", color=theme.first, markersize=7, label="weights kept")
+        axes.set(ylim=(0, None), xlabel="epoch", ylabel="mean loss")
+        axes.legend()
+        set_title(figure, "Loss while training")
+    lowest = int(np.argmin(validation))
+    return Chart(
+        figure,
+        f"Learning curve of {len(learning)} evaluations: validation loss from {validation[0]:.4f} to "
+        f"{validation[-1]:.4f}, lowest {validation[lowest]:.4f} at epoch {epoch[lowest]:.4g}.",
+    )
+
+
 def _plot_intervals(axes: Axes, x: Any, y: Any, low: Any, high: Any, colour: str, label: str | None = None) -> None:
     axes.errorbar(
         x, y, yerr=[y - low, high - y], color=colour, fmt="o", markersize=4.5, linewidth=1.3, capsize=2, label=label

@@ -31,7 +31,7 @@ REPORT_FILE = "report.json"
 PAGE_FILE = "report.html"
 CHART_FILES = tuple(
     f"{name}.png"
-    for name in ("reliability", "confusion", "mistakes", "classes", "imbalance", "risk_coverage", "slices")
+    for name in ("reliability", "confusion", "mistakes", "classes", "imbalance", "risk_coverage", "slices", "learning")
 )
 
 
@@ -137,7 +137,7 @@ def draw_charts(content: dict[str, Any], table: Table | None, theme: Theme) -> d
 
     Returns:
         Name -> chart: ``reliability``, ``confusion`` (where an image may have several labels: ``mistakes``),
-        ``classes``, ``imbalance``, ``risk_coverage`` and ``slices``.
+        ``classes``, ``imbalance``, ``risk_coverage``, ``slices`` and ``learning``.
     """
     from hf_imgcls.measure import plots, row_plots
     from hf_imgcls.measure.drawing import MAX_MATRIX_CLASSES
@@ -162,6 +162,8 @@ def draw_charts(content: dict[str, Any], table: Table | None, theme: Theme) -> d
         charts["risk_coverage"] = plots.draw_risk_coverage(content["risk_coverage"], theme)
     if any(item["gap"] is not None for item in content["slices"]):
         charts["slices"] = row_plots.draw_slices(content["slices"], theme)
+    if content["learning"]:
+        charts["learning"] = plots.draw_learning(content["learning"], theme)
     return charts
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_imgcls.records import write_json
+from hf_imgcls.records import Baselines, build_record, write_json
 
 if TYPE_CHECKING:
     from hf_imgcls.measure.score import Score
@@ -23,13 +24,23 @@ def flatten_score(score: Score) -> dict[str, Any]:
 
     Numbers lie flat under ``test_accuracy``, ``test_macro_f1`` and so on, as `transformers.Trainer` writes them.
     ``test_not_measured`` maps each metric that is not defined to the reason, ``test_remarks`` each metric that leaves
-    something out to what, and ``test_unseen`` has the metrics without the images that training or selection has seen;
-    none of them is there when it would be empty.
+    something out to what, ``test_unseen`` has the metrics without the images that training or selection has seen, and
+    ``test_baselines`` what the model is held against; none of them is there when it would be empty.
     """
     prefix = RESULT_PREFIXES[score.split]
     values = {f"{prefix}_{name}": value for name, value in score.metrics.items() if value is not None}
-    described = {"not_measured": score.reasons, "remarks": score.remarks, "unseen": score.unseen}
+    described: dict[str, Any] = {"not_measured": score.reasons, "remarks": score.remarks, "unseen": score.unseen}
+    described["baselines"] = dataclasses.asdict(score.baselines) if score.baselines else None
     return values | {f"{prefix}_{name}": texts for name, texts in described.items() if texts}
+
+
+def read_baselines(content: Any) -> Baselines | None:
+    """Read ``test_baselines`` of ``test_results.json``; None where it is missing.
+
+    Raises:
+        UserError: It is damaged.
+    """
+    return None if content is None else build_record(Baselines, content, "the baselines")
 
 
 def write_results(folder: str | Path, score: Score) -> dict[str, Any]:

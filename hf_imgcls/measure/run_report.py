@@ -17,12 +17,14 @@ from hf_imgcls.digests import describe_changes, find_changes, recording
 from hf_imgcls.errors import ArgumentError, DataError, printable
 from hf_imgcls.fit.imbalance import describe_effect
 from hf_imgcls.layout import COMPARISON_FILE, DATA_FILE, REPORT_FOLDER, RUN_FILE
+from hf_imgcls.measure.baselines import find_baselines
 from hf_imgcls.measure.earlier_run import find_run
 from hf_imgcls.measure.exported_model import ExportedClassifier
 from hf_imgcls.measure.final_model import score_validation
 from hf_imgcls.measure.gallery import find_rows
 from hf_imgcls.measure.goals import check_goals, describe_judgement, judge, parse_goals
 from hf_imgcls.measure.image_statistics import measure_images
+from hf_imgcls.measure.learning import read_learning
 from hf_imgcls.measure.multilabel_summary import summarise_label_sets
 from hf_imgcls.measure.multilabel_table import MultiLabelTable, Table, load_table
 from hf_imgcls.measure.offered import describe_plain
@@ -152,6 +154,8 @@ def report_table(
     record.goals = [judge(goal, record) for goal in goals]
     record.exports = _keep_exports(record, folder)
     run = find_run(str(table.source.get("model", "")))
+    record.baselines = find_baselines(table, folder)
+    record.learning = read_learning(run if (run / RUN_FILE).is_file() else folder)
     changes = find_changes(run)
     if run.resolve() == folder.resolve():  # where the report is about to be replaced
         changes = {name: change for name, change in changes.items() if not name.startswith(f"{REPORT_FOLDER}/")}

@@ -11,6 +11,7 @@ from hf_imgcls.digests import recording
 from hf_imgcls.errors import printable
 from hf_imgcls.fit.saved_reading import adopt_reading
 from hf_imgcls.fit.weights import find_commit
+from hf_imgcls.measure.baselines import describe_baseline, find_baselines
 from hf_imgcls.measure.multilabel_table import MultiLabelTable
 from hf_imgcls.measure.offered import describe_agreement, describe_plain
 from hf_imgcls.measure.parity import PARITY_FILE, check_parity
@@ -79,6 +80,7 @@ def _write(
     folder, split = Path(training_args.output_dir), score.split
     if score.table is not None:
         score.unseen = measure_unseen(score.table, dataset.manifest)
+        score.baselines = find_baselines(score.table, folder)
     write_results(folder, score)
     if score.table is not None:
         score.table.save(folder / PREDICTIONS_FILE.format(split=split))
@@ -110,7 +112,12 @@ def print_parity(parity: ParityRecord) -> None:
 
 
 def print_score(score: Score) -> None:
-    """Print the numbers a person looks at first, what they leave out, and why others are missing."""
+    """Print the numbers a person looks at first, what they leave out, and why others are missing.
+
+    Where the model is not better than a baseline, that comes first.
+    """
+    if score.baselines is not None and score.baselines.shortfall:
+        print(printable(f"\n{score.baselines.shortfall}"))
     print(f"\n{score.split} split, {score.metrics['num_examples']} examples")
     for name, value in score.metrics.items():
         if name in ("num_examples", "loss", "runtime", "samples_per_second"):
@@ -120,3 +127,5 @@ def print_score(score: Score) -> None:
         print(printable(f"  {name:<21} {number}{remark}"))
     if score.unseen is not None:
         print(f"  {describe_unseen(score.unseen, score.metrics)}")
+    for baseline in score.baselines.compared if score.baselines else ():
+        print(printable(f"  {baseline.name:<21} {describe_baseline(baseline)}"))

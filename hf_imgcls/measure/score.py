@@ -35,7 +35,7 @@ from hf_imgcls.measure.multilabel_metrics import MultiLabelAccumulator, MultiLab
 from hf_imgcls.measure.multilabel_table import MultiLabelTable, Table
 from hf_imgcls.measure.predictions import NOT_EVERY_SCORE, PredictionTable
 from hf_imgcls.measure.top_scores import TopScores
-from hf_imgcls.records import MULTI_LABEL, SINGLE_LABEL, TEMPERATURE_KEY, THRESHOLDS_KEY
+from hf_imgcls.records import MULTI_LABEL, SINGLE_LABEL, TEMPERATURE_KEY, THRESHOLDS_KEY, Baselines
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -68,6 +68,7 @@ class Score:
         table: What a report is made from, the scores of each example included; on the main process only.
         unseen: The same numbers without the images that training or selection has seen, see
             `hf_imgcls.measure.unseen.measure_unseen`; None where there are no such images.
+        baselines: What the model is held against, see `hf_imgcls.measure.baselines`; None for a model of no run.
     """
 
     split: str
@@ -80,6 +81,7 @@ class Score:
     examples: ExampleTable | MultiLabelExamples
     table: Table | None = None
     unseen: dict[str, Any] | None = None
+    baselines: Baselines | None = None
 
     def numbers(self) -> dict[str, float]:
         """Return the metrics that are defined, each with the split's name before it: ``test_accuracy`` and so on."""
@@ -155,7 +157,7 @@ def score_folder(
     # A stream's length is what this process gets of it.
     num_examples = plan.test.num_examples if isinstance(plan.test, IterableDataset) else len(plan.test)
     thresholds = read_thresholds(model_name_or_path, model.config, columns)
-    recorder = _SetRecorder(len(labels), thresholds) if several else _Recorder(len(labels))
+    recorder = LabelSetRecorder(len(labels), thresholds) if several else Recorder(len(labels))
 
     device_type = state.device.type
     autocast: Callable[[], Any] = contextlib.nullcontext
@@ -184,7 +186,7 @@ def score_folder(
     if table is not None:
         table.files, table.metadata = read_columns(dataset.splits[split], examples.sample_index)
     metrics = {"loss": metrics["log_loss"], **metrics}
-    if isinstance(recorder, _Recorder):
+    if isinstance(recorder, Recorder):
         metrics["roc_auc"] = _add_roc_auc(table, recorder.accumulator, state)
     metrics |= {"runtime": round(seconds, 4), "samples_per_second": round(len(examples) / seconds, 3)}
     return Score(
@@ -194,13 +196,13 @@ def score_folder(
         reasons=accumulator.reasons,
         remarks=accumulator.remarks,
         notes=notes,
-        confusion_matrix=recorder.accumulator.confusion_matrix if isinstance(recorder, _Recorder) else None,
+        confusion_matrix=recorder.accumulator.confusion_matrix if isinstance(recorder, Recorder) else None,
         examples=examples,
         table=table,
     )
 
 
-class _Recorder:
+class Recorder:
     """What `evaluate_batches` fills: numbers of each example on every process, its scores on the one that had it.
 
     Args:
@@ -217,7 +219,7 @@ class _Recorder:
         self.accumulator.add(batch)
         self.top.update(batch)
 
-    def merge(self, other: _Recorder) -> None:
+    def merge(self, other: Recorder) -> None:
         """Add what another process counted; its scores stay there until they are collected."""
         self.accumulator.merge(other.accumulator)
 
@@ -237,7 +239,7 @@ class _Recorder:
         return None if top is None else PredictionTable.from_examples(examples, *top, **about)
 
 
-class _SetRecorder:
+class LabelSetRecorder:
     """The same where an image may have several labels: every process gets all scores.
 
     Args:
@@ -252,12 +254,12 @@ class _SetRecorder:
         """Add a batch."""
         self.accumulator.update(logits, labels, sample_index)
 
-    def merge(self, other: _SetRecorder) -> None:
+    def merge(self, other: LabelSetRecorder) -> None:
         """Add what another process counted."""
         self.accumulator.merge(other.accumulator)
 
     def collect_table(self, state: PartialState, **about: Any) -> Table | None:
-        """As of `_Recorder`."""
+        """As of `Recorder`."""
         if not state.is_main_process:
             return None
         examples = self.accumulator.collect_examples()

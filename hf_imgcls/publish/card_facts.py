@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from hf_imgcls.measure.baselines import name_answer
 from hf_imgcls.measure.offered import describe_agreement, describe_plain
 from hf_imgcls.measure.unseen import describe_unseen
 from hf_imgcls.publish.card_records import CardRecords
 from hf_imgcls.publish.markdown import (
     NOT_MEASURED,
+    begin_sentence,
     code,
     escape,
     join_words,
@@ -150,6 +152,19 @@ def describe_temperature(records: CardRecords) -> str:
         f"{show_number(found['ece_before'])} to {show_number(found['ece_after'])} (`--calibrate` folds it in; the "
         "answers stay)."
     )
+
+
+def describe_baselines(records: CardRecords) -> str:
+    """What simpler answers score on the same images, for a reader's first look."""
+    compared = records.baselines.compared if records.baselines else []
+    told = [
+        f"{escape(name_answer(item), 120)}: {show_number(item.comparison.a)}, the model is {item.comparison.verdict}"
+        for item in compared
+        if item.comparison
+    ]
+    if not told:
+        return NOT_MEASURED
+    return begin_sentence("; ".join(told))
 
 
 def describe_slices(records: CardRecords) -> str:

@@ -16,13 +16,13 @@ import yaml
 
 from hf_imgcls.digests import find_changes
 from hf_imgcls.errors import CardError
-from hf_imgcls.measure.results import RESULT_PREFIXES
+from hf_imgcls.measure.results import RESULT_PREFIXES, read_baselines
 from hf_imgcls.publish.consistency import SPLITS, check_records, read_json
 from hf_imgcls.publish.export.table import read_exports
 from hf_imgcls.publish.files import MODEL_SUFFIXES
 from hf_imgcls.publish.hub_rules import is_repo_id
 from hf_imgcls.publish.privacy import cut_paths, list_paths
-from hf_imgcls.records import DataRecord, Estimate, ExportRecord, ParityRecord, ReportRecord, RunRecord
+from hf_imgcls.records import Baselines, DataRecord, Estimate, ExportRecord, ParityRecord, ReportRecord, RunRecord
 from hf_imgcls.run import DATA_FILE, EXPORTS_PICTURE, RECIPE_FILE, RUN_FILE
 
 BUILT_IN_SAMPLE = "digits"
@@ -47,6 +47,7 @@ class CardRecords:
         metrics: Name -> estimate over the whole split; without an interval where no report was written.
         unseen: The same without the images that training or selection has seen, as plain numbers with ``num_seen`` and
             ``num_examples``; empty where there are no such images.
+        baselines: What the model was held against on the same images; None in records of older releases.
         report: Everything else that was measured on it.
         parity: Whether ``pipeline()`` answers as it was scored.
         config: The model's ``config.json``.
@@ -66,6 +67,7 @@ class CardRecords:
     split: str | None = None
     metrics: dict[str, Estimate] = field(default_factory=dict)
     unseen: dict[str, Any] = field(default_factory=dict)
+    baselines: Baselines | None = None
     report: ReportRecord | None = None
     parity: ParityRecord | None = None
     config: dict[str, Any] = field(default_factory=dict)
@@ -186,6 +188,7 @@ def read_records(folder: str | Path) -> CardRecords:
         split=split,
         metrics=report.metrics if report else _read_metrics(results[split], split, data) if split else {},
         unseen=results[split].get(f"{RESULT_PREFIXES[split]}_unseen") or {} if split else {},
+        baselines=read_baselines(results[split].get(f"{RESULT_PREFIXES[split]}_baselines")) if split else None,
         report=report,
         parity=ParityRecord.load(folder / "parity.json") if (folder / "parity.json").is_file() else None,
         config=read_json(folder / "config.json"),

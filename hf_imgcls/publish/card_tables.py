@@ -6,7 +6,9 @@ import dataclasses
 from typing import Any
 
 from hf_imgcls.arguments import DataArguments, FitArguments, MeasureArguments, PublishArguments
+from hf_imgcls.measure.baselines import PROBE
 from hf_imgcls.publish.card_facts import (
+    describe_baselines,
     describe_confidence,
     describe_goals,
     describe_latency,
@@ -61,6 +63,7 @@ def build_overview(records: CardRecords, license_sentence: str) -> str:
         estimate = records.metrics.get(name)
         of = f" of {estimate.n:,} {split} images" if estimate and estimate.value is not None else ""
         rows.append((name_metric(name), show_estimate(estimate) + of))
+    rows.append(("Baselines", describe_baselines(records)))
     ranked = rank_classes(records)
     weakest = NOT_MEASURED
     if ranked:
@@ -104,6 +107,31 @@ def build_metrics(records: CardRecords) -> str:
     ]
     level = f"{show_share(records.report.confidence_level)} interval" if records.report else "Interval"
     return build_table(("Metric", ">Value", ">" + level, ">Images"), rows)
+
+
+def build_baselines(records: CardRecords) -> str:
+    """The simple answers that the model was held against; nothing where none is recorded."""
+    compared = records.baselines.compared if records.baselines else []
+    if not compared:
+        return ""
+    rows = []
+    for item in compared:
+        what = begin_sentence(escape(item.name)) + (f": always {escape(item.answer)}" if item.answer else "")
+        if item.name == PROBE and item.num_train:
+            what += f" of {item.num_train:,} training images"
+        if (told := item.comparison) is None:
+            rows.append((what, f"{NOT_MEASURED}: {escape(item.remark, 200)}", "", "", ""))
+            continue
+        rows.append(
+            (
+                what,
+                f"{name_metric(item.metric)} {show_number(told.a)}",
+                show_number(told.b),
+                f"{show_number(told.difference.value)} ({show_interval(told.difference)})",
+                f"{told.verdict}, n = {told.difference.n:,}",
+            )
+        )
+    return build_table(("Baseline", "Its figure", ">This model", ">Difference", "This model is"), rows)
 
 
 def build_classes(records: CardRecords) -> str:

@@ -20,6 +20,7 @@ from hf_imgcls.publish.card_records import CardRecords
 from hf_imgcls.publish.card_snippets import build_snippets
 from hf_imgcls.publish.card_tables import (
     MAX_CLASSES,
+    build_baselines,
     build_classes,
     build_counts,
     build_exports,
@@ -74,6 +75,7 @@ def build_view(records: CardRecords, *, name: str, is_on_hub: bool, license_sent
     has = records.files.__contains__
     return {
         "title": escape(name, 120),
+        "shortfall": escape(records.baselines.shortfall, 800) if records.baselines else "",
         "smoke": find_smoke_reasons(records),
         "changes": [f"{code(name)} {what}" for name, what in records.changes.items()],
         "about": describe_model(records),
@@ -91,6 +93,7 @@ def build_view(records: CardRecords, *, name: str, is_on_hub: bool, license_sent
         "split": records.split,
         "level": show_share(report.confidence_level) if report else "",
         "metrics": build_metrics(records),
+        "baselines": build_baselines(records),
         "classes": build_classes(records),
         "classes_shortened": report is not None and len(report.per_class) > MAX_CLASSES,
         "num_labels": f"{len(records.data.labels):,}",

@@ -1,0 +1,205 @@
+"""The linear probe that a fine-tuned model is held against: solved for before training, answering after it.
+
+It costs one look at some thousand images. Before training, while the Trainer's model still is the one that was loaded,
+the head is solved for on its features of the training split; the penalty is chosen on validation. The test split is
+not touched then. When the trained model is measured, the backbone is loaded once more, since training has changed the
+Trainer's, and gives its features of the same test images; both are kept in the cache, so a repeated run pays nothing.
+The answers are left as a prediction table beside the model's.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from datasets import Dataset
+
+from hf_imgcls.data.batches import BatchedSplit
+from hf_imgcls.errors import UserError
+from hf_imgcls.fit.probe import Features, compute_features, find_linear_head, solve_head
+from hf_imgcls.measure.baselines import PROBE, PROBE_FILE, PROBE_KEY
+from hf_imgcls.measure.score import LabelSetRecorder, Recorder
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from hf_imgcls.arguments import Arguments
+    from hf_imgcls.data.load import ImageDataset
+    from hf_imgcls.data.transforms import BatchPlan
+    from hf_imgcls.fit.trainer import ImageClassificationTrainer
+
+logger = logging.getLogger(__name__)
+
+# Images of a split that the probe looks at, evenly spaced: a probe of more is better by a point or two and no longer
+# a matter of seconds. A tenth of a second for each on a slow CPU makes some minutes, beside hours of training.
+MOST_IMAGES = {"train": 2000, "validation": 1000, "test": 2000}
+MOST_CLASSES = 100  # 2,000 images teach no more, and solving takes time in proportion
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A linear head for the features of the model that training begins with.
+
+    Attributes:
+        weight: float64 ``(K, D)``.
+        bias: float64 ``(K,)``.
+        num_train: Training images it was solved for on.
+    """
+
+    weight: NDArray[np.float64]
+    bias: NDArray[np.float64]
+    num_train: int
+
+
+def solve_probe(
+    trainer: ImageClassificationTrainer, dataset: ImageDataset, batches: BatchPlan, args: Arguments
+) -> Probe | None:
+    """Solve for the probe, and log what it scores on validation beside the largest class.
+
+    Args:
+        trainer: Before training; nothing of it changes, random state included.
+        dataset: The splits as loaded.
+        batches: The same splits with transforms.
+        args: Group ``fit``, which says whether a probe tells anything; what `compute_features` reads.
+
+    Returns:
+        The probe; None from scratch, where a probe is what is asked for, and where the log says why.
+    """
+    if args.fit.model_type is not None or args.fit.adaptation == "probe":
+        return None
+    if (reason := _find_obstacle(trainer, dataset, args)) is None:
+        try:
+            return _solve(trainer, dataset, batches, args)
+        except UserError as error:  # the run goes on without it
+            reason = error.found
+    logger.info("Baseline: a linear probe is not measured: %s", reason)
+    return None
+
+
+def answer_with_probe(
+    probe: Probe,
+    build: Callable[[], tuple[nn.Module, Any]],
+    trainer: ImageClassificationTrainer,
+    dataset: ImageDataset,
+    batches: BatchPlan,
+    args: Arguments,
+    folder: Path,
+    split: str = "test",
+) -> None:
+    """Write the probe's answers on a split into the run's folder, for `hf_imgcls.measure.baselines.find_baselines`.
+
+    Args:
+        probe: From `solve_probe`.
+        build: Builds the model that training began with.
+        trainer: Its device and loader settings; its model stays.
+        dataset: The splits as loaded; without the split nothing is written.
+        batches: The same splits with transforms.
+        args: As of `solve_probe`.
+        folder: The run's folder.
+        split: The split to answer.
+    """
+    if split not in dataset.splits:
+        return
+    part, plan = _take(dataset, batches, split)
+    own = trainer.model
+    try:
+        with torch.random.fork_rng(), _quietly("hf_imgcls.fit.model"):  # what it says was said at the start
+            trainer.model = build()[0].to(trainer.args.device)
+        features = compute_features(trainer, part, plan, args, split)
+    except UserError as error:
+        logger.info("Baseline: the linear probe is not measured on %s: %s", split, error.found)
+        return
+    finally:
+        trainer.model = own
+    recorder: Any = (LabelSetRecorder if dataset.is_multi_label else Recorder)(len(dataset.labels), *_half(dataset))
+    index = np.asarray(part.splits[split]["sample_index"][:], dtype=np.int64)
+    recorder.update(*map(torch.from_numpy, (_answer(probe, features), features.labels, index)))
+    record = dataset.record.splits.get(split)
+    fingerprint = record.fingerprint if record else None
+    source = {"model": PROBE, "fingerprint": fingerprint, PROBE_KEY: probe.num_train}
+    table = recorder.collect_table(PartialState(), split=split, labels=dataset.labels, source=source)
+    table.save(folder / PROBE_FILE.format(split=split))
+
+
+@contextmanager
+def _quietly(name: str) -> Iterator[None]:
+    own = logging.getLogger(name)
+    level = own.level
+    own.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        own.setLevel(level)
+
+
+def _find_obstacle(trainer: ImageClassificationTrainer, dataset: ImageDataset, args: Arguments) -> str | None:
+    """Say why there is no probe beside this run."""
+    if trainer.args.world_size > 1:
+        return "several processes train"
+    if not all(isinstance(dataset.splits.get(role), Dataset) for role in ("train", "validation")):
+        return "it takes a training and a validation split that are no streams"
+    if args.fit.prune_ratio or args.fit.quantization_aware_training:
+        return "the model was changed before training"
+    if len(dataset.labels) > MOST_CLASSES:
+        return f"{MOST_IMAGES['train']:,} images are few for {len(dataset.labels):,} classes"
+    return None
+
+
+def _solve(trainer: ImageClassificationTrainer, dataset: ImageDataset, batches: BatchPlan, args: Arguments) -> Probe:
+    started = time.perf_counter()
+    find_linear_head(trainer.model)
+    part, plan = _take(dataset, batches, "train", "validation")
+    train, validation = (compute_features(trainer, part, plan, args, role) for role in ("train", "validation"))
+    solution = solve_head(train, validation, len(dataset.labels), trainer.args.device)
+    probe = Probe(solution.weight.cpu().numpy(), solution.bias.cpu().numpy(), len(train))
+    logger.info(
+        "Baseline: a linear probe of %s images, made in %.1f s, has a validation loss of %.4f%s",
+        f"{len(train):,}", time.perf_counter() - started, solution.validation_loss, _tell_accuracy(probe, validation),
+    )  # fmt: skip
+    return probe
+
+
+def _tell_accuracy(probe: Probe, features: Features) -> str:
+    if features.labels.ndim > 1:
+        return ""
+    right = _answer(probe, features).argmax(1) == features.labels
+    return f" and an accuracy of {right.mean():.4f} ({len(right):,} images)"
+
+
+def _answer(probe: Probe, features: Features) -> NDArray[np.float64]:
+    """Logits, float64 ``(N, K)``."""
+    return np.asarray(features.values.astype(np.float64) @ probe.weight.T + probe.bias)
+
+
+def _half(dataset: ImageDataset) -> tuple[Any, ...]:
+    """Thresholds of 0.5 where an image may have several labels."""
+    return (np.full(len(dataset.labels), 0.5),) if dataset.is_multi_label else ()
+
+
+def _take(dataset: ImageDataset, batches: BatchPlan, *roles: str) -> tuple[ImageDataset, BatchPlan]:
+    """Evenly spaced examples of some splits, as many as `MOST_IMAGES` allows, and the same with transforms."""
+    splits = {}
+    for role in roles:
+        split: Any = dataset.splits[role]
+        most = MOST_IMAGES[role]
+        if len(split) > most:
+            split = split.select(np.linspace(0, len(split) - 1, most).astype(int))
+        splits[role] = split
+    plans = {
+        role: batches.splits[role] if split is dataset.splits[role] else _attach(split, batches.splits[role])
+        for role, split in splits.items()
+    }
+    return replace(dataset, splits=splits), replace(batches, splits=plans)
+
+
+def _attach(split: Any, like: BatchedSplit) -> BatchedSplit:
+    return BatchedSplit(split, like.transform)
