@@ -28,6 +28,7 @@ from hf_imgcls.argument_reading import RECIPE_HEADER, name_first_word, read_file
 from hf_imgcls.argument_types import SECRETS, Argument, CoercionError, coerce, dump_yaml, read_annotation, show_value
 from hf_imgcls.errors import ArgumentError, join_errors
 from hf_imgcls.other_names import OTHER_NAMES
+from hf_imgcls.small_configs import LARGEST_SMALL, choose_small_config
 from hf_imgcls.training_defaults import DEFAULT_MODEL, TRAINING_DEFAULTS, fill_training
 from hf_imgcls.training_fields import NEW_NAMES, OLD_NAMES, ONLY_IN_4, ONLY_IN_5, kept_fields, read_training_fields
 from hf_imgcls.training_policy import POLICY
@@ -321,7 +322,10 @@ class FitArguments:
         None, "Train this architecture from scratch instead, for example vit or convnext."
     )
     model_config: dict[str, Any] | None = _setting(
-        None, "With --model_type: configuration values as a mapping, for example '{hidden_size: 192}'."
+        None,
+        "With --model_type: configuration values as a mapping, for example '{hidden_size: 192}'. ConvNeXt, ResNet, ViT "
+        f"and DeiT for up to {LARGEST_SMALL} pixels begin with a small configuration, whose values these replace; one "
+        "that names hidden_size(s) begins with the library's.",
     )
     config_name: str | None = _setting(
         None, "Configuration to use instead of the pretrained model's: Hub id or folder."
@@ -825,6 +829,13 @@ def _build(given: dict[str, Any], known: dict[str, Argument], problems: list[Arg
     measure, publish = MeasureArguments(**take(MeasureArguments)), PublishArguments(**take(PublishArguments))
     if fit.model_name_or_path is None and fit.model_type is None:
         fit.model_name_or_path = DEFAULT_MODEL
+    is_open = fit.training_policy == "auto"
+    small = choose_small_config(fit.model_type, data.image_size, fit.model_config or {}) if is_open else None
     arguments = Arguments(data, fit, measure, publish, given, hub_token, explicit)
+    if small is not None:
+        fit.model_config = small
+        arguments.notes.append(
+            f"{fit.model_type} for small images: model_config is {show_value(small)}; --model_config changes it."
+        )
     problems += fill_training(arguments, known)
     return arguments

@@ -190,7 +190,7 @@ def test_only_evaluating_trains_nothing(run_recipe, tmp_path):
         (["--dataset_name", "digits", *TINY_VIT, "--label_column_name", "species"], ["species", "label"]),
         (["--dataset_name", "digits", *TINY_VIT, "--train_val_split", "0"], ["no validation split", "--do_eval false"]),
         (["--dataset_name", "digits", "--model_type", "vitt"], ["vitt", "did you mean"]),
-        (["--dataset_name", "digits", "--model_type", "vit", "--image_size", "50"], ["50", "patch size 16"]),
+        (["--dataset_name", "digits", "--model_type", "vit", "--image_size", "100"], ["100", "patch size 16"]),
         (["--dataset_name", "digits", "--num_processes", "2"], ["1 process runs", "--num_processes 2"]),
         (["--dataset_name", "digits", "--model_name_or_path", "no/such-model"], ["no/such-model"]),
         (["--dataset_name", "digits", *TINY_VIT, "--max_steps", "0"], ["max_steps is 0"]),
