@@ -59,6 +59,11 @@ _STEPS_ONLY = (
     "loss", "imbalance", "teacher_model", "early_stopping_patience", "head_dropout", "ema_decay", "model_soup",
     "find_lr", "progressive_resizing",
 )  # fmt: skip
+# Steps of another aim than a probe's, and what is not to be had with adaptation auto.
+_NOT_WITH_AUTO = (
+    "loss", "imbalance", "teacher_model", "model_soup", "prune_ratio", "quantization_aware_training", "freeze_layers",
+    "unfreeze_epochs", "tune", "find_lr",
+)  # fmt: skip
 _NOT_FOR_PRETRAINING = (
     "gradient_checkpointing",
     "activation_checkpointing",
@@ -442,19 +447,10 @@ def _check_model(fit: FitArguments, explicit: set[str]) -> list[ArgumentError]:
 
 def _check_probe(arguments: Arguments) -> list[ArgumentError]:
     """What stands in the way of solving for a head, instead of training it or before."""
-    fit, training = arguments.fit, arguments.training
-    problems: list[ArgumentError] = []
-    if fit.adaptation not in ("probe", "auto") or not training["do_train"]:
-        return problems
-    what = f"adaptation {fit.adaptation}"
-    if arguments.data.streaming:
-        problems.append(_error(f"{what} with streaming true", "images that are read in order", "leave out --streaming"))
-    if not training["do_eval"]:
-        problems.append(
-            _error(f"{what} with do_eval false", "a validation split, which chooses the penalty", "add --do_eval")
-        )
-    if (world_size := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
-        problems.append(_error(f"{what} in {world_size} processes", "one process", "launch one"))
+    fit = arguments.fit
+    if fit.adaptation not in ("probe", "auto") or not arguments.training["do_train"]:
+        return []
+    problems = _find_probe_obstacles(arguments, f"adaptation {fit.adaptation}")
     asked = [name for name in _STEPS_ONLY if name in arguments.explicit]
     given = [name for name in asked if getattr(fit, name) not in ("auto", "none", False, 1.0)]
     if given and fit.adaptation == "probe":
@@ -462,6 +458,33 @@ def _check_probe(arguments: Arguments) -> list[ArgumentError]:
             _error(f"{', '.join(given)} with adaptation probe", "a head that is solved for", "use --adaptation head")
         )
     return problems
+
+
+def _find_probe_obstacles(arguments: Arguments, what: str) -> list[ArgumentError]:
+    problems = []
+    if arguments.data.streaming:
+        problems.append(_error(f"{what} with streaming true", "images that are read in order", "leave out --streaming"))
+    if not arguments.training["do_eval"]:
+        problems.append(
+            _error(f"{what} with do_eval false", "a validation split, which chooses the penalty", "add --do_eval")
+        )
+    if (world_size := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        problems.append(_error(f"{what} in {world_size} processes", "one process", "launch one"))
+    return problems
+
+
+def find_auto_obstacles(arguments: Arguments) -> list[ArgumentError]:
+    """What in the arguments stands in the way of ``adaptation auto`` where the user did not ask for it.
+
+    Besides what a probe cannot do: what `check_arguments` refuses with it, and losses that a probe does not minimise,
+    beside which it would be judged by what nobody asked for.
+    """
+    fit, what = arguments.fit, "adaptation auto"
+    others = [name for name in _NOT_WITH_AUTO if getattr(fit, name) not in (None, "auto", "none", 0)]
+    return [
+        *_find_probe_obstacles(arguments, what),
+        *(_error(f"{what} with {name} {getattr(fit, name)}", "one of them", f"leave out {name}") for name in others),
+    ]
 
 
 def _check_loss(fit: FitArguments, explicit: set[str]) -> list[ArgumentError]:

@@ -346,11 +346,14 @@ class FitArguments:
     adaptation: str = _setting(
         "full",
         "Train all weights, the head only, or low-rank adapters; probe: solve for the head on features that are "
-        "computed once; partial: the last layers and the head; auto: the probe, and fine-tuning if that pays.",
+        "computed once; partial: the last layers and the head; auto: the probe, then fine-tuning from its head, and "
+        "of the two the one with the lower log loss on validation.",
         choices=["full", "head", "probe", "partial", "lora", "auto"],
     )
     auto_finetune: str = _setting(
-        "lora", "With --adaptation auto: what is tried against the probe.", choices=["lora", "full"]
+        "full",
+        "With --adaptation auto: how the model is fine-tuned after its probe; lora takes less memory.",
+        choices=["lora", "full"],
     )
     freeze_layers: int = _setting(
         0, "Keep the embeddings and the first N layers or stages as they are.", within="[0, inf)"

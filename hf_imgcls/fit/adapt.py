@@ -11,12 +11,11 @@ import torch
 from torch import nn
 
 from hf_imgcls.compat import lora_target_modules
-from hf_imgcls.errors import ArgumentError, ModelError
+from hf_imgcls.errors import ModelError
 from hf_imgcls.extras import require
 from hf_imgcls.fit.layers import find_blocks, find_head_modules, number_layers
 from hf_imgcls.fit.model import head_parameter_names
 from hf_imgcls.layout import ADAPTER_FOLDER
-from hf_imgcls.records import MULTI_LABEL
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,16 +36,9 @@ def adapt_model(model: PreTrainedModel, fit: FitArguments) -> nn.Module:
         The model itself, or the ``PeftModel`` around it.
 
     Raises:
-        ArgumentError: ``auto`` cannot judge images with several labels.
         ModelError: More layers are to be frozen or trained than there are, or LoRA has no default targets.
         MissingExtraError: LoRA is asked for and peft is not installed.
     """
-    if fit.adaptation == "auto" and model.config.problem_type == MULTI_LABEL:
-        raise ArgumentError(
-            "adaptation auto with several labels per image",
-            "one label per image, so that an answer is right or wrong",
-            "run --adaptation probe and --adaptation lora, and compare them with recipes/measure.py --compare",
-        )
     head = head_parameter_names(model.config)
     adapted: nn.Module = model
     if choose_finetuning(fit) == "lora":

@@ -172,7 +172,7 @@ def give_hints(
     available = (validation.num_available or validation.num_examples) if validation else None
     if available and available < _SMALL_VALIDATION:
         points = 98 / np.sqrt(available)
-        is_fine = (best_metric or "").removeprefix("eval_") in ("log_loss", "loss")
+        is_fine = fit.adaptation == "auto" or (best_metric or "").removeprefix("eval_") in ("log_loss", "loss")
         finer = "" if is_fine else "--metric_for_best_model log_loss, which is finer, or "
         hints.append(
             f"{available} validation images tell models apart that differ by {points:.0f} points or more: use "

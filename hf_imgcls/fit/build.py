@@ -26,7 +26,7 @@ from hf_imgcls.fit.resizing import resize_progressively
 from hf_imgcls.fit.sampling import build_sampler, choose_order_seed
 from hf_imgcls.fit.schedule import ScheduleBuilder, schedule_steps
 from hf_imgcls.fit.trainer import ImageClassificationTrainer
-from hf_imgcls.records import MULTI_LABEL, SELECTED_BY, SINGLE_LABEL, RunIdentity, SplitRecord
+from hf_imgcls.records import MULTI_LABEL, SINGLE_LABEL, RunIdentity, SplitRecord, name_selection_metric
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -79,7 +79,7 @@ def build_trainer(
             "use --auto_find_batch_size",
         )
     several = model.config.problem_type == MULTI_LABEL
-    choose_selection_metric(training_args, several, model.config.num_labels)
+    choose_selection_metric(training_args, several, model.config.num_labels, args.fit.adaptation)
     _check_steps(training_args, batches.train)
     labels = list(model.config.id2label.values())
     callbacks = []
@@ -174,7 +174,9 @@ def settle_unused_parameters(training_args: TrainingArguments, model: nn.Module,
         training_args.ddp_find_unused_parameters = False
 
 
-def choose_selection_metric(training_args: TrainingArguments, multi_label: bool, num_labels: int) -> None:
+def choose_selection_metric(
+    training_args: TrainingArguments, multi_label: bool, num_labels: int, adaptation: str
+) -> None:
     """Resolve ``--metric_for_best_model auto``, in place, and refuse a metric that the labels do not have.
 
     Raises:
@@ -182,7 +184,9 @@ def choose_selection_metric(training_args: TrainingArguments, multi_label: bool,
     """
     name = training_args.metric_for_best_model
     if name == "auto":
-        training_args.metric_for_best_model = SELECTED_BY[MULTI_LABEL if multi_label else SINGLE_LABEL]
+        name = name_selection_metric(MULTI_LABEL if multi_label else SINGLE_LABEL, adaptation)
+        training_args.metric_for_best_model = name
+        training_args.greater_is_better = name != "log_loss"
     elif name is not None and training_args.load_best_model_at_end:
         known: tuple[str, ...] = MULTI_LABEL_SELECTION_METRICS if multi_label else SELECTION_METRICS
         kind = "several labels" if multi_label else "one label"

@@ -1,22 +1,23 @@
-"""``--adaptation auto``: a linear probe, and a fine-tuned model in its place only where validation says that it pays.
+"""``auto``: a linear probe, then fine-tuning that starts from its head; validation log loss says which one is kept.
 
-Two questions are asked, both on the same validation images, with exact binomial intervals. Before: does the probe err
-often enough that a gain could be told from chance at all? After: of the images on which probe and fine-tuned model
-differ, is the fine-tuned one right on certainly more than half?
+Log loss, and not accuracy: it changes with every image and not only with those that change sides, so that a hundred
+images tell more models apart. Both are measured on the same images, so the difference is taken image by image.
 """
 
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from accelerate import PartialState
-from scipy.stats import binomtest
+from scipy.stats import binomtest, ttest_1samp
 
+from hf_imgcls.errors import NumericsError
+from hf_imgcls.fit.adapt import choose_finetuning
 from hf_imgcls.fit.evaluation import build_eval_dataloader, evaluate_batches
-from hf_imgcls.fit.probe import Features, compute_features, train_probe
+from hf_imgcls.fit.probe import train_probe
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,8 +31,22 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _LEVEL = 0.95
-_NEIGHBOURS, _TEMPERATURE = 20, 0.07
-_MOST_ASKED = 1000  # validation images whose neighbours are looked for, at the cost of N products each
+_NEGLIGIBLE_ERROR = 0.01  # below this share of wrong answers nothing is fine-tuned
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Two models compared on the same images.
+
+    Attributes:
+        difference: Mean log loss of the fine-tuned model minus the probe's, in nats.
+        interval: Its 95 % interval; NaN where the losses differ by the same number everywhere.
+        keeps_tuned: Whether the fine-tuned model is kept.
+    """
+
+    difference: float
+    interval: tuple[float, float]
+    keeps_tuned: bool
 
 
 def climb(
@@ -41,7 +56,7 @@ def climb(
     args: Arguments,
     resume_from_checkpoint: str | None,
 ) -> TrainOutput:
-    """Probe, then fine-tune from the probe's head if that can pay, and keep it if it did.
+    """Probe, then fine-tune from the probe's head, and keep the better of the two.
 
     Args:
         trainer: Its model ends as the one that is kept; where that is the probe, without an adapter.
@@ -51,92 +66,71 @@ def climb(
         resume_from_checkpoint: Of the fine-tuning. The probe before it is made again, which takes seconds.
 
     Returns:
-        Of the training that is kept.
+        Of the training that is kept. Its metrics have both mean log losses on validation, as far as they were measured:
+        ``train_probe_validation_loss`` and ``train_finetuned_validation_loss``.
+
+    Source: Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution"
+        (arXiv:2202.10054): a linear probe, then full fine-tuning from it.
     """
     result = train_probe(trainer, dataset, batches, args)
-    train, validation = (compute_features(trainer, dataset, batches, args, role) for role in ("train", "validation"))
-    neighbours = ask_neighbours(train, validation, len(dataset.labels), trainer.args.device)
-    probe = _judge(trainer)
-    logger.info("auto, on validation, with %.0f %% intervals:", 100 * _LEVEL)
-    _tell(f"{_NEIGHBOURS} nearest neighbours", neighbours)
-    _tell("linear probe", probe)
-    num_errors = int((~probe).sum())
-    if not can_pay(num_errors):
-        logger.info("  the probe errs on %d images: no gain could be told from chance, and it is kept", num_errors)
-        return _keep_probe(trainer, result)
+    probe, num_errors = _measure(trainer)
+    _tell("linear probe", probe, num_errors)
+    measured = {"train_probe_validation_loss": float(probe.mean())}
+    if num_errors is not None and is_negligible(num_errors, len(probe)):
+        logger.info("auto: the probe errs on fewer than 1 %% of images (95 %% confidence): fine-tuning is not tried")
+        return _keep_probe(trainer, result, measured)
     kept = {name: tensor.detach().cpu().clone() for name, tensor in trainer.model.state_dict().items()}
-    tuned_result = trainer.train(resume_from_checkpoint=resume_from_checkpoint)
-    tuned = _judge(trainer)
-    _tell(args.fit.auto_finetune, tuned)
-    won, decided = int((tuned & ~probe).sum()), int((tuned != probe).sum())
-    verdict, share = did_pay(won, decided)
+    try:
+        tuned_result = trainer.train(resume_from_checkpoint=resume_from_checkpoint)
+        tuned, num_errors = _measure(trainer)
+    except NumericsError as error:
+        logger.warning("auto: fine-tuning failed, and the probe is kept: %s", error)
+        trainer.model.load_state_dict(kept)
+        return _keep_probe(trainer, result, measured)
+    _tell("fine-tuned in full" if choose_finetuning(args.fit) == "full" else "fine-tuned by LoRA", tuned, num_errors)
+    measured["train_finetuned_validation_loss"] = float(tuned.mean())
+    verdict = judge(probe, tuned)
     logger.info(
-        "  they differ on %d images, and the fine-tuned model is right on %d of them%s: %s is kept",
-        decided, won, share, "it" if verdict else "that does not pay, the probe",
+        "auto: fine-tuning changed the log loss by %+.4f (%+.4f to %+.4f, image by image): %s is kept",
+        verdict.difference, *verdict.interval, "its model" if verdict.keeps_tuned else "the probe",
     )  # fmt: skip
-    if verdict:
+    if verdict.keeps_tuned:
+        tuned_result.metrics.update(measured)
         return tuned_result
     trainer.model.load_state_dict(kept)
-    return _keep_probe(trainer, result)
+    return _keep_probe(trainer, result, measured)
 
 
-def can_pay(num_errors: int) -> bool:
-    """Whether a model that mended every error of the probe, and made none, would be told from chance."""
-    return num_errors > 0 and did_pay(num_errors, num_errors)[0]
-
-
-def did_pay(won: int, decided: int) -> tuple[bool, str]:
-    """Judge a model by the images on which it and another one differ: an exact sign test (McNemar's).
-
-    Args:
-        won: Images that it alone has right.
-        decided: Images that one of the two alone has right.
-
-    Returns:
-        Whether it is certainly right on more than half of them, and its share's interval in words.
+def is_negligible(num_errors: int, num_examples: int) -> bool:
+    """Whether fewer than 1 % of answers are wrong, with 95 % confidence: from 299 images without an error on.
 
     Source: Clopper and Pearson (1934), "The use of confidence or fiducial limits", Biometrika 26, 404-413.
     """
-    if not decided:
-        return False, ""
-    interval = binomtest(won, decided).proportion_ci(_LEVEL, method="exact")
-    return interval.low > 0.5, f" (share {interval.low:.2f} to {interval.high:.2f})"
+    interval = binomtest(num_errors, num_examples, alternative="less").proportion_ci(_LEVEL, method="exact")
+    return bool(interval.high < _NEGLIGIBLE_ERROR)
 
 
-def ask_neighbours(train: Features, validation: Features, num_classes: int, device: torch.device) -> NDArray[np.bool_]:
-    """Whether the training images most like a validation image have its class, without any training.
+def judge(probe: NDArray[np.float64], tuned: NDArray[np.float64]) -> Verdict:
+    """Compare a fine-tuned model with the probe that it started from.
 
-    The vote of each neighbour is weighted by its cosine similarity.
+    The one with the lower mean is kept. Where the two cannot be told from each other that is a toss of a loaded coin:
+    the worse the other one, the less likely it is taken.
 
     Args:
-        train: Are asked.
-        validation: Are asked about; of many, a thousand that lie evenly.
-        num_classes: K.
-        device: Where similarities are computed.
-
-    Returns:
-        bool ``(n,)``.
-
-    Source: Wu et al. 2018, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination"
-        (arXiv:1805.01978), section 3.4; k and temperature as in Caron et al. 2021, "DINO" (arXiv:2104.14294).
+        probe: Log loss of each image, ``(N,)``.
+        tuned: The same of the fine-tuned model.
     """
-    rows = np.arange(0, len(validation), -(-len(validation) // _MOST_ASKED))
-    asked = torch.nn.functional.normalize(torch.from_numpy(validation.values[rows].astype(np.float64)).to(device))
-    number = min(_NEIGHBOURS, len(train))
-    similarity = torch.full((len(rows), 0), 0.0, dtype=torch.float64, device=device)
-    labels = torch.zeros(len(rows), 0, dtype=torch.int64, device=device)
-    for values, own in train.chunks(device):  # the nearest of what was seen so far
-        all_similar = torch.cat([similarity, asked @ torch.nn.functional.normalize(values).T], dim=1)
-        all_labels = torch.cat([labels, own.expand(len(rows), -1)], dim=1)
-        similarity, places = all_similar.topk(min(number, all_similar.shape[1]), dim=1)
-        labels = all_labels.gather(1, places)
-    votes = torch.zeros(len(rows), num_classes, dtype=torch.float64, device=device)
-    votes.scatter_add_(1, labels, (similarity / _TEMPERATURE).exp())
-    return np.asarray(votes.argmax(1).cpu().numpy() == validation.labels[rows])
+    differences = tuned - probe
+    interval = ttest_1samp(differences, 0).confidence_interval(_LEVEL) if np.ptp(differences) else (np.nan, np.nan)
+    mean = float(differences.mean())
+    return Verdict(mean, (float(interval[0]), float(interval[1])), mean <= 0)
 
 
-def _judge(trainer: ImageClassificationTrainer) -> NDArray[np.bool_]:
-    """Which validation images the model has right, in the order of their ``sample_index``."""
+def _measure(trainer: ImageClassificationTrainer) -> tuple[NDArray[np.float64], int | None]:
+    """Log loss of each validation image ``(N,)``, in the order of their ``sample_index``, and how many it has wrong.
+
+    The latter is ``None`` where an image may have several labels.
+    """
     loader = build_eval_dataloader(
         trainer.eval_dataset,
         trainer.args.eval_batch_size,
@@ -152,20 +146,20 @@ def _judge(trainer: ImageClassificationTrainer) -> NDArray[np.bool_]:
         autocast=trainer.compute_loss_context_manager,
     )
     examples = accumulator.collect_examples()
-    return np.asarray(examples.prediction == examples.label)
+    has_one_label = hasattr(examples, "prediction")
+    return examples.log_loss, int((examples.prediction != examples.label).sum()) if has_one_label else None
 
 
-def _tell(name: str, right: NDArray[np.bool_]) -> None:
-    interval = binomtest(int(right.sum()), len(right)).proportion_ci(_LEVEL, method="wilson")
-    logger.info(
-        "  %-22s accuracy %.4f (%.4f to %.4f), n = %d", name, right.mean(), interval.low, interval.high, len(right)
-    )
+def _tell(name: str, losses: NDArray[np.float64], num_errors: int | None) -> None:
+    right = "" if num_errors is None else f", accuracy {1 - num_errors / len(losses):.4f}"
+    logger.info("auto: %s: log loss %.4f%s on %d validation images", name, losses.mean(), right, len(losses))
 
 
-def _keep_probe(trainer: ImageClassificationTrainer, result: TrainOutput) -> TrainOutput:
+def _keep_probe(trainer: ImageClassificationTrainer, result: TrainOutput, measured: dict[str, float]) -> TrainOutput:
     """The model without its adapter, which adds nothing, and without the state of a training that is not kept."""
     model: Any = trainer.model
     if hasattr(model, "merge_and_unload"):
         trainer.model = trainer.model_wrapped = model.merge_and_unload()
     trainer.state.best_global_step = trainer.state.best_metric = trainer.state.best_model_checkpoint = None
+    result.metrics.update(measured)
     return result

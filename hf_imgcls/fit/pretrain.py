@@ -29,8 +29,8 @@ from hf_imgcls.compat import keep_fast_processor
 from hf_imgcls.data.collate import WholeBatch
 from hf_imgcls.extras import require
 from hf_imgcls.fit.checkpoints import describe_run
-from hf_imgcls.fit.ladder import ask_neighbours
 from hf_imgcls.fit.layers import find_head_modules
+from hf_imgcls.fit.neighbours import ask_neighbours
 from hf_imgcls.fit.probe import compute_features, find_linear_head
 from hf_imgcls.fit.trainer import ImageClassificationTrainer
 

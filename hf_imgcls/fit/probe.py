@@ -24,6 +24,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers.trainer_utils import TrainOutput
 
+from hf_imgcls.argument_checks import find_auto_obstacles
 from hf_imgcls.data.batches import BatchedSplit
 from hf_imgcls.data.cache import find_cache_folder, fingerprint_files, write_atomically
 from hf_imgcls.data.label_sets import read_label_ids
@@ -157,6 +158,30 @@ def find_linear_head(model: nn.Module) -> nn.Linear:
     return modules[0]
 
 
+@torch.no_grad()
+def explain_no_probe(model: nn.Module, args: Arguments, image_size: tuple[int, int]) -> str | None:
+    """Say what stands in the way of ``--adaptation auto``, which begins with a probe.
+
+    Args:
+        model: As it was built, on any device.
+        args: Of the run.
+        image_size: Height and width of the model's input in pixels.
+
+    Returns:
+        The reason, a phrase for the log; ``None`` where nothing does.
+    """
+    if obstacles := find_auto_obstacles(args):
+        return obstacles[0].found
+    training, device = model.training, next(model.parameters()).device
+    try:
+        _read_inputs(model.eval(), find_linear_head(model), torch.zeros(1, 3, *image_size, device=device))
+    except ModelError as error:
+        return error.found
+    finally:
+        model.train(training)
+    return None
+
+
 # ------------------------------------------------------------------------------------------------ features
 
 
@@ -221,7 +246,7 @@ def digest_backbone(model: nn.Module, head: nn.Module) -> str:
 @torch.no_grad()  # not inference_mode, which the model's weights, moved here, would remember
 def _extract(trainer: ImageClassificationTrainer, head: nn.Linear, split: Any, role: str) -> Iterator[torch.Tensor]:
     """The head's inputs, batch by batch: float32 ``(B, D)``. In float32, as the model will be served."""
-    model, given = trainer.model, []
+    model = trainer.model
     loader = build_eval_dataloader(
         split,
         trainer.args.eval_batch_size,
@@ -231,29 +256,41 @@ def _extract(trainer: ImageClassificationTrainer, head: nn.Linear, split: Any, r
     )
     # On a CPU an EfficientNet answers 1.7 times as fast so.
     model.eval().to(memory_format=torch.channels_last)
-    hook = head.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
     quiet = trainer.args.disable_tqdm
     bar = tqdm(total=len(split), desc=f"features of {role}", unit=" images", delay=_BAR_AFTER_S, disable=quiet)
     try:
         for rows in loader:
             batch = {name: value.to(trainer.args.device, non_blocking=True) for name, value in rows.items()}
-            given.clear()
             pixels = trainer.eval_device_transform(batch)["pixel_values"].contiguous(memory_format=torch.channels_last)
-            logits = model(pixel_values=pixels).logits
-            if len(given) != 1 or given[0].shape != (len(logits), head.in_features) or (
-                not torch.allclose(nn.functional.linear(given[0], head.weight, head.bias), logits, atol=1e-4)
-            ):  # fmt: skip
-                raise ModelError(
-                    f"the logits of {type(model).__name__} are not what its linear head makes of one vector per image",
-                    "a head that is called once and answers last",
-                    "use --adaptation head, which trains any head",
-                )
-            bar.update(len(logits))
-            yield given[0].float().cpu()
+            values = _read_inputs(model, head, pixels)
+            bar.update(len(values))
+            yield values.float().cpu()
     finally:
         bar.close()
-        hook.remove()
         model.to(memory_format=trainer.memory_format)
+
+
+def _read_inputs(model: nn.Module, head: nn.Linear, pixels: torch.Tensor) -> torch.Tensor:
+    """What the head is given for images: ``(B, D)``.
+
+    Raises:
+        ModelError: The logits are made of something else.
+    """
+    given: list[torch.Tensor] = []
+    hook = head.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
+    try:
+        logits = model(pixel_values=pixels).logits
+    finally:
+        hook.remove()
+    if len(given) != 1 or given[0].shape != (len(logits), head.in_features) or (
+        not torch.allclose(nn.functional.linear(given[0], head.weight, head.bias), logits, atol=1e-4)
+    ):  # fmt: skip
+        raise ModelError(
+            f"the logits of {type(model).__name__} are not what its linear head makes of one vector per image",
+            "a head that is called once and answers last",
+            "use --adaptation head, which trains any head",
+        )
+    return given[0]
 
 
 def _write(path: Path, shape: tuple[int, int], batches: Iterator[torch.Tensor]) -> None:

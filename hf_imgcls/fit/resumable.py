@@ -163,6 +163,7 @@ class ResumableTrainer(Trainer):
             except NumericsError as error:
                 if self.hp_search_backend is not None:  # such a learning rate is an answer too
                     raise require("tune").TrialPruned from error
+                self._average, self.is_in_train = None, False  # who catches it goes on with other weights
                 raise
             except (UserError, Interrupted):
                 raise

@@ -89,11 +89,13 @@ def describe_origin(records: CardRecords) -> str:
     adaptation = records.recipe.get("adaptation")
     if adaptation == "auto":
         adaptation = "probe" if records.is_probe else records.recipe.get("auto_finetune", "lora")
+        adaptation = "from a probe" if adaptation == "full" else adaptation
     how = {
         "lora": "with LoRA; the adapter is merged into the weights",
         "head": "in its head alone",
         "probe": "as a linear probe: the head alone, solved for on features of the frozen rest",
         "partial": "in its last layers",
+        "from a probe": "all weights, starting from the head of a linear probe",
     }.get(str(adaptation), "")
     return f"It was fine-tuned{f' ({how})' if how else ''} from {where} on {describe_data(records)}."
 

@@ -44,7 +44,7 @@ from hf_imgcls.publish.markdown import (
     show_number,
     show_share,
 )
-from hf_imgcls.records import MULTI_LABEL, SELECTED_BY, SINGLE_LABEL, DataRecord, RunRecord
+from hf_imgcls.records import MULTI_LABEL, SINGLE_LABEL, DataRecord, RunRecord, name_selection_metric
 from hf_imgcls.run import EXPORTS_PICTURE
 
 _PICTURES = (
@@ -185,7 +185,8 @@ def describe_training(records: CardRecords) -> str:
     if records.recipe.get("load_best_model_at_end") and state.get("best_global_step"):
         metric = str(records.recipe.get("metric_for_best_model", "auto")).removeprefix("eval_")
         if metric == "auto":
-            metric = SELECTED_BY[MULTI_LABEL if records.is_multi_label else SINGLE_LABEL]
+            kind = MULTI_LABEL if records.is_multi_label else SINGLE_LABEL
+            metric = name_selection_metric(kind, records.recipe.get("adaptation", "full"))
         best = f" ({show_number(float(state['best_metric']))})" if state.get("best_metric") is not None else ""
         step = f"{state['best_global_step']:,}"
         sentences.append(f"The weights of step {step} were kept: the best {escape(metric)} on validation{best}.")

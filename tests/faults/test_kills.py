@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
 from faults.processes import RUN, Run, read_json, weights_hash
@@ -34,6 +35,27 @@ def test_killed_in_mid_epoch_and_resumed_is_never_interrupted(workers, whole_run
     assert "Resumed: " in resumed.output
     assert weights_hash(tmp_path / "cut") == weights_hash(tmp_path / "whole")
     assert weights_hash(tmp_path / "cut" / "checkpoint-48") == weights_hash(tmp_path / "whole" / "checkpoint-48")
+
+
+@pytest.mark.slow
+def test_auto_killed_while_it_fine_tunes_keeps_what_it_would_have_kept(whole_run, tmp_path):
+    flags = (
+        *RUN[: RUN.index("--model_type")], "--model_name_or_path", whole_run, "--adaptation", "auto", "--learning_rate",
+        "1e-3", "--cache_dir", tmp_path / "cache",
+    )  # fmt: skip
+    whole = Run(*flags, folder=tmp_path / "whole")
+    assert whole.wait() == 0, whole.output
+    run = Run(*flags, folder=tmp_path / "cut")
+    run.wait_for_step(10)
+    run.kill()
+    assert run.wait() == -9
+    resumed = Run(*flags, folder=tmp_path / "cut")
+    assert resumed.wait() == 0, resumed.output
+    assert "Resumed: " in resumed.output
+    verdicts = [re.search("auto: fine-tuning changed.*", each.output)[0] for each in (whole, resumed)]
+    assert verdicts[0] == verdicts[1]
+    assert "its model is kept" in verdicts[0]
+    assert weights_hash(tmp_path / "cut") == weights_hash(tmp_path / "whole")
 
 
 @pytest.mark.slow
