@@ -59,11 +59,6 @@ _STEPS_ONLY = (
     "loss", "imbalance", "teacher_model", "early_stopping_patience", "head_dropout", "ema_decay", "model_soup",
     "find_lr", "progressive_resizing",
 )  # fmt: skip
-# Steps of another aim than a probe's, and what is not to be had with adaptation auto.
-_NOT_WITH_AUTO = (
-    "loss", "imbalance", "teacher_model", "model_soup", "prune_ratio", "quantization_aware_training", "freeze_layers",
-    "unfreeze_epochs", "tune", "find_lr",
-)  # fmt: skip
 _NOT_FOR_PRETRAINING = (
     "gradient_checkpointing",
     "activation_checkpointing",
@@ -416,6 +411,9 @@ def _check_model(fit: FitArguments, explicit: set[str]) -> list[ArgumentError]:
                 "leave freeze_layers out",
             )
         )
+    if fit.freeze_batch_norm and fit.model_type is not None:
+        found = f"freeze_batch_norm with model_type {fit.model_type}"
+        problems.append(_error(found, "a trained model, which has statistics", "leave freeze_batch_norm out"))
     if "auto_finetune" in explicit and fit.adaptation != "auto":
         problems.append(
             _error(f"auto_finetune with adaptation {fit.adaptation}", "adaptation auto", "add --adaptation auto")
@@ -450,7 +448,7 @@ def _check_probe(arguments: Arguments) -> list[ArgumentError]:
     fit = arguments.fit
     if fit.adaptation not in ("probe", "auto") or not arguments.training["do_train"]:
         return []
-    problems = _find_probe_obstacles(arguments, f"adaptation {fit.adaptation}")
+    problems = find_probe_obstacles(arguments, f"adaptation {fit.adaptation}")
     asked = [name for name in _STEPS_ONLY if name in arguments.explicit]
     given = [name for name in asked if getattr(fit, name) not in ("auto", "none", False, 1.0)]
     if given and fit.adaptation == "probe":
@@ -460,7 +458,13 @@ def _check_probe(arguments: Arguments) -> list[ArgumentError]:
     return problems
 
 
-def _find_probe_obstacles(arguments: Arguments, what: str) -> list[ArgumentError]:
+def find_probe_obstacles(arguments: Arguments, what: str) -> list[ArgumentError]:
+    """What in the arguments stands in the way of a probe.
+
+    Args:
+        arguments: Of the run.
+        what: Begins with a probe, for the messages.
+    """
     problems = []
     if arguments.data.streaming:
         problems.append(_error(f"{what} with streaming true", "images that are read in order", "leave out --streaming"))
@@ -471,20 +475,6 @@ def _find_probe_obstacles(arguments: Arguments, what: str) -> list[ArgumentError
     if (world_size := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
         problems.append(_error(f"{what} in {world_size} processes", "one process", "launch one"))
     return problems
-
-
-def find_auto_obstacles(arguments: Arguments) -> list[ArgumentError]:
-    """What in the arguments stands in the way of ``adaptation auto`` where the user did not ask for it.
-
-    Besides what a probe cannot do: what `check_arguments` refuses with it, and losses that a probe does not minimise,
-    beside which it would be judged by what nobody asked for.
-    """
-    fit, what = arguments.fit, "adaptation auto"
-    others = [name for name in _NOT_WITH_AUTO if getattr(fit, name) not in (None, "auto", "none", 0)]
-    return [
-        *_find_probe_obstacles(arguments, what),
-        *(_error(f"{what} with {name} {getattr(fit, name)}", "one of them", f"leave out {name}") for name in others),
-    ]
 
 
 def _check_loss(fit: FitArguments, explicit: set[str]) -> list[ArgumentError]:

@@ -144,9 +144,10 @@ def main() -> None:
         pixels = resolve_pixel_statistics(args.data, dataset)
         build = partial(build_model, args.fit, pixels, dataset.labels, multi_label=dataset.is_multi_label)
         model, processor = build()
+        image_size = Preprocessor(processor).target_size
         if args.fit.prune_ratio:
-            model = prune_model(model, args.fit.prune_ratio, Preprocessor(processor).target_size)
-        args, asked = settle_policy(args, asked, training_args, model, dataset, output_dir / RUN_FILE)
+            model = prune_model(model, args.fit.prune_ratio, image_size)
+        args, asked = settle_policy(args, asked, training_args, model, image_size, dataset, output_dir / RUN_FILE)
         augmentation = check_augmentation(dataset, processor, args.data, resolve_augmentation(args.data))
         batches = attach_transforms(dataset, processor, args.data, training_args.seed, augmentation)
         if args.data.show_batch and is_main_process():
@@ -162,7 +163,6 @@ def main() -> None:
         check_same_run_everywhere(identity)
         checkpoint = find_checkpoint(output_dir, training_args.resume_from_checkpoint, identity)
         check_disk_space(output_dir, model.num_parameters() * 4, training_args)
-        image_size = batches.train_transform.preprocessor.target_size
         settle_workers(training_args, batches, args.explicit)
         settle_batch_size(training_args, model, image_size, checkpoint, streaming=args.data.streaming)
         settle_unused_parameters(training_args, model, image_size)

@@ -36,7 +36,8 @@ def adapt_model(model: PreTrainedModel, fit: FitArguments) -> nn.Module:
         The model itself, or the ``PeftModel`` around it.
 
     Raises:
-        ModelError: More layers are to be frozen or trained than there are, or LoRA has no default targets.
+        ModelError: More layers are to be frozen or trained than there are, LoRA has no default targets, or there is no
+            BatchNorm whose statistics could be kept.
         MissingExtraError: LoRA is asked for and peft is not installed.
     """
     head = head_parameter_names(model.config)
@@ -54,6 +55,9 @@ def adapt_model(model: PreTrainedModel, fit: FitArguments) -> nn.Module:
         for module in find_head_modules(adapted):
             module.register_forward_pre_hook(partial(_drop_inputs, fit.head_dropout))
     _keep_frozen_parts_in_eval(model, changing=fit.unfreeze_epochs > 0)
+    # A probe's head answers to features of the saved statistics; those of a batch would be others from the first step.
+    if fit.adaptation == "auto" if fit.freeze_batch_norm is None else fit.freeze_batch_norm:
+        _freeze_statistics(model, needed=bool(fit.freeze_batch_norm))
     trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     total = sum(p.numel() for p in adapted.parameters())
     logger.info("Trainable parameters: %s of %s (%.2f %%)", f"{trainable:,}", f"{total:,}", 100 * trainable / total)
@@ -159,6 +163,24 @@ def _keep_frozen_parts_in_eval(model: nn.Module, *, changing: bool) -> None:
                 visit(child)
 
     visit(model)
+
+
+def _freeze_statistics(model: nn.Module, *, needed: bool) -> None:
+    """Run BatchNorm with the statistics that were saved, also while its weight and bias learn.
+
+    Args:
+        model: Changed in place.
+        needed: Whether it is an error that there is none.
+
+    Raises:
+        ModelError: There is none.
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if needed and not norms:
+        raise ModelError(f"--freeze_batch_norm, and {type(model).__name__} has no BatchNorm", "one", "leave it out")
+    for norm in norms:
+        norm.has_frozen_statistics = True
+        norm.register_forward_pre_hook(lambda module, inputs: module.eval() and None)
 
 
 def _learns(module: nn.Module) -> bool:

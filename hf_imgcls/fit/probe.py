@@ -24,7 +24,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers.trainer_utils import TrainOutput
 
-from hf_imgcls.argument_checks import find_auto_obstacles
+from hf_imgcls.argument_checks import find_probe_obstacles
 from hf_imgcls.data.batches import BatchedSplit
 from hf_imgcls.data.cache import find_cache_folder, fingerprint_files, write_atomically
 from hf_imgcls.data.label_sets import read_label_ids
@@ -160,7 +160,7 @@ def find_linear_head(model: nn.Module) -> nn.Linear:
 
 @torch.no_grad()
 def explain_no_probe(model: nn.Module, args: Arguments, image_size: tuple[int, int]) -> str | None:
-    """Say what stands in the way of ``--adaptation auto``, which begins with a probe.
+    """Say what stands in the way of a probe, for a run that was not asked for one.
 
     Args:
         model: As it was built, on any device.
@@ -170,7 +170,7 @@ def explain_no_probe(model: nn.Module, args: Arguments, image_size: tuple[int, i
     Returns:
         The reason, a phrase for the log; ``None`` where nothing does.
     """
-    if obstacles := find_auto_obstacles(args):
+    if obstacles := find_probe_obstacles(args, "a probe"):
         return obstacles[0].found
     training, device = model.training, next(model.parameters()).device
     try:

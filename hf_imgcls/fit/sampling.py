@@ -133,7 +133,8 @@ class WithoutLast(Sampler[int]):
 def leaves_batch_of_one(model: nn.Module, num_examples: int, batch_size: int) -> bool:
     """Whether an epoch's last batch has one image, and BatchNorm would have to find its variance.
 
-    Layers that do not learn run in evaluation mode (`hf_imgcls.fit.adapt`) and take any batch.
+    Layers that do not learn, or keep their statistics, run in evaluation mode (`hf_imgcls.fit.adapt`) and take any
+    batch.
 
     Args:
         model: As it is trained.
@@ -143,7 +144,11 @@ def leaves_batch_of_one(model: nn.Module, num_examples: int, batch_size: int) ->
     if batch_size < 2 or num_examples < 2 or num_examples % batch_size != 1:
         return False
     norms = (module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
-    return any(all(parameter.requires_grad for parameter in norm.parameters()) for norm in norms)
+    return any(
+        all(parameter.requires_grad for parameter in norm.parameters())
+        for norm in norms
+        if not getattr(norm, "has_frozen_statistics", False)
+    )
 
 
 def choose_order_seed(args: TrainingArguments) -> int:

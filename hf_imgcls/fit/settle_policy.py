@@ -11,9 +11,8 @@ from torch import nn
 
 from hf_imgcls.compat import update_training_arguments
 from hf_imgcls.earlier_start import list_changed_arguments, list_left_open
-from hf_imgcls.errors import ModelError
 from hf_imgcls.fit.adapt import choose_finetuning
-from hf_imgcls.fit.probe import find_linear_head
+from hf_imgcls.fit.probe import explain_no_probe
 from hf_imgcls.fit.rehearsal import count_steps
 from hf_imgcls.records import RunRecord
 from hf_imgcls.training_policy import AUTO_IMAGES, Situation, choose_values
@@ -31,7 +30,8 @@ logger = logging.getLogger(__name__)
 # Who says how the weights are trained gets just that, without a probe before it.
 _STEPS = (
     "learning_rate", "num_train_epochs", "max_steps", "adaptation", "freeze_layers", "unfreeze_epochs", "teacher_model",
-    "prune_ratio", "quantization_aware_training", "model_soup", "progressive_resizing", "tune", "find_lr",
+    "prune_ratio", "quantization_aware_training", "model_soup", "progressive_resizing", "tune", "find_lr", "loss",
+    "imbalance",
 )  # fmt: skip
 
 
@@ -40,6 +40,7 @@ def settle_policy(
     asked: Arguments,
     training_args: TrainingArguments,
     model: PreTrainedModel,
+    image_size: tuple[int, int],
     dataset: ImageDataset,
     run_file: Path,
 ) -> tuple[Arguments, Arguments]:
@@ -50,6 +51,7 @@ def settle_policy(
         asked: What the user asked for.
         training_args: Built from ``args``; changed in place.
         model: As it was built, before anything of it is frozen.
+        image_size: Height and width of its input in pixels.
         dataset: As loaded.
         run_file: ``run.json`` of an earlier start of this very run, if there was one: it goes on with the values it
             began with, on another number of processes, too.
@@ -59,7 +61,7 @@ def settle_policy(
     """
     if asked.fit.training_policy == "none" or not training_args.do_train:
         return args, asked
-    values = _read_earlier(run_file, asked) or _choose(asked, training_args, model, dataset)
+    values = _read_earlier(run_file, asked) or _choose(asked, training_args, model, image_size, dataset)
     if training_args.world_size > 1:  # the folder of an earlier start may be on the main process's machine alone
         values = broadcast_object_list([values])[0]
     update_training_arguments(training_args, {k: v for k, v in values.items() if k not in args.training})
@@ -104,12 +106,16 @@ def _read_earlier(run_file: Path, asked: Arguments) -> dict[str, Any] | None:
 
 
 def _choose(
-    asked: Arguments, training_args: TrainingArguments, model: PreTrainedModel, dataset: ImageDataset
+    asked: Arguments,
+    training_args: TrainingArguments,
+    model: PreTrainedModel,
+    image_size: tuple[int, int],
+    dataset: ImageDataset,
 ) -> dict[str, Any]:
     train = dataset.record.splits["train"]
     values: dict[str, Any] = {"training_policy": "none"}  # the values hold, whatever a later release's policy says
     fit = asked.fit
-    if _starts_from_probe(asked, training_args, model, train.num_examples):
+    if _starts_from_probe(asked, model, image_size, train.num_examples):
         fit = dataclasses.replace(fit, adaptation="auto")
         values["adaptation"] = "auto"
     situation = Situation(
@@ -126,19 +132,17 @@ def _choose(
 
 
 def _starts_from_probe(
-    asked: Arguments, training_args: TrainingArguments, model: PreTrainedModel, num_images: int | None
+    asked: Arguments, model: PreTrainedModel, image_size: tuple[int, int], num_images: int | None
 ) -> bool:
     """Whether a run that was not told what to train begins with a probe (``--adaptation auto``)."""
-    if asked.explicit.intersection(_STEPS) or asked.fit.model_type is not None or asked.data.streaming:
+    if asked.explicit.intersection(_STEPS) or asked.fit.model_type is not None:
         return False
-    if training_args.world_size > 1 or not training_args.do_eval or not num_images or num_images > AUTO_IMAGES:
+    if not num_images or num_images > AUTO_IMAGES:
         return False
-    try:
-        find_linear_head(model)
-    except ModelError as error:
-        logger.info("All weights are trained from the start: %s.", error.found)
-        return False
-    return True
+    reason = explain_no_probe(model, asked, image_size)
+    if reason is not None:
+        logger.info("All weights are trained from the start, without a probe: %s.", reason)
+    return reason is None
 
 
 def _fill(args: Arguments, values: dict[str, Any]) -> Arguments:

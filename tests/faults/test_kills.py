@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 
 import pytest
 from faults.processes import RUN, Run, read_json, weights_hash
+from tiny_models import TINY_CONFIGS
 
 from hf_imgcls.digests import find_changes
 from hf_imgcls.fit.checkpoints import inspect_checkpoint, list_checkpoints
@@ -38,15 +40,16 @@ def test_killed_in_mid_epoch_and_resumed_is_never_interrupted(workers, whole_run
 
 
 @pytest.mark.slow
-def test_auto_killed_while_it_fine_tunes_keeps_what_it_would_have_kept(whole_run, tmp_path):
+def test_auto_killed_while_it_fine_tunes_keeps_what_it_would_have_kept(tmp_path):
     flags = (
-        *RUN[: RUN.index("--model_type")], "--model_name_or_path", whole_run, "--adaptation", "auto", "--learning_rate",
-        "1e-3", "--cache_dir", tmp_path / "cache",
+        *RUN[: RUN.index("--model_type")], "--model_type", "resnet", "--model_config",
+        json.dumps(TINY_CONFIGS["resnet"]), "--adaptation", "auto", "--random_crop_scale", "0.9", "1",
+        "--num_train_epochs", "6", "--save_steps", "10", "--eval_steps", "10", "--cache_dir", tmp_path / "cache",
     )  # fmt: skip
     whole = Run(*flags, folder=tmp_path / "whole")
     assert whole.wait() == 0, whole.output
     run = Run(*flags, folder=tmp_path / "cut")
-    run.wait_for_step(10)
+    run.wait_for_step(20)
     run.kill()
     assert run.wait() == -9
     resumed = Run(*flags, folder=tmp_path / "cut")

@@ -64,7 +64,8 @@ def test_a_probe_has_the_backbone_of_its_base(run_recipe, flags, tmp_path):
     assert changed == {"classifier.weight", "classifier.bias"}
 
 
-def test_a_probe_of_several_labels(run_recipe, flags, tmp_path):
+@pytest.mark.parametrize("adaptation", ["probe", pytest.param("auto", marks=pytest.mark.slow)])
+def test_a_probe_of_several_labels(adaptation, run_recipe, flags, tmp_path, caplog):
     digits = load_digits()
     lines = []
     for row in range(0, 300, 2):  # the same small digit twice where both halves show one class
@@ -76,22 +77,29 @@ def test_a_probe_of_several_labels(run_recipe, flags, tmp_path):
     (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
     run = run_recipe(
         "finetune", *flags[2:], "--train_file", tmp_path / "pairs.jsonl", "--label_column_name", "digits",
-        "--adaptation", "probe", "--output_dir", tmp_path / "run",
+        "--adaptation", adaptation, "--output_dir", tmp_path / "run",
     )  # fmt: skip
     assert run.exit_code == 0, run.err
     assert read(tmp_path / "run", "parity.json")["top1_agreement"] == 1.0
     results = read(tmp_path / "run", "all_results.json")
     assert results["eval_mean_average_precision"] > 0.5
-    assert results["train_penalty"] > 0
+    if adaptation == "probe":
+        assert results["train_penalty"] > 0
+    else:  # the lower one is what was saved
+        losses = [results[f"train_{name}_validation_loss"] for name in ("probe", "finetuned")]
+        assert results["eval_log_loss"] == pytest.approx(min(losses), abs=1e-5)
+        assert ("the probe is kept" in caplog.text) == (losses[0] < losses[1]) == ("train_penalty" in results)
 
 
 @pytest.mark.slow
-def test_auto_keeps_the_probe_where_it_does_not(run_recipe, flags, tmp_path, caplog):
-    pytest.importorskip("peft")
+@pytest.mark.parametrize("way", ["full", "lora"])
+def test_auto_keeps_the_probe_where_fine_tuning_spoils_it(way, run_recipe, flags, tmp_path, caplog):
+    if way == "lora":
+        pytest.importorskip("peft")
     probe = run_recipe("finetune", *flags, "--adaptation", "probe", "--output_dir", tmp_path / "probe")
     run = run_recipe(
-        "finetune", *flags, "--adaptation", "auto", "--max_steps", "2", "--learning_rate", "1e-6", "--output_dir",
-        tmp_path / "run",
+        "finetune", *flags, "--adaptation", "auto", "--auto_finetune", way, "--max_steps", "4", "--learning_rate", "10",
+        "--output_dir", tmp_path / "run",
     )  # fmt: skip
     assert (probe.exit_code, run.exit_code) == (0, 0), run.err
     assert "the probe is kept" in caplog.text
@@ -103,19 +111,21 @@ def test_auto_keeps_the_probe_where_it_does_not(run_recipe, flags, tmp_path, cap
     assert "The backbone saw every image once" in (tmp_path / "run" / "README.md").read_text()
 
 
-def test_auto_does_not_try_what_could_not_be_told_from_chance(run_recipe, flags, tmp_path, caplog):
+def test_auto_does_not_fine_tune_where_hardly_anything_is_wrong(run_recipe, tmp_path, caplog):
+    random = np.random.default_rng(0)
+    for role, count in (("train", 10), ("validation", 150), ("test", 5)):
+        for shade in (40, 200):
+            folder = tmp_path / role / f"shade {shade}"
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = random.integers(shade - 20, shade + 20, (16, 16), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
     run = run_recipe(
-        "finetune",
-        *flags,
-        "--adaptation",
-        "auto",
-        "--auto_finetune",
-        "full",
-        "--max_eval_samples",
-        "6",
-        "--output_dir",
-        tmp_path / "run",
-    )
+        "finetune", *TINY_VIT, "--image_size", "16", "--train_dir", tmp_path / "train", "--validation_dir",
+        tmp_path / "validation", "--test_dir", tmp_path / "test", "--use_cpu", "--report", "false", "--adaptation",
+        "auto", "--cache_dir", tmp_path / "cache", "--output_dir", tmp_path / "run",
+    )  # fmt: skip
     assert run.exit_code == 0, run.err
-    assert "no gain could be told from chance" in caplog.text
+    assert "fine-tuning is not tried" in caplog.text
     assert read(tmp_path / "run", "trainer_state.json")["global_step"] == 0
+    assert read(tmp_path / "run", "all_results.json")["eval_accuracy"] == 1.0
