@@ -26,6 +26,9 @@ MULTI_LABEL = "multi_label_classification"
 # What ``--metric_for_best_model auto`` stands for, see `name_selection_metric`.
 SELECTED_BY = {SINGLE_LABEL: "accuracy", MULTI_LABEL: "mean_average_precision"}
 
+# Names of baselines.
+LARGEST_CLASS, PROBE = "largest class", "linear probe"
+
 # Keys of config.json: what was found out about a trained model.
 TEMPERATURE_KEY = "calibration_temperature"  # what its head was divided by
 READING_KEY = "image_reading"  # how its images were read: alpha_background, intensity_range, where they were chosen

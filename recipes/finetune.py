@@ -83,7 +83,7 @@ def main() -> None:
     from hf_imgcls.data.scan import check_images
     from hf_imgcls.data.transforms import attach_transforms
     from hf_imgcls.fit.adapt import adapt_model
-    from hf_imgcls.fit.advice import advise, advise_precision, advise_steps, estimate_cost
+    from hf_imgcls.fit.advice import advise, advise_precision, describe_data, describe_plan, estimate_cost, read_sizes
     from hf_imgcls.fit.batch_size import settle_batch_size
     from hf_imgcls.fit.build import build_trainer, settle_unused_parameters, settle_workers
     from hf_imgcls.fit.checkpoints import describe_run, find_checkpoint
@@ -166,11 +166,12 @@ def main() -> None:
         settle_workers(training_args, batches, args.explicit)
         settle_batch_size(training_args, model, image_size, checkpoint, streaming=args.data.streaming)
         settle_unused_parameters(training_args, model, image_size)
+        sizes = read_sizes(dataset)
         show_advice(
             [
-                *advise(dataset, args.fit, image_size, training_args.metric_for_best_model),
+                *describe_data(dataset, image_size, sizes),
                 *describe_policy(asked, dataset, training_args),
-                *advise_steps(asked, dataset, training_args),
+                *advise(asked, describe_plan(asked, dataset, training_args, model, image_size, sizes)),
                 *advise_precision(training_args, model.num_parameters()),
             ]
         )

@@ -12,71 +12,93 @@ from datasets import Dataset
 
 from hf_imgcls.data.decode import EncodedImage
 from hf_imgcls.errors import DataError
+from hf_imgcls.fit.hints import HINTS, RunPlan, give_hints
+from hf_imgcls.fit.model import find_own_size
 from hf_imgcls.fit.rehearsal import count_steps
+from hf_imgcls.fit.settle_policy import describe_situation
 from hf_imgcls.provenance import has_bfloat16
-from hf_imgcls.training_defaults import MIN_STEPS
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import TrainingArguments
 
-    from hf_imgcls.arguments import Arguments, FitArguments
+    from hf_imgcls.arguments import Arguments
     from hf_imgcls.data.load import ImageDataset
     from hf_imgcls.fit.trainer import ImageClassificationTrainer
 
 _SIZED_IMAGES = 200  # whose headers are read
 # Parameters: a ViT of 0.3 million took twice as long in bfloat16, a ConvNeXt of 28 million three quarters.
 _WORTH_CONVERTING = 5_000_000
-# Steps: below it a run from scratch has hardly begun; and how many times what is enough a hint aims at.
-_ENOUGH_SCRATCH, _AIM = 500, 1.6
-_IMBALANCED, _FEW, _VERY_FEW, _SMALL_VALIDATION = 10, 1000, 100, 200
 
 
-def advise(
-    dataset: ImageDataset, fit: FitArguments, image_size: tuple[int, int], best_metric: str | None = None
-) -> list[str]:
-    """What a run begins with: figures of the data, and hints that follow from them.
-
-    Args:
-        dataset: As loaded.
-        fit: What is trained, and how.
-        image_size: Height and width of the model's input in pixels.
-        best_metric: ``metric_for_best_model``.
-    """
-    sizes = read_sizes(dataset)
-    return [*describe_data(dataset, image_size, sizes), *give_hints(dataset, fit, image_size, sizes, best_metric)]
-
-
-def advise_steps(asked: Arguments, dataset: ImageDataset, args: TrainingArguments) -> list[str]:
-    """Return how many optimizer steps the run will take, and that they are few if they are.
+def describe_plan(
+    asked: Arguments,
+    dataset: ImageDataset,
+    args: TrainingArguments,
+    model: nn.Module,
+    image_size: tuple[int, int],
+    sizes: np.ndarray,
+) -> RunPlan:
+    """Collect what hints are about.
 
     Args:
-        asked: What the user asked for, before a dry run shortened it.
+        asked: What the user asked for, before a dry run shortened it, completed by the policy.
         dataset: As loaded.
         args: Batch sizes and processes as they were settled.
+        model: What is trained.
+        image_size: Height and width of the model's input in pixels.
+        sizes: From `read_sizes`.
     """
-    train = dataset.record.splits.get("train")
-    if asked.fit.adaptation == "probe" or train is None or not args.do_train:
+    train, validation = (dataset.record.splits.get(name) for name in ("train", "validation"))
+    num_images = train.num_examples if train else None
+    situation = describe_situation(asked.fit, args, model, num_images, asked.training)
+    is_adam = str(getattr(args.optim, "value", args.optim)).startswith("adam")
+    own_side = None
+    if not situation.is_scratch and asked.data.image_size is not None:
+        own_side = max(find_own_size(asked.fit, asked.data))
+    return RunPlan(
+        situation,
+        adaptation=asked.fit.adaptation,
+        is_adaptation_given="adaptation" in asked.explicit,
+        imbalance=asked.fit.imbalance,
+        several=dataset.is_multi_label,
+        class_counts=(train.class_counts if train else None) or {},
+        num_validation=(validation.num_available or validation.num_examples) if validation else None,
+        metric=(args.metric_for_best_model or "").removeprefix("eval_"),
+        source_side=int(np.median(sizes.max(axis=1))) if len(sizes) else None,
+        image_side=max(image_size),
+        own_side=own_side,
+        steps=_count_steps(asked, num_images, situation.images_per_step),
+        has_max_steps=int(asked.training.get("max_steps") or -1) > 0,
+        learning_rate=args.learning_rate if is_adam and "learning_rate" not in asked.policy else None,
+    )
+
+
+def advise(asked: Arguments, plan: RunPlan) -> list[str]:
+    """Return how many optimizer steps the run will take, and what is likely to help, a line each.
+
+    Args:
+        asked: What the user asked for, completed by the policy.
+        plan: From `describe_plan`.
+    """
+    return [*_describe_steps(asked, plan), *(f"Hint         {hint}" for hint in give_hints(HINTS, plan))]
+
+
+def _describe_steps(asked: Arguments, plan: RunPlan) -> list[str]:
+    if not plan.steps or "num_train_epochs" in asked.policy:  # then the policy has said it
         return []
-    images = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    max_steps, epochs = int(asked.training.get("max_steps") or -1), float(asked.training.get("num_train_epochs") or 3)
-    steps = count_steps(max_steps, epochs, train.num_examples, images)
-    if not steps:
-        return []
-    counted = f"{train.num_examples:,} images, {images:,} a step" if train.num_examples else f"{images:,} images a step"
-    many = "" if max_steps > 0 else f"{epochs:g} epoch{'s' if epochs != 1 else ''} of "
-    lines = [f"Steps        {steps:,} optimizer step{'s' if steps > 1 else ''}: {many}{counted}"]
-    scratch = asked.fit.model_type is not None
-    if steps < (enough := _ENOUGH_SCRATCH if scratch else MIN_STEPS):
-        if max_steps > 0:
-            more = f"--max_steps {int(np.ceil(_AIM * enough))}"
-        else:
-            per_epoch = steps / epochs
-            longer = int(np.ceil(_AIM * enough / per_epoch))
-            more = f"--num_train_epochs {longer} makes {round(longer * per_epoch):,}"
-        what = "from scratch" if scratch else "to fine-tune with"
-        smoke = "; the model card will call it a smoke run" if steps < MIN_STEPS else ""
-        lines.append(f"Hint         {steps:,} step{'s are' if steps > 1 else ' is'} few {what}{smoke}: {more}")
-    return lines
+    num_images, images = plan.situation.num_images, plan.situation.images_per_step
+    epochs = float(asked.training.get("num_train_epochs") or 3)
+    counted = f"{num_images:,} images, {images:,} a step" if num_images else f"{images:,} images a step"
+    many = "" if plan.has_max_steps else f"{epochs:g} epoch{'s' if epochs != 1 else ''} of "
+    return [f"Steps        {plan.steps:,} optimizer step{'s' if plan.steps > 1 else ''}: {many}{counted}"]
+
+
+def _count_steps(asked: Arguments, num_images: int | None, images_per_step: int) -> int | None:
+    if asked.fit.adaptation == "probe":
+        return None
+    epochs = float(asked.training.get("num_train_epochs") or 3)
+    return count_steps(int(asked.training.get("max_steps") or -1), epochs, num_images, images_per_step)
 
 
 def describe_data(dataset: ImageDataset, image_size: tuple[int, int], sizes: np.ndarray) -> list[str]:
@@ -121,70 +143,6 @@ def read_sizes(dataset: ImageDataset) -> np.ndarray:
         except DataError:
             continue  # said elsewhere, by name
     return np.array(sizes, dtype=np.int64).reshape(-1, 2)
-
-
-def give_hints(
-    dataset: ImageDataset,
-    fit: FitArguments,
-    image_size: tuple[int, int],
-    sizes: np.ndarray,
-    best_metric: str | None = None,
-) -> list[str]:
-    """What is likely to help, each with the figure that says so.
-
-    Args:
-        dataset: As loaded.
-        fit: What is trained, and how.
-        image_size: Height and width of the model's input in pixels.
-        sizes: From `read_sizes`.
-        best_metric: ``metric_for_best_model``.
-    """
-    hints = []
-    splits = dataset.record.splits
-    train, validation = splits.get("train"), splits.get("validation")
-    class_counts = (train.class_counts if train else None) or {}
-    if class_counts:
-        counts = list(class_counts.values())
-        typical = float(np.median(counts))
-        rare = [name for name, count in class_counts.items() if count < 10]
-        if rare:
-            named = ", ".join(map(repr, rare[:3])) + (" ..." if len(rare) > 3 else "")
-            hints.append(f"{len(rare)} classes have fewer than 10 training images ({named}): collect more of them")
-        if max(counts) >= _IMBALANCED * max(min(counts), 1) and fit.imbalance == "none" and not dataset.is_multi_label:
-            hints.append(
-                f"the largest class has {max(counts) / max(min(counts), 1):,.0f} times the images of the smallest: try "
-                "--imbalance logit_adjust, and look at macro_f1 rather than accuracy"
-            )
-        if fit.model_type is not None and typical < _FEW:
-            hints.append(
-                f"{typical:,.0f} images a class are few to learn from scratch: a pretrained --model_name_or_path is "
-                "likely to help more than anything else"
-            )
-        elif fit.model_type is None and typical < _VERY_FEW and fit.adaptation == "full":
-            hints.append(
-                f"{typical:,.0f} images a class are few to train all weights with: try --adaptation head or lora first"
-            )
-    if dataset.record.pixel_mean is not None and fit.model_type is None:
-        hints.append(
-            "pretrained weights expect the normalization that they were trained with: --image_mean and --image_std "
-            "dataset are for training from scratch"
-        )
-    available = (validation.num_available or validation.num_examples) if validation else None
-    if available and available < _SMALL_VALIDATION:
-        points = 98 / np.sqrt(available)
-        is_fine = fit.adaptation == "auto" or (best_metric or "").removeprefix("eval_") in ("log_loss", "loss")
-        finer = "" if is_fine else "--metric_for_best_model log_loss, which is finer, or "
-        hints.append(
-            f"{available} validation images tell models apart that differ by {points:.0f} points or more: use "
-            f"{finer}a larger --train_val_split"
-        )
-    if len(sizes) and max(image_size) >= 3 * (side := int(np.median(sizes.max(axis=1)))):
-        times = (max(image_size) / side) ** 2
-        hints.append(
-            f"images of {side} pixels are enlarged to {max(image_size)}, which costs {times:.0f} times as much: from "
-            "scratch use a smaller --image_size and patch size; pretrained models need theirs"
-        )
-    return [f"Hint         {hint}" for hint in hints]
 
 
 def advise_precision(args: TrainingArguments, num_parameters: int) -> list[str]:

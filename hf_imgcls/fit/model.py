@@ -7,6 +7,7 @@ saved config and processor, so that a plain ``pipeline("image-classification")``
 from __future__ import annotations
 
 import copy
+import dataclasses
 import difflib
 import logging
 import math
@@ -16,6 +17,7 @@ import torch
 from torch import nn
 
 from hf_imgcls.compat import load_image_processor, plain_image_processor_class
+from hf_imgcls.data.preprocess import Preprocessor
 from hf_imgcls.errors import ModelError
 from hf_imgcls.extras import require
 from hf_imgcls.fit.head_rows import describe_rows, match_rows, pick_rows
@@ -95,6 +97,18 @@ def check_model(fit: FitArguments, data: DataArguments) -> None:
         _set_config_pixels(config, data)
     _set_drop_path(config, fit.drop_path_rate)
     _check_image_size(config)
+
+
+def find_own_size(fit: FitArguments, data: DataArguments) -> tuple[int, int]:
+    """Return height and width in pixels that a pretrained model's processor gives, whatever ``--image_size`` says.
+
+    Args:
+        fit: Which model.
+        data: Where the model's files are cached.
+    """
+    own = dataclasses.replace(data, image_size=None, image_mean=None, image_std=None)
+    config = _load_config(fit, own, pin_source(str(fit.model_name_or_path), own, fit.model_revision))
+    return Preprocessor(_pretrained_processor(fit, own, config)).target_size
 
 
 # A run asks several times, and building a large architecture takes a while.

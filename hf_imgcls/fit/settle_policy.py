@@ -18,11 +18,12 @@ from hf_imgcls.records import RunRecord
 from hf_imgcls.training_policy import AUTO_IMAGES, Situation, choose_values
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from transformers import PreTrainedModel, TrainingArguments
 
-    from hf_imgcls.arguments import Arguments
+    from hf_imgcls.arguments import Arguments, FitArguments
     from hf_imgcls.data.load import ImageDataset
 
 logger = logging.getLogger(__name__)
@@ -118,17 +119,36 @@ def _choose(
     if _starts_from_probe(asked, model, image_size, train.num_examples):
         fit = dataclasses.replace(fit, adaptation="auto")
         values["adaptation"] = "auto"
-    situation = Situation(
+    situation = describe_situation(fit, training_args, model, train.num_examples, asked.training)
+    return values if fit.adaptation == "probe" else values | choose_values(situation, asked.explicit)
+
+
+def describe_situation(
+    fit: FitArguments,
+    training_args: TrainingArguments,
+    model: nn.Module,
+    num_images: int | None,
+    asked: Mapping[str, Any],
+) -> Situation:
+    """Return what the policy's table is asked with.
+
+    Args:
+        fit: What is trained.
+        training_args: Batch sizes and processes.
+        model: For its kind of normalization.
+        num_images: Training images; None where nobody knows.
+        asked: The user's own training arguments.
+    """
+    return Situation(
         trained=choose_finetuning(fit),
         is_scratch=fit.model_type is not None,
         has_batch_norm=any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()),
-        num_images=train.num_examples,
+        num_images=num_images,
         images_per_step=training_args.train_batch_size
         * training_args.gradient_accumulation_steps
         * training_args.world_size,
-        schedule=asked.training.get("lr_scheduler_type"),
+        schedule=asked.get("lr_scheduler_type"),
     )
-    return values if fit.adaptation == "probe" else values | choose_values(situation, asked.explicit)
 
 
 def _starts_from_probe(

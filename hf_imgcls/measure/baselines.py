@@ -23,9 +23,9 @@ from hf_imgcls.measure.earlier_run import find_run
 from hf_imgcls.measure.formulas import FloatArray
 from hf_imgcls.measure.multilabel_table import MultiLabelTable, Table, load_table
 from hf_imgcls.measure.predictions import PredictionTable, count_top
-from hf_imgcls.records import Baseline, Baselines, DataRecord, MetricComparison, RunRecord
+from hf_imgcls.measure.remedies import suggest_remedies
+from hf_imgcls.records import LARGEST_CLASS, PROBE, Baseline, Baselines, DataRecord, MetricComparison, RunRecord
 
-LARGEST_CLASS, PROBE = "largest class", "linear probe"
 PROBE_FILE = "predictions_{split}_probe.parquet"
 PROBE_KEY = "num_probe_images"  # in the source of the probe's table
 _DRAWS = 500  # of a bootstrap over 50,000 images: under a second
@@ -58,7 +58,10 @@ def find_baselines(table: Table, folder: str | Path) -> Baselines | None:
         found.append(_hold_against_largest(table, train.class_counts, train.num_examples, metric))
     if record.base_model is not None and not _is_probe(run):
         found.append(_hold_against_probe(table, run, record, metric))
-    return Baselines(found, describe_shortfall(found))
+    shortfall = describe_shortfall(found)
+    if shortfall and (remedies := suggest_remedies(found, run, record)):
+        shortfall += f" What may help: {'; '.join(remedies)}."
+    return Baselines(found, shortfall)
 
 
 def choose_metric(recipe: Mapping[str, Any], *, several: bool) -> str:

@@ -7,6 +7,12 @@ from pathlib import Path
 from typing import Any
 
 
+def read_state(folder: str | Path) -> dict[str, Any]:
+    """Read ``trainer_state.json`` of a run; empty where there is none."""
+    path = Path(folder) / "trainer_state.json"
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
 def read_learning(folder: str | Path) -> list[dict[str, Any]]:
     """Read the losses of a run's evaluations.
 
@@ -18,10 +24,7 @@ def read_learning(folder: str | Path) -> list[dict[str, Any]]:
         logged last before it, None where none was), and ``is_best`` for the one whose weights were kept; nothing where
         fewer than two are recorded, which make no curve.
     """
-    path = Path(folder) / "trainer_state.json"
-    if not path.is_file():
-        return []
-    state = json.loads(path.read_text(encoding="utf-8"))
+    state = read_state(folder)
     points: list[dict[str, Any]] = []
     training = None
     for entry in state.get("log_history") or []:

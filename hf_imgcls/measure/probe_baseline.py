@@ -25,8 +25,9 @@ from datasets import Dataset
 from hf_imgcls.data.batches import BatchedSplit
 from hf_imgcls.errors import UserError
 from hf_imgcls.fit.probe import Features, compute_features, find_linear_head, solve_head
-from hf_imgcls.measure.baselines import PROBE, PROBE_FILE, PROBE_KEY
+from hf_imgcls.measure.baselines import PROBE_FILE, PROBE_KEY
 from hf_imgcls.measure.score import LabelSetRecorder, Recorder
+from hf_imgcls.records import PROBE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -20,10 +20,11 @@ from hf_imgcls.publish.markdown import (
     show_number,
     show_share,
 )
-from hf_imgcls.records import Estimate
+from hf_imgcls.records import LARGEST_CLASS, Estimate
 from hf_imgcls.training_defaults import MIN_STEPS
 
-# Below these, a run shows that the machinery works, and nothing about the model.
+# Below these, a run shows that the machinery works, and nothing about the model; but few steps are enough for one that
+# is better than its largest class.
 MIN_EPOCHS = 1
 MIN_SHARE = 0.1
 # Width of an interval that is called wide.
@@ -52,7 +53,7 @@ def find_smoke_reasons(records: CardRecords) -> list[str]:
     epochs, steps = records.train.get("epoch"), records.state.get("global_step")
     if epochs is not None and epochs < MIN_EPOCHS:
         reasons.append(f"it has seen {show_number(float(epochs))} of one epoch")
-    elif steps is not None and steps < MIN_STEPS and not records.is_probe:
+    elif steps is not None and steps < MIN_STEPS and not records.is_probe and not _beats_largest_class(records):
         reasons.append(f"it took {steps:,} optimiser steps")
     for split, verb in (("train", "trained"), ("test", "tested")):
         part = records.data.splits.get(split)
@@ -62,6 +63,13 @@ def find_smoke_reasons(records: CardRecords) -> list[str]:
         if used < MIN_SHARE * available:
             reasons.append(f"it was {verb} on {used:,} of {available:,} images")
     return reasons
+
+
+def _beats_largest_class(records: CardRecords) -> bool:
+    """Whether it is known that something was learned, in however few steps."""
+    compared = records.baselines.compared if records.baselines else []
+    verdicts = {item.name: item.comparison.verdict for item in compared if item.comparison}
+    return verdicts.get(LARGEST_CLASS) == "better"
 
 
 def describe_model(records: CardRecords) -> str:

@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any
 
 from hf_imgcls.arguments import DataArguments, FitArguments, MeasureArguments, PublishArguments
-from hf_imgcls.measure.baselines import PROBE
 from hf_imgcls.publish.card_facts import (
     describe_baselines,
     describe_confidence,
@@ -32,7 +31,7 @@ from hf_imgcls.publish.markdown import (
     show_number,
     show_share,
 )
-from hf_imgcls.records import Estimate
+from hf_imgcls.records import PROBE, Estimate
 
 MAX_CLASSES = 20  # more are shown by their two ends
 MAX_WORST, MAX_BEST = 10, 5

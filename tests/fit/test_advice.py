@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 from faults.processes import RUN, Run
+from tiny_models import TINY_CONFIGS
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from hf_imgcls.arguments import Arguments, DataArguments, FitArguments, MeasureArguments, PublishArguments
 from hf_imgcls.compat import build_training_arguments
 from hf_imgcls.data.load import load_image_dataset
-from hf_imgcls.fit.advice import advise, advise_precision, advise_steps, give_hints, read_sizes
+from hf_imgcls.fit.advice import advise, advise_precision, describe_data, describe_plan, read_sizes
 from hf_imgcls.provenance import has_bfloat16
 from hf_imgcls.run import BATCH_PICTURE
 
@@ -33,8 +35,26 @@ def with_counts(dataset, counts, validation=1000):
     return replace(dataset, record=replace(record, splits=splits))
 
 
+@pytest.fixture(scope="module")
+def tiny_vit():
+    return ViTForImageClassification(ViTConfig(**TINY_CONFIGS["vit"], image_size=16))
+
+
+def ask(fit, **training):
+    """A command line's arguments."""
+    return Arguments(DataArguments(), fit, MeasureArguments(), PublishArguments(), training)
+
+
+def advise_on(asked, dataset, model, side, **training):
+    """What a run of 32 images a step is told."""
+    args = build_training_arguments(
+        {"output_dir": "unused", "do_train": True, "per_device_train_batch_size": 32, "report_to": "none", **training}
+    )
+    return advise(asked, describe_plan(asked, dataset, args, model, (side, side), read_sizes(dataset)))
+
+
 def test_the_figures_of_the_data(digits):
-    lines = advise(digits, PRETRAINED, (16, 16))
+    lines = describe_data(digits, (16, 16), read_sizes(digits))
     assert lines[0] == "Images       1,257 train, 270 validation, 270 test"
     counts = digits.record.splits["train"].class_counts.values()
     assert f"{min(counts)} to {max(counts)} for training" in lines[1]
@@ -51,18 +71,35 @@ def test_the_figures_of_the_data(digits):
         ([5000] * 9 + [500], 1000, PRETRAINED, 16, ["10 times the images"]),
         ([5000] * 9 + [500], 1000, replace(PRETRAINED, imbalance="weights"), 16, []),
         ([5000] * 8 + [9, 3], 1000, PRETRAINED, 16, ["2 classes have fewer than 10", "1,667 times the images"]),
-        ([90] * 10, 1000, PRETRAINED, 16, ["--adaptation head or lora first"]),
+        ([90] * 10, 1000, PRETRAINED, 16, []),
         ([90] * 10, 1000, replace(PRETRAINED, adaptation="head"), 16, []),
         ([90] * 10, 1000, FROM_SCRATCH, 16, ["few to learn from scratch"]),
         ([5000] * 10, 100, PRETRAINED, 16, ["differ by 10 points"]),
-        ([5000] * 10, 1000, PRETRAINED, 224, ["784 times as much"]),
+        ([5000] * 10, 1000, PRETRAINED, 224, []),
+        ([5000] * 10, 1000, FROM_SCRATCH, 224, ["784 times as much"]),
     ],
 )  # fmt: skip
-def test_hints_follow_from_figures(digits, counts, validation, fit, side, words):
-    hints = give_hints(with_counts(digits, counts, validation), fit, (side, side), read_sizes(digits))
+def test_hints_follow_from_figures(digits, tiny_vit, counts, validation, fit, side, words):
+    rate = 3e-3 if fit.adaptation == "head" else 6e-4  # neither low nor high
+    asked = ask(fit, max_steps=5000)
+    lines = advise_on(asked, with_counts(digits, counts, validation), tiny_vit, side, learning_rate=rate)
+    hints = [line for line in lines if line.startswith("Hint ")]
     assert len(hints) == len(words), hints
     for hint, word in zip(hints, words, strict=True):
         assert word in hint
+
+
+def test_the_models_own_size_is_read_where_another_is_asked_for(digits, tmp_path):
+    folder = tmp_path / "base"
+    config = ViTConfig(**TINY_CONFIGS["vit"], image_size=32)
+    model = ViTForImageClassification(config)
+    model.save_pretrained(folder)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    asked = ask(FitArguments(model_name_or_path=str(folder)), max_steps=5000, learning_rate=2e-4)
+    asked.data.image_size = 16
+    assert "the model was trained at 32 pixels and gets 16" in "".join(advise_on(asked, digits, model, 16))
+    asked.data.image_size = 32
+    assert "the model was trained at" not in "".join(advise_on(asked, digits, model, 32))
 
 
 @pytest.mark.parametrize(
@@ -114,20 +151,16 @@ def test_a_dry_run_leaves_nothing_else(tmp_path):
 @pytest.mark.parametrize(
     ("fit", "training", "words"),
     [
-        (PRETRAINED, {}, ["120 optimizer steps: 3 epochs of 1,257 images, 32 a step"]),
-        (PRETRAINED, {"num_train_epochs": 1}, ["40 steps are few", "a smoke run", "--num_train_epochs 4 makes 160"]),
-        (PRETRAINED, {"max_steps": 30}, ["30 optimizer steps: 1,257 images", "--max_steps 160"]),
-        (FROM_SCRATCH, {"num_train_epochs": 5}, ["200 steps are few from scratch: --num_train_epochs 20 makes 800"]),
+        (PRETRAINED, {"num_train_epochs": 3}, ["120 optimizer steps: 3 epochs of 1,257 images, 32 a step"]),
+        (PRETRAINED, {"num_train_epochs": 1}, ["40 steps are few", "--num_train_epochs 8 makes 320"]),
+        (PRETRAINED, {"max_steps": 30}, ["30 optimizer steps: 1,257 images", "--max_steps 320"]),
+        (FROM_SCRATCH, {"num_train_epochs": 5}, ["200 steps are few from scratch: --num_train_epochs 50 makes 2,000"]),
         (FROM_SCRATCH, {"num_train_epochs": 20}, ["800 optimizer steps"]),
         (replace(PRETRAINED, adaptation="probe"), {}, []),
     ],
 )  # fmt: skip
-def test_the_steps_of_a_run_are_counted_and_few_are_said_to_be(digits, fit, training, words):
-    arguments = build_training_arguments(
-        {"output_dir": "unused", "do_train": True, "per_device_train_batch_size": 32, "report_to": "none"}
-    )
-    asked = Arguments(DataArguments(), fit, MeasureArguments(), PublishArguments(), training)
-    lines = advise_steps(asked, digits, arguments)
+def test_the_steps_of_a_run_are_counted_and_few_are_said_to_be(digits, tiny_vit, fit, training, words):
+    lines = advise_on(ask(fit, **training), with_counts(digits, [5000] * 10), tiny_vit, 16, learning_rate=5e-4)
     assert len(lines) == (0 if not words else 2 if "few" in str(words) or "max_steps" in str(words) else 1)
     for word in words:
         assert word in "\n".join(lines)

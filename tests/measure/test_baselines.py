@@ -11,8 +11,6 @@ from made_tables import make_logits, make_table
 from publish.planted_runs import RECIPE, make_data, make_run, plant_run
 
 from hf_imgcls.measure.baselines import (
-    LARGEST_CLASS,
-    PROBE,
     PROBE_FILE,
     PROBE_KEY,
     answer_constantly,
@@ -23,7 +21,7 @@ from hf_imgcls.measure.baselines import (
 from hf_imgcls.measure.multilabel_table import load_table
 from hf_imgcls.measure.results import read_baselines
 from hf_imgcls.publish.card import check_card, write_card
-from hf_imgcls.records import SplitRecord, write_json
+from hf_imgcls.records import LARGEST_CLASS, PROBE, SplitRecord, write_json
 
 COUNTS = (300, 100, 50, 30, 20)
 LABELS = [f"kind {index}" for index in range(len(COUNTS))]
@@ -172,3 +170,22 @@ def test_the_card_begins_with_what_the_model_is_not_better_than(run):
     body = card.split("\n---\n", 1)[1].split("\n", 3)[3]
     assert body.startswith("> [!WARNING]\n> **Not better than always answering 'kind 0' (")
     assert "| Largest class: always kind 0 | Accuracy 0." in card
+
+
+def test_few_steps_are_enough_for_a_model_that_is_better_than_its_largest_class(run):
+    write_json(run / "trainer_state.json", {"global_step": 60})
+    (run / "report" / "report.json").unlink()
+    for accuracy, is_smoke in ((0.4, True), (0.95, False)):
+        baselines = dataclasses.asdict(find_baselines(make_answers(accuracy), run))
+        path = run / "test_results.json"
+        write_json(path, {"test_accuracy": accuracy, "test_num_examples": 200, "test_baselines": baselines})
+        assert ("This is a smoke run" in write_card(run).read_text()) is is_smoke
+
+
+def test_what_may_help_stands_behind_what_was_not_beaten(run):
+    make_run(base_model="google/vit-base", recipe={"learning_rate": 1e-6, "num_train_epochs": 3}).save(run / "run.json")
+    write_json(run / "trainer_state.json", {"global_step": 6})
+    shortfall = find_baselines(make_answers(0.4), run).shortfall
+    assert ". What may help: a learning rate of 1e-06 is low" in shortfall
+    assert "6 steps are few to fine-tune with: --num_train_epochs" in shortfall
+    assert shortfall.endswith(".")
