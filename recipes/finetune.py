@@ -197,7 +197,8 @@ def main() -> None:
 
         if args.publish.dry_run:
             trainer.add_callback(times := StepTimes())
-        probe = None if args.publish.dry_run else solve_probe(trainer, dataset, batches, args)
+        else:
+            solve_probe(trainer, dataset, batches, args)
 
         # Training, the best weights saved, the validation split measured once more
         try:
@@ -233,8 +234,8 @@ def main() -> None:
         measure_saved_model(saved, dataset, "validation", args, training_args)
     goals, score = [], None
     if training_args.do_predict:
-        if training_args.do_train and probe is not None:
-            answer_with_probe(probe, build, trainer, dataset, batches, args, output_dir)
+        if training_args.do_train:
+            answer_with_probe(build, trainer, dataset, batches, args, output_dir)
         score = measure_saved_model(saved, dataset, "test", args, training_args)
         goals = report_score(saved, score, dataset, args, training_args)
     if training_args.do_train:

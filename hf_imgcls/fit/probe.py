@@ -89,6 +89,7 @@ class Solution:
         penalty: What the squared weights were held down with.
         train_loss: Mean loss of the training split, without the penalty.
         validation_loss: The same of the validation split, which chose the penalty.
+        num_train: Training examples.
     """
 
     weight: torch.Tensor
@@ -96,6 +97,14 @@ class Solution:
     penalty: float
     train_loss: float
     validation_loss: float
+    num_train: int
+
+    def answer(self, features: Features) -> NDArray[np.float64]:
+        """Return the logits ``(N, K)``."""
+        weight, bias = self.weight.cpu().numpy(), self.bias.cpu().numpy()
+        return np.concatenate(
+            [features.values[rows : rows + _CHUNK] @ weight.T + bias for rows in range(0, len(features), _CHUNK)]
+        )
 
 
 def train_probe(
@@ -104,7 +113,7 @@ def train_probe(
     """Replace the head of the Trainer's model by the best one for its features.
 
     Args:
-        trainer: Its model's head is changed in place; nothing else is.
+        trainer: Its model's head is changed in place, and it keeps the solution as ``probe``; nothing else changes.
         dataset: The splits as loaded; they name the features.
         batches: The same splits with transforms; training images are taken as in evaluation, without augmentation.
         args: The group ``pixels``, and ``cache_dir``.
@@ -119,7 +128,7 @@ def train_probe(
     """
     started = time.perf_counter()
     train, validation = (compute_features(trainer, dataset, batches, args, role) for role in ("train", "validation"))
-    solution = solve_head(train, validation, len(dataset.labels), trainer.args.device)
+    trainer.probe = solution = solve_head(train, validation, len(dataset.labels), trainer.args.device)
     head = find_linear_head(trainer.model)
     with torch.no_grad():
         head.weight.copy_(solution.weight)
@@ -348,7 +357,7 @@ def solve_head(train: Features, validation: Features, num_classes: int, device: 
     flat, losses = solve(best[0], best[1], _TOLERANCES[1])
     weight, bias = _unpack(flat, mean)
     folded = weight / scale
-    return Solution(folded, bias - folded @ mean, best[1], *losses)
+    return Solution(folded, bias - folded @ mean, best[1], losses[0], losses[1], len(train))
 
 
 class _Scaled:

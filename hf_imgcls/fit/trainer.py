@@ -27,6 +27,7 @@ from hf_imgcls.fit.evaluation import Accumulator, BatchTransform, build_eval_dat
 from hf_imgcls.fit.layers import decay_learning_rates
 from hf_imgcls.fit.loss import LossFunction, choose_loss, divide_losses
 from hf_imgcls.fit.optimizers import choose_optimizer, describe_optimizer
+from hf_imgcls.fit.probe import Solution
 from hf_imgcls.fit.quantization import is_quantizer
 from hf_imgcls.fit.resumable import ResumableTrainer
 from hf_imgcls.fit.sampling import (
@@ -100,6 +101,7 @@ class ImageClassificationTrainer(ResumableTrainer):
         self._layer_lr_decay = layer_lr_decay
         self._train_options = train_options or {}
         self._sample_index = torch.empty(0, dtype=torch.int64)
+        self.probe: Solution | None = None  # the head that was solved for, on the features that training began with
         if set_epoch is not None:
             self.add_callback(SetEpochCallback(set_epoch))
 

@@ -56,7 +56,7 @@ def find_baselines(table: Table, folder: str | Path) -> Baselines | None:
         )
     else:
         found.append(_hold_against_largest(table, train.class_counts, train.num_examples, metric))
-    if record.base_model is not None and not _is_probe(run):
+    if record.base_model is not None and not is_probe(run):
         found.append(_hold_against_probe(table, run, record, metric))
     shortfall = describe_shortfall(found)
     if shortfall and (remedies := suggest_remedies(found, run, record)):
@@ -145,7 +145,7 @@ def _hold_against_probe(table: Table, run: Path, record: RunRecord, metric: str)
     return Baseline(PROBE, comparison, metric, num_train=probe.source.get(PROBE_KEY))
 
 
-def _is_probe(run: Path) -> bool:
+def is_probe(run: Path) -> bool:
     """Whether the run's model is a probe itself."""
     path = run / "train_results.json"
     return path.is_file() and "train_penalty" in json.loads(path.read_text(encoding="utf-8"))

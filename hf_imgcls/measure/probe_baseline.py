@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,15 +22,15 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 
+from hf_imgcls.argument_checks import find_probe_obstacles
 from hf_imgcls.data.batches import BatchedSplit
 from hf_imgcls.errors import UserError
-from hf_imgcls.fit.probe import Features, compute_features, find_linear_head, solve_head
-from hf_imgcls.measure.baselines import PROBE_FILE, PROBE_KEY
+from hf_imgcls.fit.probe import Solution, compute_features, find_linear_head, solve_head
+from hf_imgcls.measure.baselines import PROBE_FILE, PROBE_KEY, is_probe
 from hf_imgcls.measure.score import LabelSetRecorder, Recorder
 from hf_imgcls.records import PROBE
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from torch import nn
 
     from hf_imgcls.arguments import Arguments
@@ -46,48 +46,31 @@ MOST_IMAGES = {"train": 2000, "validation": 1000, "test": 2000}
 MOST_CLASSES = 100  # 2,000 images teach no more, and solving takes time in proportion
 
 
-@dataclass(frozen=True)
-class Probe:
-    """A linear head for the features of the model that training begins with.
-
-    Attributes:
-        weight: float64 ``(K, D)``.
-        bias: float64 ``(K,)``.
-        num_train: Training images it was solved for on.
-    """
-
-    weight: NDArray[np.float64]
-    bias: NDArray[np.float64]
-    num_train: int
-
-
 def solve_probe(
     trainer: ImageClassificationTrainer, dataset: ImageDataset, batches: BatchPlan, args: Arguments
-) -> Probe | None:
-    """Solve for the probe, and log what it scores on validation beside the largest class.
+) -> None:
+    """Solve for the probe before training, and log what it scores on validation.
+
+    Nothing is done from scratch, and where a probe is a step of the run itself (``--adaptation probe`` and ``auto``).
 
     Args:
-        trainer: Before training; nothing of it changes, random state included.
+        trainer: Before training. It keeps the solution as ``probe``; nothing else changes, random state included.
         dataset: The splits as loaded.
         batches: The same splits with transforms.
         args: Group ``fit``, which says whether a probe tells anything; what `compute_features` reads.
-
-    Returns:
-        The probe; None from scratch, where a probe is what is asked for, and where the log says why.
     """
-    if args.fit.model_type is not None or args.fit.adaptation == "probe":
-        return None
-    if (reason := _find_obstacle(trainer, dataset, args)) is None:
+    if args.fit.model_type is not None or args.fit.adaptation in ("probe", "auto"):
+        return
+    if (reason := _find_obstacle(dataset, args)) is None:
         try:
-            return _solve(trainer, dataset, batches, args)
+            trainer.probe = _solve(trainer, dataset, batches, args)
+            return
         except UserError as error:  # the run goes on without it
             reason = error.found
     logger.info("Baseline: a linear probe is not measured: %s", reason)
-    return None
 
 
 def answer_with_probe(
-    probe: Probe,
     build: Callable[[], tuple[nn.Module, Any]],
     trainer: ImageClassificationTrainer,
     dataset: ImageDataset,
@@ -99,19 +82,20 @@ def answer_with_probe(
     """Write the probe's answers on a split into the run's folder, for `hf_imgcls.measure.baselines.find_baselines`.
 
     Args:
-        probe: From `solve_probe`.
         build: Builds the model that training began with.
-        trainer: Its device and loader settings; its model stays.
+        trainer: Has the probe, device and loader settings; its model stays. Without a probe nothing is written.
         dataset: The splits as loaded; without the split nothing is written.
         batches: The same splits with transforms.
         args: As of `solve_probe`.
-        folder: The run's folder.
+        folder: The run's folder; where its model is the probe itself, nothing is written.
         split: The split to answer.
     """
-    if split not in dataset.splits:
+    probe, own = trainer.probe, trainer.model
+    if probe is None or split not in dataset.splits or is_probe(folder):
+        return
+    if args.fit.model_type is not None or _is_changed(args):  # it cannot be built again
         return
     part, plan = _take(dataset, batches, split)
-    own = trainer.model
     try:
         with torch.random.fork_rng(), _quietly("hf_imgcls.fit.model"):  # what it says was said at the start
             trainer.model = build()[0].to(trainer.args.device)
@@ -123,7 +107,7 @@ def answer_with_probe(
         trainer.model = own
     recorder: Any = (LabelSetRecorder if dataset.is_multi_label else Recorder)(len(dataset.labels), *_half(dataset))
     index = np.asarray(part.splits[split]["sample_index"][:], dtype=np.int64)
-    recorder.update(*map(torch.from_numpy, (_answer(probe, features), features.labels, index)))
+    recorder.update(*map(torch.from_numpy, (probe.answer(features), features.labels, index)))
     record = dataset.record.splits.get(split)
     fingerprint = record.fingerprint if record else None
     source = {"model": PROBE, "fingerprint": fingerprint, PROBE_KEY: probe.num_train}
@@ -142,43 +126,36 @@ def _quietly(name: str) -> Iterator[None]:
         own.setLevel(level)
 
 
-def _find_obstacle(trainer: ImageClassificationTrainer, dataset: ImageDataset, args: Arguments) -> str | None:
+def _find_obstacle(dataset: ImageDataset, args: Arguments) -> str | None:
     """Say why there is no probe beside this run."""
-    if trainer.args.world_size > 1:
-        return "several processes train"
+    if obstacles := find_probe_obstacles(args, "a probe"):
+        return obstacles[0].found
     if not all(isinstance(dataset.splits.get(role), Dataset) for role in ("train", "validation")):
-        return "it takes a training and a validation split that are no streams"
-    if args.fit.prune_ratio or args.fit.quantization_aware_training:
+        return "there is no validation split"
+    if _is_changed(args):
         return "the model was changed before training"
     if len(dataset.labels) > MOST_CLASSES:
         return f"{MOST_IMAGES['train']:,} images are few for {len(dataset.labels):,} classes"
     return None
 
 
-def _solve(trainer: ImageClassificationTrainer, dataset: ImageDataset, batches: BatchPlan, args: Arguments) -> Probe:
+def _is_changed(args: Arguments) -> bool:
+    return bool(args.fit.prune_ratio or args.fit.quantization_aware_training)
+
+
+def _solve(trainer: ImageClassificationTrainer, dataset: ImageDataset, batches: BatchPlan, args: Arguments) -> Solution:
     started = time.perf_counter()
     find_linear_head(trainer.model)
     part, plan = _take(dataset, batches, "train", "validation")
     train, validation = (compute_features(trainer, part, plan, args, role) for role in ("train", "validation"))
     solution = solve_head(train, validation, len(dataset.labels), trainer.args.device)
-    probe = Probe(solution.weight.cpu().numpy(), solution.bias.cpu().numpy(), len(train))
+    right = None if dataset.is_multi_label else solution.answer(validation).argmax(1) == validation.labels
     logger.info(
         "Baseline: a linear probe of %s images, made in %.1f s, has a validation loss of %.4f%s",
-        f"{len(train):,}", time.perf_counter() - started, solution.validation_loss, _tell_accuracy(probe, validation),
+        f"{len(train):,}", time.perf_counter() - started, solution.validation_loss,
+        "" if right is None else f" and an accuracy of {right.mean():.4f} ({len(right):,} images)",
     )  # fmt: skip
-    return probe
-
-
-def _tell_accuracy(probe: Probe, features: Features) -> str:
-    if features.labels.ndim > 1:
-        return ""
-    right = _answer(probe, features).argmax(1) == features.labels
-    return f" and an accuracy of {right.mean():.4f} ({len(right):,} images)"
-
-
-def _answer(probe: Probe, features: Features) -> NDArray[np.float64]:
-    """Logits, float64 ``(N, K)``."""
-    return np.asarray(features.values.astype(np.float64) @ probe.weight.T + probe.bias)
+    return solution
 
 
 def _half(dataset: ImageDataset) -> tuple[Any, ...]:
@@ -195,12 +172,5 @@ def _take(dataset: ImageDataset, batches: BatchPlan, *roles: str) -> tuple[Image
         if len(split) > most:
             split = split.select(np.linspace(0, len(split) - 1, most).astype(int))
         splits[role] = split
-    plans = {
-        role: batches.splits[role] if split is dataset.splits[role] else _attach(split, batches.splits[role])
-        for role, split in splits.items()
-    }
+    plans = {role: BatchedSplit(split, batches.splits[role].transform) for role, split in splits.items()}
     return replace(dataset, splits=splits), replace(batches, splits=plans)
-
-
-def _attach(split: Any, like: BatchedSplit) -> BatchedSplit:
-    return BatchedSplit(split, like.transform)

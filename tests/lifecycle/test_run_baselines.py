@@ -8,7 +8,14 @@ import pytest
 import torch
 from faults.processes import Run, weights_hash
 from lifecycle.command_lines import SMALL_DIGITS
-from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+from tiny_models import TINY_CONFIGS
+from transformers import (
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+)
 
 from hf_imgcls.measure import probe_baseline
 from hf_imgcls.measure.baselines import PROBE_FILE
@@ -84,3 +91,20 @@ def test_training_does_not_notice_the_probe(base, run_recipe, tmp_path, monkeypa
     assert "images are few for 10 classes" in caplog.text
     assert not (tmp_path / "without" / PROBE_FILE.format(split="test")).exists()
     assert weights_hash(tmp_path / "with") == weights_hash(tmp_path / "without")
+
+
+@pytest.mark.slow
+def test_auto_is_held_against_the_probe_that_it_began_with(base, run_recipe, tmp_path, caplog):
+    torch.manual_seed(0)
+    ResNetForImageClassification(ResNetConfig(**TINY_CONFIGS["resnet"])).save_pretrained(tmp_path / "resnet")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "resnet")
+    flags = [{"full": "auto", str(tmp_path / "base"): tmp_path / "resnet"}.get(word, word) for word in base]
+    flags += ["--image_size", "32", "--augmentation", "none", "--num_train_epochs", "12", "--report", "false"]
+    run = run_recipe("finetune", *flags, "--output_dir", tmp_path / "run")
+    assert run.exit_code == 0, run.err
+    assert "its model is kept" in caplog.text
+    assert "Baseline: " not in caplog.text  # the probe is there already
+    results = read(tmp_path / "run", "test_results.json")
+    probe = results["test_baselines"]["compared"][1]
+    assert (probe["name"], probe["num_train"]) == ("linear probe", 256)
+    assert probe["comparison"]["b"] == results["test_accuracy"]
