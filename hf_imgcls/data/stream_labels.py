@@ -11,7 +11,6 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetInfo, Features
 from datasets.table import InMemoryTable
 
-from hf_imgcls.arguments import DataArguments
 from hf_imgcls.data.class_lists import (
     ClassLists,
     FileFeatures,
@@ -104,35 +103,42 @@ class StreamLabels:
     sources: dict[str, ListedLabels | KnownLabels] = field(default_factory=dict)
 
 
-def label_streams(
-    files: Mapping[str, ParquetFiles],
-    found: Mapping[str, str],
-    features: Mapping[str, Features],
-    declared: Mapping[str, list[FileFeatures]],
-    column: str,
-    args: DataArguments,
-    notes: list[str],
-) -> StreamLabels:
-    """Find the classes of a stream and the labels of its rows.
+@dataclass(frozen=True)
+class LabelledFiles:
+    """The files of a stream, and the column that holds their labels.
 
-    Args:
+    Attributes:
         files: Role -> files.
         found: Role -> split.
         features: Split -> features.
         declared: Split -> what each of its files declares.
         column: The label column.
-        args: ``label_separator``.
+    """
+
+    files: Mapping[str, ParquetFiles]
+    found: Mapping[str, str]
+    features: Mapping[str, Features]
+    declared: Mapping[str, list[FileFeatures]]
+    column: str
+
+
+def label_streams(source: LabelledFiles, label_separator: str | None, notes: list[str]) -> StreamLabels:
+    """Find the classes of a stream and the labels of its rows.
+
+    Args:
+        source: The stream.
+        label_separator: What stands between the labels of an image, where they are one text.
         notes: What is worth telling is appended here.
 
     Raises:
         DataError: The labels of the splits do not fit together, or are no classes.
     """
-    every = [part.features for parts in declared.values() for part in parts] + list(features.values())
-    resolved = [resolve_feature(part, column) for part in every if column in part]
-    if any(item is not None and isinstance(item.item, ClassLabel) for item in resolved) and not args.label_separator:
-        labels = _label_by_lists(files, found, features, declared, column, notes)
+    every = [part.features for parts in source.declared.values() for part in parts] + list(source.features.values())
+    resolved = [resolve_feature(part, source.column) for part in every if source.column in part]
+    if any(item is not None and isinstance(item.item, ClassLabel) for item in resolved) and not label_separator:
+        labels = _label_by_lists(source, notes)
     else:
-        labels = _label_by_values(files, found, features, declared, column, args, notes)
+        labels = _label_by_values(source, label_separator, notes)
     if len(labels.names) < 2:
         raise DataError(
             f"the dataset has the single class {labels.names[0]!r}" if labels.names else "the dataset has no class",
@@ -142,48 +148,35 @@ def label_streams(
     return labels
 
 
-def _label_by_lists(
-    files: Mapping[str, ParquetFiles],
-    found: Mapping[str, str],
-    features: Mapping[str, Features],
-    declared: Mapping[str, list[FileFeatures]],
-    column: str,
-    notes: list[str],
-) -> StreamLabels:
-    lists = _match_files(features, declared, column, notes)
-    is_list = _agree_on_kind({split: _is_list(features[split], column) for split in found.values()})
+def _label_by_lists(source: LabelledFiles, notes: list[str]) -> StreamLabels:
+    found, column = source.found, source.column
+    lists = _match_files(source.features, source.declared, column, notes)
+    is_list = _agree_on_kind({split: _is_list(source.features[split], column) for split in found.values()})
     if is_list:
         size = len(next(iter(lists.values())).names)
         notes.append(f"Several labels per image (column {column!r}): {size} classes.")
     names = (lists[found["train"]] if "train" in found else next(iter(lists.values()))).names
     notes += describe_names(names)
-    hidden = {split for role, split in found.items() if role != "train" and _is_hidden(files[role], column)}
+    hidden = {split for role, split in found.items() if role != "train" and _is_hidden(source.files[role], column)}
     sources: dict[str, ListedLabels | KnownLabels] = {
-        split: ListedLabels(files[role], column, _match_names(lists[split], names, split, notes), is_list)
+        split: ListedLabels(source.files[role], column, _match_names(lists[split], names, split, notes), is_list)
         for role, split in found.items()
         if split not in hidden
     }
     return StreamLabels(names, is_list, hidden, sources)
 
 
-def _label_by_values(
-    files: Mapping[str, ParquetFiles],
-    found: Mapping[str, str],
-    features: Mapping[str, Features],
-    declared: Mapping[str, list[FileFeatures]],
-    column: str,
-    args: DataArguments,
-    notes: list[str],
-) -> StreamLabels:
+def _label_by_values(source: LabelledFiles, label_separator: str | None, notes: list[str]) -> StreamLabels:
     """Read the label column of all rows: what its classes are stands nowhere else."""
-    splits = {}
+    found, column, splits = source.found, source.column, {}
     for role, split in found.items():
-        names = list(dict.fromkeys(name.partition(".")[0] for name in split_columns(features[split], column)))
-        names = [column] if column in features[split] else names
-        table = files[role].read_columns(names)
-        info = DatasetInfo(features=Features({name: features[split][name] for name in names}))
+        features = source.features[split]
+        names = list(dict.fromkeys(name.partition(".")[0] for name in split_columns(features, column)))
+        names = [column] if column in features else names
+        table = source.files[role].read_columns(names)
+        info = DatasetInfo(features=Features({name: features[name] for name in names}))
         splits[split] = Dataset(InMemoryTable(table), info=info)
-    raw = read_raw_labels(splits, column, args.label_separator, declared, notes)
+    raw = read_raw_labels(splits, column, label_separator, source.declared, notes)
     total = sum(len(split) for split in splits.values())
     notes.append(
         f"The column {column!r} declares no classes, so the labels of all {total:,} rows were read beforehand."

@@ -13,7 +13,7 @@ from hf_imgcls.data.ranges import RangeCache
 from hf_imgcls.data.repository import list_splits, open_dataset
 from hf_imgcls.data.sources import is_hub_layout
 from hf_imgcls.data.splits import ROLES, assign_roles, check_not_empty, count_cuts, match_split_names, requested_splits
-from hf_imgcls.data.stream_labels import label_streams
+from hf_imgcls.data.stream_labels import LabelledFiles, label_streams
 from hf_imgcls.data.streaming import StreamingSplit
 from hf_imgcls.errors import DataError
 from hf_imgcls.records import MULTI_LABEL, SINGLE_LABEL, DataRecord, SplitRecord
@@ -55,7 +55,7 @@ def load_streaming(args: DataArguments) -> ImageDataset | None:
     label_column = find_label_column(next(iter(features.values())), args.label_column_name, image_column)
     if args.label_column_name is None:
         notes += describe_choice(next(iter(features.values())), label_column, image_column)
-    labels = label_streams(files, found, features, declared, label_column, args, notes)
+    labels = label_streams(LabelledFiles(files, found, features, declared, label_column), args.label_separator, notes)
     explicit = args.validation_split_name is not None
     roles = assign_roles(found, labels.hidden, explicit, notes)
     role_of = {split: role for role, split in found.items()}

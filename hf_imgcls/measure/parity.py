@@ -31,7 +31,6 @@ from hf_imgcls.measure.offered import Picture, offer
 from hf_imgcls.measure.scored_answers import (
     Disagreement,
     ScoredAnswers,
-    SetDisagreement,
     Tolerance,
     build_scored,
 )
@@ -246,9 +245,7 @@ def _draw_rows(dataset: Any, max_samples: int | None, seed: int) -> Iterator[dic
     return (dataset[int(number)] for number in numbers)
 
 
-def _parity_error(
-    folder: str | Path, record: ParityRecord, disagreements: Sequence[Disagreement | SetDisagreement]
-) -> ParityError:
+def _parity_error(folder: str | Path, record: ParityRecord, disagreements: Sequence[Disagreement]) -> ParityError:
     listed = "\n".join(f"    {item}" for item in disagreements[:_NUM_NAMED])
     return ParityError(
         f"the served model disagrees with the scored one on {len(disagreements)} of {record.num_examples} images, "

@@ -21,44 +21,22 @@ class Disagreement(NamedTuple):
 
     Attributes:
         sample_index: The image's position in its source split.
-        scored: Class name and probability of the scored prediction.
-        served: Class name and score of the consumer's first answer.
-        served_score: What the consumer gives the scored class.
-    """
-
-    sample_index: int
-    scored: tuple[str, float]
-    served: tuple[str, float]
-    served_score: float
-
-    def __str__(self) -> str:
-        return (
-            f"sample_index {self.sample_index}: scored {self.scored[0]!r} ({self.scored[1]:.4f}), "
-            f"served {self.served[0]!r} ({self.served[1]:.4f}; {self.scored[0]!r} has {self.served_score:.4f})"
-        )
-
-
-class SetDisagreement(NamedTuple):
-    """One image that the served model gives other labels, or other scores.
-
-    Attributes:
-        sample_index: The image's position in its source split.
-        label: The class whose score differs most.
-        threshold: From which score on it is answered.
+        label: The class whose scores tell it.
         scored: Its score when the split was scored.
-        served: The consumer's score.
+        served: Its score in the consumer's answer.
+        remark: What else must be known to see that the answers differ.
     """
 
     sample_index: int
     label: str
-    threshold: float
     scored: float
     served: float
+    remark: str
 
     def __str__(self) -> str:
         return (
-            f"sample_index {self.sample_index}: {self.label!r} scored {self.scored:.4f}, served {self.served:.4f}; its "
-            f"threshold is {self.threshold:.4f}"
+            f"sample_index {self.sample_index}: {self.label!r} scored {self.scored:.4f}, served {self.served:.4f}; "
+            f"{self.remark}"
         )
 
 
@@ -79,7 +57,7 @@ class Outcome(NamedTuple):
 
     difference: float
     is_tie: bool = False
-    disagreement: Disagreement | SetDisagreement | None = None
+    disagreement: Disagreement | None = None
 
 
 class ScoredAnswers(Protocol):
@@ -133,8 +111,8 @@ class ScoredClasses:
             difference = abs(own - probability)
         if difference <= tolerance.score and (is_same or answer[0]["score"] - own <= tolerance.tie):
             return Outcome(difference, is_tie=not is_same)
-        served, index = (answer[0]["label"], answer[0]["score"]), int(self.examples.sample_index[row])
-        return Outcome(difference, disagreement=Disagreement(index, (name, probability), served, own))
+        index, remark = int(self.examples.sample_index[row]), "served as {label!r} ({score:.4f})".format(**answer[0])
+        return Outcome(difference, disagreement=Disagreement(index, name, probability, own, remark))
 
     def _find_worst(self, scores: npt.NDArray[np.float64], answer: Answer) -> tuple[str, float, float]:
         """Return the name whose score differs most, with what was scored and served; equal names count together."""
@@ -174,9 +152,9 @@ class ScoredSets:
         if difference <= tolerance.score and (not changed.any() or differences[changed].max() <= tolerance.tie):
             return Outcome(difference, is_tie=bool(changed.any()))
         worst = int(np.where(changed, 1.0 + differences, differences).argmax())
-        limits = float(self.thresholds[worst]), float(scored[worst]), float(served[worst])
-        index = int(self.examples.sample_index[row])
-        return Outcome(difference, disagreement=SetDisagreement(index, self.labels[worst], *limits))
+        index, remark = int(self.examples.sample_index[row]), f"its threshold is {self.thresholds[worst]:.4f}"
+        found = Disagreement(index, self.labels[worst], float(scored[worst]), float(served[worst]), remark)
+        return Outcome(difference, disagreement=found)
 
     def is_right(self, row: int, answer: Answer | None = None) -> bool:
         """See `ScoredAnswers`."""

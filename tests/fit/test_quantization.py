@@ -240,6 +240,7 @@ def test_the_recipe_trains_and_exports_what_was_trained(family, tmp_path, monkey
     trained = answer(load_quantizers(served, tmp_path / QUANTIZERS_FILE, (32, 32)), images)
     assert (found - trained).abs().mean() < (plain - trained).abs().mean()
     # A value between two levels may be rounded to either: answers change only where two classes are about as likely.
+    # None to two of the 61 images were seen to change, by less than 0.15 where the average margin is 2 to 4.
     best, second = trained.topk(2, dim=1).values.T
     changed = found.argmax(1) != trained.argmax(1)
     assert changed.float().mean() < 0.05
