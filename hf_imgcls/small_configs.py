@@ -9,6 +9,16 @@ from __future__ import annotations
 import math
 from typing import Any
 
+# Chosen on 2,000 images of Fashion-MNIST at 28 pixels, batches of 32, AdamW, one thread: accuracy and log loss of 3,000
+# images that were held out (+- 0.006), CPU seconds on a busy machine. A plain network of two convolutions, trained with
+# Adam, had 0.847 after 12 s, 0.865 and 0.47 at its best after 24 s, 0.861 and 0.63 after 36 s.
+# - ConvNeXt of widths 32, 64, 128 with a patch of 2, 15 epochs: 0.860 and 0.44 in 37 s; widths 64, 128 with a patch of
+#   4: 0.844 and 0.49 in 36 s.
+# - ResNet of widths 64, 128, 256, 12 epochs: 0.860 and 0.41 in 39 s; widths 64, 128, 15 epochs: 0.854 and 0.42 in 30 s.
+# - ViT of 4 layers of 96 with patches of 4, 12 epochs at 1e-3: 0.761 and 0.64 in 55 s. No ViT came near the others, and
+#   `hf_imgcls.fit.hints` says so.
+# Larger images keep the size of the maps: patches grow with them. A ResNet's stem divides by 4 and cannot be set.
+
 LARGEST_SMALL = 96  # pixels; above it a model type alone is the library's config
 _WIDTHS = ("hidden_size", "hidden_sizes")  # whoever names one of them has a network of their own in mind
 _CONVNEXT = {
@@ -19,17 +29,17 @@ _CONVNEXT = {
     "initializer_range": 0.1,  # about 1 / sqrt(width); 0.02 is for ImageNet's widths
 }
 _VIT = {
-    "hidden_size": 128,
+    "hidden_size": 96,
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
-    "intermediate_size": 256,
+    "intermediate_size": 192,
     "hidden_dropout_prob": 0.0,
     "initializer_range": 0.1,
 }
 _CONFIGS: dict[str, dict[str, Any]] = {
     "convnext": {**_CONVNEXT, "layer_scale_init_value": 1.0},  # 1e-6 is for networks that train a hundred times longer
     "convnextv2": _CONVNEXT,
-    "resnet": {"embedding_size": 64, "hidden_sizes": [64, 128], "depths": [1, 1], "layer_type": "basic"},
+    "resnet": {"embedding_size": 64, "hidden_sizes": [64, 128, 256], "depths": [1, 1, 1], "layer_type": "basic"},
     "vit": _VIT,
     "deit": _VIT,
 }

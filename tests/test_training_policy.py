@@ -46,6 +46,21 @@ def test_the_rate_follows_what_is_trained_and_the_batch():
     assert rate(images_per_step=10**6) == rate(images_per_step=10**7)  # no batch makes it grow without bounds
 
 
+def test_small_images_from_scratch_are_cropped_less_unless_crops_were_given():
+    small = dataclasses.replace(FULL, is_scratch=True, image_size=28)
+    chosen = choose_values(small, set())
+    assert 0.35 < chosen["random_crop_scale"][0] < chosen["random_crop_scale"][1] == 1
+    assert chosen["random_crop_ratio"][0] < 1 < chosen["random_crop_ratio"][1]
+    for situation, given in (
+        (dataclasses.replace(small, image_size=224), set()),
+        (dataclasses.replace(small, is_scratch=False), set()),
+        (small, {"augmentation"}),
+        (small, {"random_crop_scale"}),
+        (small, {"random_crop_ratio"}),
+    ):
+        assert not choose_values(situation, given).keys() & {"random_crop_scale", "random_crop_ratio"}
+
+
 def test_a_stream_of_unknown_length_has_no_epochs():
     assert "num_train_epochs" not in choose_values(dataclasses.replace(FULL, num_images=None), set())
 

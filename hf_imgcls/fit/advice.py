@@ -51,13 +51,14 @@ def describe_plan(
     """
     train, validation = (dataset.record.splits.get(name) for name in ("train", "validation"))
     num_images = train.num_examples if train else None
-    situation = describe_situation(asked.fit, args, model, num_images, asked.training)
+    situation = describe_situation(asked.fit, args, model, image_size, num_images, asked.training)
     is_adam = str(getattr(args.optim, "value", args.optim)).startswith("adam")
     own_side = None
     if not situation.is_scratch and asked.data.image_size is not None:
         own_side = max(find_own_size(asked.fit, asked.data))
     return RunPlan(
         situation,
+        model_type=asked.fit.model_type,
         adaptation=asked.fit.adaptation,
         is_adaptation_given="adaptation" in asked.explicit,
         imbalance=asked.fit.imbalance,

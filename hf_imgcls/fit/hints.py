@@ -14,11 +14,14 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from hf_imgcls.small_configs import LARGEST_SMALL
 from hf_imgcls.training_policy import Situation, choose_values
 
 SituationT = TypeVar("SituationT")
 
 _IMBALANCED, _RARE, _FEW, _VERY_FEW, _SMALL_VALIDATION = 10, 10, 1000, 100, 200
+_TRANSFORMERS = ("vit", "deit")
+_FOR_TRANSFORMERS = 60_000  # training images; nobody measured more
 _ENLARGED = 3  # times the images' own side
 _REDUCED = 0.75  # of the model's own side
 _ENOUGH = 0.25  # of the steps that the policy takes
@@ -47,6 +50,7 @@ class RunPlan:
 
     Attributes:
         situation: What the training policy goes by.
+        model_type: ``--model_type``; None for a pretrained model.
         adaptation: ``--adaptation``.
         is_adaptation_given: Whether the user chose it.
         imbalance: ``--imbalance``.
@@ -63,6 +67,7 @@ class RunPlan:
     """
 
     situation: Situation
+    model_type: str | None = None
     adaptation: str = "full"
     is_adaptation_given: bool = False
     imbalance: str = "none"
@@ -114,6 +119,21 @@ def _tell_scratch(s: RunPlan) -> str:
     return (
         f"{s.typical:,.0f} images a class are few to learn from scratch: a pretrained --model_name_or_path is likely "
         "to help more than anything else"
+    )
+
+
+def _tell_transformer(s: RunPlan) -> str:
+    images = s.situation.num_images
+    if (
+        s.model_type not in _TRANSFORMERS
+        or s.image_side > LARGEST_SMALL
+        or images is None
+        or images > _FOR_TRANSFORMERS
+    ):
+        return ""
+    return (
+        f"a {s.model_type} learns slowly from scratch: --model_type resnet reaches more in the same time (of "
+        "2,000 Fashion-MNIST images, 0.86 in 39 s instead of 0.76 in 55 s)"
     )
 
 
@@ -194,6 +214,7 @@ HINTS: tuple[Hint[RunPlan], ...] = (
     Hint("rare classes", (), _tell_rare),
     Hint("imbalanced classes", ("imbalance",), _tell_imbalance),
     Hint("few images from scratch", ("model_name_or_path",), _tell_scratch),
+    Hint("transformer from scratch", ("model_type",), _tell_transformer),
     Hint("few images for all weights", ("adaptation",), _tell_adaptation),
     Hint("small validation split", ("metric_for_best_model", "train_val_split"), _tell_validation),
     Hint("enlarged images from scratch", ("image_size",), _tell_enlarged),

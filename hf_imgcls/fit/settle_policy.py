@@ -119,7 +119,7 @@ def _choose(
     if _starts_from_probe(asked, model, image_size, train.num_examples):
         fit = dataclasses.replace(fit, adaptation="auto")
         values["adaptation"] = "auto"
-    situation = describe_situation(fit, training_args, model, train.num_examples, asked.training)
+    situation = describe_situation(fit, training_args, model, image_size, train.num_examples, asked.training)
     return values if fit.adaptation == "probe" else values | choose_values(situation, asked.explicit)
 
 
@@ -127,6 +127,7 @@ def describe_situation(
     fit: FitArguments,
     training_args: TrainingArguments,
     model: nn.Module,
+    image_size: tuple[int, int],
     num_images: int | None,
     asked: Mapping[str, Any],
 ) -> Situation:
@@ -136,6 +137,7 @@ def describe_situation(
         fit: What is trained.
         training_args: Batch sizes and processes.
         model: For its kind of normalization.
+        image_size: Height and width of its input in pixels.
         num_images: Training images; None where nobody knows.
         asked: The user's own training arguments.
     """
@@ -147,6 +149,7 @@ def describe_situation(
         images_per_step=training_args.train_batch_size
         * training_args.gradient_accumulation_steps
         * training_args.world_size,
+        image_size=max(image_size),
         schedule=asked.get("lr_scheduler_type"),
     )
 
@@ -166,7 +169,9 @@ def _starts_from_probe(
 
 
 def _fill(args: Arguments, values: dict[str, Any]) -> Arguments:
-    fit_names = {field.name for field in dataclasses.fields(args.fit)}
-    fit = dataclasses.replace(args.fit, **{name: value for name, value in values.items() if name in fit_names})
-    training = {name: value for name, value in values.items() if name not in fit_names} | args.training
-    return dataclasses.replace(args, fit=fit, training=training, policy=set(values))
+    parts, training = {}, dict(values)
+    for stage in ("data", "fit"):
+        names = {field.name for field in dataclasses.fields(getattr(args, stage))} & values.keys()
+        if names:  # else kept as it is, with what its fields do not hold: how the model's images are read
+            parts[stage] = dataclasses.replace(getattr(args, stage), **{name: training.pop(name) for name in names})
+    return dataclasses.replace(args, **parts, training=training | args.training, policy=set(values))

@@ -27,6 +27,7 @@ from hf_imgcls.fit.ladder import climb
 from hf_imgcls.fit.model import build_model
 from hf_imgcls.fit.probe import train_probe
 from hf_imgcls.measure.metrics import ClassificationAccumulator
+from hf_imgcls.small_configs import choose_small_config
 from hf_imgcls.training_policy import Situation
 
 FOLLOWED: dict[str, object] = {}
@@ -166,6 +167,23 @@ def test_a_pretrained_model_instead_of_none(write_set, base):
     assert "12 images a class are few" in says("few images from scratch", scratch.plan)
     assert not says("few images from scratch", tuned.plan)
     assert tuned.accuracy > scratch.accuracy + 0.1
+
+
+@pytest.mark.slow
+@follows("transformer from scratch")
+def test_a_convolutional_network_instead_of_a_transformer(write_set):
+    flags = {"num_train_epochs": 3, "data": {"image_size": 28}}
+    vit, resnet = (
+        learn(
+            write_set([60] * 10),
+            FitArguments(model_type=model_type, model_config=choose_small_config(model_type, 28, {})),
+            **flags,
+        )
+        for model_type in ("vit", "resnet")
+    )
+    assert "--model_type resnet" in says("transformer from scratch", vit.plan)
+    assert not says("transformer from scratch", resnet.plan)
+    assert resnet.accuracy > vit.accuracy
 
 
 @pytest.mark.slow

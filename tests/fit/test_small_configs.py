@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import yaml
 from faults.processes import REPOSITORY, Run
 from PIL import Image
 from transformers import AutoConfig, pipeline
@@ -119,4 +120,10 @@ def test_recipes_take_a_model_type_and_a_size(recipe, tmp_path):
     run = Run(*flags, *few, folder=tmp_path / "run", recipe=REPOSITORY / "recipes" / recipe)
     assert run.wait() == 0, run.output
     assert "convnext for small images: model_config is" in run.output
-    assert "patch_size: 2" in (tmp_path / "run" / "recipe.yaml").read_text()
+    recorded = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
+    assert recorded["model_config"]["patch_size"] == 2
+    if recipe == "finetune.py":
+        assert recorded["random_crop_scale"][0] > 0.35
+        assert "random_crop_scale [" in run.output, "the line of the policy says it"
+    else:
+        assert "random_crop_scale" not in recorded, "views of an image are another matter"
