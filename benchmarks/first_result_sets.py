@@ -188,7 +188,7 @@ def make_lite0(fashion: str, folder: Path) -> None:
     build_backbone(folder)
 
 
-def pretrain(model_type: str, config: dict[str, object], fashion: str, folder: Path) -> None:
+def pretrain(model_type: str, config: dict[str, object], epochs: int, fashion: str, folder: Path) -> None:
     """SimCLR with this product, on Fashion-MNIST images that no set has; labels are not used."""
     data = folder.with_name("pretraining_images")
     data.mkdir(exist_ok=True)
@@ -196,7 +196,7 @@ def pretrain(model_type: str, config: dict[str, object], fashion: str, folder: P
     shuffle_fashion(load_dataset(fashion)).select(rows).to_parquet(data / "train-00000-of-00001.parquet")
     flags: Iterable[object] = (
         "--method", "simclr", "--dataset_name", data, "--model_type", model_type, "--model_config", json.dumps(config),
-        "--image_size", 28, "--train_val_split", 500, "--test_split", 0, "--num_train_epochs", 4,
+        "--image_size", 28, "--train_val_split", 500, "--test_split", 0, "--num_train_epochs", epochs,
         "--per_device_train_batch_size", 256, "--learning_rate", 1e-3, "--lr_scheduler_type", "cosine",
         "--warmup_ratio", 0.1, "--use_cpu", "--disable_tqdm", "true", "--save_strategy", "no", "--seed", 0,
         "--output_dir", folder,
@@ -206,8 +206,8 @@ def pretrain(model_type: str, config: dict[str, object], fashion: str, folder: P
 
 BACKBONES: dict[str, Callable[[str, Path], None]] = {
     "lite0": make_lite0,
-    "vit": lambda fashion, folder: pretrain("vit", VIT, fashion, folder),
-    "convnext": lambda fashion, folder: pretrain("convnext", CONVNEXT, fashion, folder),
+    "vit": lambda fashion, folder: pretrain("vit", VIT, 4, fashion, folder),
+    "convnext": lambda fashion, folder: pretrain("convnext", CONVNEXT, 2, fashion, folder),
 }
 
 
