@@ -40,7 +40,7 @@ import numpy as np
 from first_result_sets import BACKBONES, RECIPES, makers, prepare
 from first_result_table import build_table, draw
 
-PEERS = ("script3", "timm3", "timm10", "fastai3", "fastai10")
+PEERS = ("script3", "timm3", "timm10", "timm20", "fastai3", "fastai10")
 OURS: dict[str, Sequence[object]] = {
     "default": (),
     "probe": ("--adaptation", "probe"),

@@ -16,6 +16,7 @@ NAMES = {
     "script3": "transformers' script, 3 epochs",
     "timm3": "timm's values, 3 epochs",
     "timm10": "timm's values, 10 epochs",
+    "timm20": "timm's values, 20 epochs",
     "fastai3": "fastai fine_tune(3)",
     "fastai10": "fastai fine_tune(10)",
     "default": "ours, no flag",
@@ -24,7 +25,7 @@ NAMES = {
     "full": "ours, full at 1e-3, 10 epochs",
 }
 OURS = ("default", "probe", "auto")
-PEERS = ("script3", "timm3", "timm10", "fastai3", "fastai10")
+PEERS = ("script3", "timm3", "timm10", "timm20", "fastai3", "fastai10")
 LEVEL = 0.05
 
 
