@@ -13,7 +13,7 @@ trains, scores the test images and ends; its CPU seconds are all of that, import
 DIR/cells.jsonl, so the same command goes on where it stopped, and other cells can be added later. With ``--methods``
 and no name, the table is only written again.
 
-Ours are run as ``finetune.py --train_dir --validation_dir --test_dir --model_name_or_path --image_size``, and with
+Ours without a flag is ``--adaptation auto`` on sets of these sizes. Ours are run as ``finetune.py --train_dir --validation_dir --test_dir --model_name_or_path --image_size``, and with
 ``--report false --max_parity_samples 20``, which leave out work that the others do not do. What the peers' rows are,
 ``first_result_peers.py`` says. Every method reads images at the same size, and trains on the same images.
 
@@ -44,7 +44,6 @@ PEERS = ("script3", "timm3", "timm10", "timm20", "fastai3", "fastai10")
 OURS: dict[str, Sequence[object]] = {
     "default": (),
     "probe": ("--adaptation", "probe"),
-    "auto": ("--adaptation", "auto"),
     "full": (
         "--adaptation", "full", "--learning_rate", 1e-3, "--num_train_epochs", 10, "--lr_scheduler_type", "cosine",
         "--warmup_ratio", 0.1, "--random_crop_scale", 0.35, 1, "--per_device_train_batch_size", 32,

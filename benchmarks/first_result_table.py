@@ -19,12 +19,11 @@ NAMES = {
     "timm20": "timm's values, 20 epochs",
     "fastai3": "fastai fine_tune(3)",
     "fastai10": "fastai fine_tune(10)",
-    "default": "ours, no flag",
+    "default": "ours, no flag (auto)",
     "probe": "ours, probe",
-    "auto": "ours, auto",
     "full": "ours, full at 1e-3, 10 epochs",
 }
-OURS = ("default", "probe", "auto")
+OURS = ("default", "probe")
 PEERS = ("script3", "timm3", "timm10", "timm20", "fastai3", "fastai10")
 LEVEL = 0.05
 
@@ -70,8 +69,8 @@ def build_group(methods: Mapping[str, Cells]) -> list[str]:
             more = average(methods[ours], "cpu_s") / average(methods[best], "cpu_s")
             verdict = compare(methods[ours], methods[best])
             lines.append(f"  {NAMES[ours]} against {NAMES[best]}: {verdict}; {more:.2g} x its CPU seconds")
-    if methods.get("auto") and methods.get("probe"):
-        lines.append(f"  {NAMES['auto']} against the probe: {compare(methods['auto'], methods['probe'])}")
+    if methods.get("default") and methods.get("probe"):
+        lines.append(f"  {NAMES['default']} against the probe: {compare(methods['default'], methods['probe'])}")
     missing = [NAMES[method] for method in NAMES if not methods.get(method)]
     return lines + ([f"  not run: {'; '.join(missing)}"] if missing else [])
 
@@ -107,7 +106,7 @@ def draw(groups: Groups, path: Path) -> None:
     figure, grid = pyplot.subplots(
         len(rows), len(columns), figsize=(3 * len(columns), 2.7 * len(rows) + 0.8), squeeze=False, layout="constrained"
     )
-    marks = dict(zip(NAMES, "vsDPX*o^p", strict=True))
+    marks = dict(zip(NAMES, "vsDPX*op", strict=True))
     shown = {}
     for row, backbone in enumerate(rows):
         for column, name in enumerate(columns):

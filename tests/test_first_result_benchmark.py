@@ -78,9 +78,9 @@ def test_the_table_names_the_best_peer_and_what_was_not_run(modules, tmp_path):
     }
     lines = table.build_table({("lite0", "letters"): methods}).splitlines()
     assert "letters, lite0: 4 test images, largest class 0.250" in lines
-    (ours,) = (line for line in lines if line.startswith("  ours, no flag  "))
-    assert ours.split()[3:] == ["1.000", "0.500", "1.00", "10", "1.000"]
-    assert any("ours, no flag against fastai fine_tune(3): not distinguishable" in line for line in lines)
+    (ours,) = (line for line in lines if line.startswith("  ours, no flag (auto)  "))
+    assert ours.split()[4:] == ["1.000", "0.500", "1.00", "10", "1.000"]
+    assert any("ours, no flag (auto) against fastai fine_tune(3): not distinguishable" in line for line in lines)
     assert lines[-1].startswith("  not run: transformers' script, 3 epochs; timm's values, 10 epochs;")
     table.draw({("lite0", "letters"): methods}, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 5000
