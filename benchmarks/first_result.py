@@ -13,9 +13,10 @@ trains, scores the test images and ends; its CPU seconds are all of that, import
 DIR/cells.jsonl, so the same command goes on where it stopped, and other cells can be added later. With ``--methods``
 and no name, the table is only written again.
 
-Ours without a flag is ``--adaptation auto`` on sets of these sizes. Ours are run as ``finetune.py --train_dir --validation_dir --test_dir --model_name_or_path --image_size``, and with
-``--report false --max_parity_samples 20``, which leave out work that the others do not do. What the peers' rows are,
-``first_result_peers.py`` says. Every method reads images at the same size, and trains on the same images.
+Ours are run as ``finetune.py --train_dir --validation_dir --test_dir --model_name_or_path --image_size``, and with
+``--report false --max_parity_samples 20``, which leave out work that the others do not do; without another flag that
+is ``--adaptation auto`` on sets of these sizes. What the peers' rows are, ``first_result_peers.py`` says. Every method
+reads images at the same size, and trains on the same images.
 
 Ours is compared with the peer of highest mean accuracy by a sign test on test images: an image votes for the method
 that is right on it in more of the seeds that both have, and images with as many on both sides do not vote (McNemar's

@@ -106,7 +106,7 @@ def draw(groups: Groups, path: Path) -> None:
     figure, grid = pyplot.subplots(
         len(rows), len(columns), figsize=(3 * len(columns), 2.7 * len(rows) + 0.8), squeeze=False, layout="constrained"
     )
-    marks = dict(zip(NAMES, "vsDPX*op", strict=True))
+    marks = dict(zip(NAMES, "vsD^PX*op", strict=True))
     shown = {}
     for row, backbone in enumerate(rows):
         for column, name in enumerate(columns):
