@@ -89,7 +89,8 @@ def test_the_table_names_the_best_peer_and_what_was_not_run(modules, tmp_path):
 @pytest.mark.slow
 def test_cells_of_a_peer_and_of_ours_answer_the_same_images(modules, tmp_path):
     torch.manual_seed(0)
-    ViTForImageClassification(ViTConfig(**TINY_CONFIGS["vit"], image_size=28)).save_pretrained(tmp_path / "vit")
+    config = ViTConfig(**{**TINY_CONFIGS["vit"], "image_size": 28, "patch_size": 7})
+    ViTForImageClassification(config).save_pretrained(tmp_path / "vit")
     plain_image_processor_class()(size={"height": 28, "width": 28}).save_pretrained(tmp_path / "vit")
     sets, benchmark = modules["sets"], modules[""]
     random, seen = np.random.default_rng(0), set()
