@@ -61,6 +61,17 @@ def test_small_images_from_scratch_are_cropped_less_unless_crops_were_given():
         assert not choose_values(situation, given).keys() & {"random_crop_scale", "random_crop_ratio"}
 
 
+def test_statistics_are_kept_where_a_probe_was_solved_with_them():
+    def keeps(**changes):
+        return choose_values(dataclasses.replace(FULL, **changes), set()).get("freeze_batch_norm", False)
+
+    assert keeps(starts_from_probe=True)
+    assert not keeps()
+    assert not keeps(starts_from_probe=True, has_batch_norm=False)
+    assert not keeps(starts_from_probe=True, trained="lora")
+    assert not keeps(starts_from_probe=True, is_scratch=True)
+
+
 def test_a_stream_of_unknown_length_has_no_epochs():
     assert "num_train_epochs" not in choose_values(dataclasses.replace(FULL, num_images=None), set())
 

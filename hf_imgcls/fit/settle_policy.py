@@ -150,6 +150,7 @@ def describe_situation(
         * training_args.gradient_accumulation_steps
         * training_args.world_size,
         image_size=max(image_size),
+        starts_from_probe=fit.adaptation == "auto",
         schedule=asked.get("lr_scheduler_type"),
     )
 

@@ -50,6 +50,7 @@ def read_plan(run: Path, record: RunRecord) -> RunPlan:
         has_batch_norm=_has_batch_norm(run / "model.safetensors"),
         num_images=train.num_examples if train else None,
         images_per_step=images_per_step,
+        starts_from_probe=adaptation == "auto",
         schedule=recipe.get("lr_scheduler_type"),
     )
     is_adam = str(recipe.get("optim", "adamw")).startswith("adam")

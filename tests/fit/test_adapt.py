@@ -11,6 +11,7 @@ from hf_imgcls.arguments import DataArguments, FitArguments
 from hf_imgcls.errors import ModelError
 from hf_imgcls.fit.adapt import adapt_model, merge_adapter
 from hf_imgcls.fit.model import build_model, head_parameter_names
+from hf_imgcls.fit.sampling import leaves_batch_of_one
 
 
 def build(model_type, **fit):
@@ -117,3 +118,21 @@ def test_lora_on_an_unknown_architecture_asks_for_targets():
     with pytest.raises(ModelError, match="resnet") as error:
         build("resnet", adaptation="lora")
     assert "--lora_target_modules" in error.value.fix
+
+
+def test_batch_norm_learns_with_the_statistics_that_it_had():
+    model, _ = build("resnet", adaptation="full", freeze_batch_norm=True)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items() if "running" in name}
+    model.train()
+    images = torch.rand(4, 3, 32, 32)
+    trained = model(pixel_values=images).logits
+    trained.sum().backward()
+    assert len(before) > 4
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in before.items())
+    torch.testing.assert_close(trained, model.eval()(pixel_values=images).logits)
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert all(norm.weight.grad.abs().sum() > 0 for norm in norms)
+    assert not leaves_batch_of_one(model, 5, 4)
+    assert leaves_batch_of_one(build("resnet", adaptation="full")[0], 5, 4)
+    with pytest.raises(ModelError, match="has no BatchNorm"):
+        build("vit", adaptation="full", freeze_batch_norm=True)
