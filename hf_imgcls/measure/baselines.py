@@ -8,7 +8,6 @@ probe that `hf_imgcls.measure.probe_baseline` leaves beside it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from hf_imgcls.measure.compare import BETTER, COMPARED_METRICS, WORSE, compare_t
 from hf_imgcls.measure.drawing import shorten_name
 from hf_imgcls.measure.earlier_run import find_run
 from hf_imgcls.measure.formulas import FloatArray
+from hf_imgcls.measure.learning import is_probe
 from hf_imgcls.measure.multilabel_table import MultiLabelTable, Table, load_table
 from hf_imgcls.measure.predictions import PredictionTable, count_top
 from hf_imgcls.measure.remedies import suggest_remedies
@@ -143,12 +143,6 @@ def _hold_against_probe(table: Table, run: Path, record: RunRecord, metric: str)
     except DataError:  # another test split than the run's
         return Baseline(PROBE, metric=metric, remark="it was measured on the run's own images, which are others")
     return Baseline(PROBE, comparison, metric, num_train=probe.source.get(PROBE_KEY))
-
-
-def is_probe(run: Path) -> bool:
-    """Whether the run's model is a probe itself."""
-    path = run / "train_results.json"
-    return path.is_file() and "train_penalty" in json.loads(path.read_text(encoding="utf-8"))
 
 
 def answer_constantly(table: Table, counts: Mapping[str, int], num_train: int) -> Table:

@@ -13,6 +13,12 @@ def read_state(folder: str | Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
+def is_probe(folder: str | Path) -> bool:
+    """Whether a run's model is a linear probe, whose head was solved for."""
+    path = Path(folder) / "train_results.json"
+    return path.is_file() and "train_penalty" in json.loads(path.read_text(encoding="utf-8"))
+
+
 def read_learning(folder: str | Path) -> list[dict[str, Any]]:
     """Read the losses of a run's evaluations.
 
@@ -22,8 +28,10 @@ def read_learning(folder: str | Path) -> list[dict[str, Any]]:
     Returns:
         For each evaluation ``epoch``, ``step``, ``validation`` (mean loss) and ``training`` (the mean loss that was
         logged last before it, None where none was), and ``is_best`` for the one whose weights were kept; nothing where
-        fewer than two are recorded, which make no curve.
+        fewer than two are recorded, which make no curve, and where a probe was kept instead of what was trained.
     """
+    if is_probe(folder):
+        return []
     state = read_state(folder)
     points: list[dict[str, Any]] = []
     training = None

@@ -259,6 +259,7 @@ def draw_learning(learning: Sequence[dict[str, Any]], theme: Theme) -> Chart:
         if best:
             axes.plot(epoch[best], validation[best], "D", color=theme.first, markersize=7, label="weights kept")
         axes.set(ylim=(0, None), xlabel="epoch", ylabel="mean loss")
+        axes.locator_params(axis="x", integer=True)
         axes.legend()
         set_title(figure, "Loss while training")
     lowest = int(np.argmin(validation))

@@ -26,7 +26,8 @@ from hf_imgcls.argument_checks import find_probe_obstacles
 from hf_imgcls.data.batches import BatchedSplit
 from hf_imgcls.errors import UserError
 from hf_imgcls.fit.probe import Solution, compute_features, find_linear_head, solve_head
-from hf_imgcls.measure.baselines import PROBE_FILE, PROBE_KEY, is_probe
+from hf_imgcls.measure.baselines import PROBE_FILE, PROBE_KEY
+from hf_imgcls.measure.learning import is_probe
 from hf_imgcls.measure.score import LabelSetRecorder, Recorder
 from hf_imgcls.records import PROBE
 
@@ -119,7 +120,7 @@ def answer_with_probe(
 def _quietly(name: str) -> Iterator[None]:
     own = logging.getLogger(name)
     level = own.level
-    own.setLevel(logging.WARNING)
+    own.setLevel(logging.ERROR)
     try:
         yield
     finally:
