@@ -77,7 +77,7 @@ def describe_policy(asked: Arguments, dataset: ImageDataset, args: TrainingArgum
         dataset: As loaded.
         args: Batch sizes and processes as they were settled.
     """
-    if not asked.policy:
+    if not asked.policy - {"training_policy"}:
         return []
     values, parts = asked.to_recipe(), []
     images = args.train_batch_size * args.gradient_accumulation_steps * args.world_size

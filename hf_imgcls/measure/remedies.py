@@ -52,6 +52,7 @@ def read_plan(run: Path, record: RunRecord) -> RunPlan:
         images_per_step=images_per_step,
         starts_from_probe=adaptation == "auto",
         schedule=recipe.get("lr_scheduler_type"),
+        **({"image_size": int(recipe["image_size"])} if recipe.get("image_size") else {}),
     )
     is_adam = str(recipe.get("optim", "adamw")).startswith("adam")
     return RunPlan(
