@@ -150,7 +150,7 @@ SETTINGS = [
             ("sure", {"margin": 4.2, "scale": 3.0}),
             ("1 % wrong labels", {"margin": 9.0, "wrong_labels": 0.01}),
         )
-        for n in ((30,) if "wrong" in kind else (30, 100, 270))
+        for n in (30, 100, 270)
     ),
     *(
         Setting(f"10 equal classes, margin {margin}", n, lambda margin=margin: build_single(EQUAL[10], margin))
@@ -173,7 +173,7 @@ SETTINGS = [
     *(
         Setting(f"several labels, margin {margin}", n, lambda m=margin: build_several(FREQUENCIES, m), SEVERAL)
         for margin in (1.0, 2.0, 3.5)
-        for n in ((100,) if margin > 3 else (100, 270))
+        for n in (100, 270)
     ),
 ]  # fmt: skip
 

@@ -18,6 +18,7 @@ from hf_imgcls.digests import seal_run
 from hf_imgcls.errors import Interrupted, UserError, join_errors, printable
 from hf_imgcls.measure.earlier_run import check_run
 from hf_imgcls.measure.goals import choose_exit_code, parse_goals
+from hf_imgcls.offline import go_offline_without_network
 from hf_imgcls.process import get_peers
 from hf_imgcls.run import (
     BAD_IMAGES_FILE,
@@ -45,6 +46,7 @@ def main() -> None:
     set_up_logging(args)
     for name in (args.fit.model_name_or_path, args.fit.teacher_model):
         check_run(name)
+    go_offline_without_network(args.fit.model_name_or_path, args.fit.teacher_model, args.data.dataset_name)
     get_peers().watch()  # from here on processes wait for each other
     if args.publish.dry_run:
         from hf_imgcls.fit.rehearsal import rehearse

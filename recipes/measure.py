@@ -22,6 +22,7 @@ from hf_imgcls.digests import recording
 from hf_imgcls.errors import ArgumentError, printable
 from hf_imgcls.measure.earlier_run import check_run, compare_data, find_run, names_dataset, recall_arguments
 from hf_imgcls.measure.goals import choose_exit_code, parse_goals
+from hf_imgcls.offline import go_offline_without_network
 from hf_imgcls.process import get_peers
 from hf_imgcls.run import check_launch, run_recipe, set_up_logging
 
@@ -39,6 +40,7 @@ def main() -> None:
     parse_goals(args.measure.goals or [])
     check_launch(args.fit.num_processes)
     set_up_logging(args)
+    go_offline_without_network(args.fit.model_name_or_path, args.data.dataset_name)
     get_peers().watch()  # from here on processes wait for each other
     if args.measure.compare or args.measure.predictions:
         sys.exit(measure_tables(args))

@@ -16,11 +16,6 @@ _HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 _SPECIAL_REVISION = re.compile(r"(refs/(?:convert|pr)/[^/]+)(?:/(.*))?")
 
 
-def is_repo_id(name: str) -> bool:
-    """Return whether a name has the form of a Hub id: ``name`` or ``owner/name``."""
-    return re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) is not None
-
-
 def read_hub_name(args: DataArguments) -> DataArguments:
     """Replace the address of a dataset's page, or its ``hf://`` path, by the name, revision and configuration in it.
 

@@ -19,11 +19,12 @@ from datasets import Dataset, DatasetBuilder, get_dataset_config_names, load_dat
 from hf_imgcls.arguments import DataArguments
 from hf_imgcls.data.class_lists import write_out_dates
 from hf_imgcls.data.converted import Conversion, is_conversion
-from hf_imgcls.data.hub_names import CONVERTED_REVISION, is_repo_id
+from hf_imgcls.data.hub_names import CONVERTED_REVISION
 from hf_imgcls.data.local_paths import make_plain_path
 from hf_imgcls.data.near_paths import offer_folders
 from hf_imgcls.data.prepared import find_prepared, find_root, remember_prepared
 from hf_imgcls.errors import DataError
+from hf_imgcls.publish.hub_rules import is_repo_id
 from hf_imgcls.retries import call_hub, diagnose
 
 T = TypeVar("T")
@@ -179,6 +180,12 @@ def _build(name: str, args: DataArguments, *, is_reachable: bool = False) -> Dat
     Raises:
         DataError: It does not exist, cannot be reached, has no data files, or needs the name of a configuration.
     """
+    if not is_repo_id(name) and not Path(name).expanduser().exists():
+        raise DataError(
+            f"there is no folder {name!r}",
+            "a folder with images or parquet files, the id of a dataset on the Hub, or the built-in 'digits'",
+            f"check the path{offer_folders(name)}",
+        )
     common: dict[str, Any] = {"revision": args.dataset_revision, "token": args.token}
 
     def load() -> DatasetBuilder:

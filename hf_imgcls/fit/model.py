@@ -23,6 +23,7 @@ from hf_imgcls.extras import require
 from hf_imgcls.fit.head_rows import describe_rows, match_rows, pick_rows
 from hf_imgcls.fit.saved_reading import save_reading
 from hf_imgcls.fit.weights import LOADING_ERRORS, check_config_of, check_weights, pin_source
+from hf_imgcls.offline import explain_missing_model
 from hf_imgcls.records import MULTI_LABEL, SINGLE_LABEL, TEMPERATURE_KEY, THRESHOLDS_KEY
 
 if TYPE_CHECKING:
@@ -282,11 +283,7 @@ def _load_config(fit: FitArguments, data: DataArguments, source: dict[str, Any])
     try:
         config = AutoConfig.from_pretrained(name, **_choose(source, fit.config_name, fit))
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(
-            f"no model could be loaded from {name!r}: {error}",
-            "a folder with config.json, or the id of a model on the Hub",
-            "check the name, --model_revision, and that you are logged in if the model is private",
-        ) from error
+        raise explain_missing_model(name, error) from error
     if config.model_type not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES and not hasattr(config, "auto_map"):
         raise ModelError(
             f"{name!r} is a {config.model_type}, which transformers has no image classifier for",

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from hf_imgcls.errors import ModelError, network_error
 from hf_imgcls.layout import HASHES_FILE, MANIFEST_FILE, RUN_FILE
 from hf_imgcls.model_files import ADAPTER_CONFIG, CONFIG_FILE, check_config, refuse_adapter
+from hf_imgcls.offline import explain_missing_model
 from hf_imgcls.retries import call_hub
 
 if TYPE_CHECKING:
@@ -198,11 +199,7 @@ def _look_up_file(
     try:
         return call_hub(find, f"look up the model {name}", attempts, ModelError)
     except (OSError, ValueError) as error:
-        raise ModelError(
-            f"no model could be loaded from {name!r}: {error}",
-            "a folder with config.json, or the id of a model on the Hub",
-            "check the name, --model_revision, and that you are logged in if the model is private",
-        ) from error
+        raise explain_missing_model(name, error) from error
 
 
 def _select_files(files: list[str], fetches_weights: bool) -> list[str]:
