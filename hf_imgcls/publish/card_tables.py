@@ -248,7 +248,8 @@ def build_exports(records: CardRecords) -> str:
             f"{escape(entry.format)} ({code(f'{entry.format}/{entry.path}')})",
             escape(entry.precision),
             f"{entry.size_mb:.1f} MB",
-            f"{show_share(entry.top1_agreement)}, probabilities within {entry.max_probability_difference:.2g}",
+            f"{round(entry.top1_agreement * entry.num_examples):,} of {entry.num_examples:,} images, "
+            f"probabilities within {entry.max_probability_difference:.2g}",
             show_estimate(entry.accuracy),
             f"{entry.latency['p50_ms']:.1f} ms / {entry.latency['p95_ms']:.1f} ms",
             f"{entry.latency['pytorch_p50_ms']:.1f} ms",

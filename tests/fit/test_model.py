@@ -203,7 +203,7 @@ def test_resizing_keeps_the_proportion_of_edge_and_crop(tmp_path, saved_vit):
         ({"model_type": "vit", "model_config": {"patch_size": 5}}, {"image_size": 32}, "32", "--image_size 35"),
         ({"model_type": "convnext", "model_config": {"depths": [1, 1]}}, {}, "depths", "model_config"),
         ({"model_type": "timm_wrapper", "model_config": {"architecture": "tst_vit"}}, {}, "tst_vit", "test_vit"),
-        ({"model_name_or_path": "no/such-model"}, {}, "no/such-model", "--model_revision"),
+        ({"model_name_or_path": "no/such-model"}, {}, "no/such-model", "--model_type"),
     ],
 )
 def test_models_that_cannot_be_built_say_why(fit, data, found, fix):
