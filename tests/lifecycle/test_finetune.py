@@ -213,7 +213,7 @@ def test_bad_input_is_one_clear_error_before_training(run_recipe, tmp_path, flag
     ("flags", "words"),
     [
         (["--report_to", "tensorbord"], ["tensorbord", "tensorboard"]),
-        (["--lr_scheduler_kwargs", "{foo: 1}"], ["linear", "foo"]),
+        (["--lr_scheduler_kwargs", "{foo: 1}"], ["cosine", "foo"]),
         (["--optim_args", "foo"], ["--optim_args foo"]),
         (["--dataloader_drop_last", "--max_train_samples", "8"], ["8 training images", "no batch of 32"]),
     ],
