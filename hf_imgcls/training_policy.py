@@ -136,8 +136,8 @@ POLICY = (
         f"2e-3 at up to {LARGEST_SMALL} pixels; each times the square root of (images a step / 32), at most 4 times "
         "more or less",
         "EfficientNet-Lite0, 600 Fashion-MNIST images, 10 epochs: 1e-3 0.816, 3e-4 0.764 test accuracy; small ViT of "
-        "SimCLR from a probe, validation log loss at 1e-4, 3e-4, 1e-3: digits 0.842, 0.703, 0.914, Fashion-MNIST 0.944, "
-        "1.015, 1.046; small ConvNeXt from scratch, 2,000 images, 15 epochs: 2e-3 0.860, 4e-3 0.855",
+        "SimCLR from a probe, validation log loss at 1e-4, 3e-4, 1e-3: digits 0.842, 0.703, 0.914, Fashion-MNIST "
+        "0.944, 1.015, 1.046; small ConvNeXt from scratch, 2,000 images, 15 epochs: 2e-3 0.860, 4e-3 0.855",
     ),
     PolicyRow(
         "num_train_epochs",
