@@ -74,6 +74,7 @@ def test_the_figures_of_the_data(digits):
         ([90] * 10, 1000, PRETRAINED, 16, []),
         ([90] * 10, 1000, replace(PRETRAINED, adaptation="head"), 16, []),
         ([90] * 10, 1000, FROM_SCRATCH, 16, ["few to learn from scratch"]),
+        ([5000] * 10, 1000, FitArguments(model_type="vit"), 16, ["--model_type resnet"]),
         ([5000] * 10, 100, PRETRAINED, 16, ["differ by 10 points"]),
         ([5000] * 10, 1000, PRETRAINED, 224, []),
         ([5000] * 10, 1000, FROM_SCRATCH, 224, ["784 times as much"]),

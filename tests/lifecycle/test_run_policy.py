@@ -25,6 +25,7 @@ def read(folder, name="run.json"):
 def base(run_recipe, tmp_path):
     """A small model that was trained before, for two steps."""
     steps = ("--max_steps", "2", "--learning_rate", "1e-3", "--lr_scheduler_type", "linear", "--warmup_ratio", "0")
+    steps += ("--augmentation", "light")
     run = run_recipe("finetune", *DATA, *TINY_VIT, *steps, "--output_dir", tmp_path / "base")
     assert run.exit_code == 0, run.err
     assert read(tmp_path / "base")["policy"] == ["training_policy"]
