@@ -55,7 +55,7 @@ class Run:
         self.process = _context.Process(target=_run, args=(argv, str(self.log), limits, environment))
         self.process.start()
 
-    def wait(self, timeout: float = 120) -> int:
+    def wait(self, timeout: float = 300) -> int:
         """Exit code; negative for a signal."""
         self.process.join(timeout)
         if self.process.is_alive():
