@@ -42,8 +42,11 @@ def test_the_rate_follows_what_is_trained_and_the_batch():
     assert rate(is_scratch=True) >= 1e-3
     assert rate(has_batch_norm=True) > rate(has_batch_norm=False)
     assert rate(trained="head") > rate(trained="full")
-    assert rate(images_per_step=128) == pytest.approx(2 * rate(), rel=0.05)
-    assert rate(images_per_step=10**6) == rate(images_per_step=10**7)  # no batch makes it grow without bounds
+    assert rate(images_per_step=8) == pytest.approx(rate() / 2, rel=0.05)
+    assert rate(images_per_step=128) == rate()  # twice the rate ruins networks with BatchNorm
+    by_layer = {n: rate(images_per_step=n, has_batch_norm=False) for n in (32, 128, 10**6, 10**7)}
+    assert by_layer[128] == pytest.approx(2 * by_layer[32], rel=0.05)
+    assert by_layer[10**6] == by_layer[10**7]  # no batch makes it grow without bounds
 
 
 def test_small_images_from_scratch_are_cropped_less_unless_crops_were_given():
