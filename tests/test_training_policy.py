@@ -84,3 +84,13 @@ def test_every_row_has_its_evidence_and_stands_in_the_documentation():
     text = (REPOSITORY / "docs" / "training.md").read_text()
     for line in describe_rows():
         assert line in text, "docs/training.md and hf_imgcls.training_policy differ: print(*describe_rows(), sep='\\n')"
+
+
+def test_a_batch_norm_network_goes_on_gently_from_a_probe():
+    from_probe = choose_values(dataclasses.replace(FULL, starts_from_probe=True), set())
+    fresh = choose_values(FULL, set())
+    assert from_probe["learning_rate"] < fresh["learning_rate"]
+    assert (from_probe["freeze_batch_norm"], from_probe["ema_decay"]) == (True, 0.98)
+    assert not {"freeze_batch_norm", "ema_decay"} & fresh.keys()
+    by_layer = dataclasses.replace(FULL, starts_from_probe=True, has_batch_norm=False)
+    assert not {"freeze_batch_norm", "ema_decay"} & choose_values(by_layer, set()).keys()
