@@ -104,7 +104,11 @@ def draw(groups: Groups, path: Path) -> None:
     rows = list(dict.fromkeys(backbone for backbone, _ in groups))
     columns = list(dict.fromkeys(name for _, name in groups))
     figure, grid = pyplot.subplots(
-        len(rows), len(columns), figsize=(3 * len(columns), 2.7 * len(rows) + 0.8), squeeze=False, layout="constrained"
+        len(rows),
+        len(columns),
+        figsize=(2.2 + 2.5 * len(columns), 2.5 * len(rows) + 1),
+        squeeze=False,
+        layout="constrained",
     )
     marks = dict(zip(NAMES, "vsD^PX*op", strict=True))
     shown = {}
@@ -121,11 +125,13 @@ def draw(groups: Groups, path: Path) -> None:
                 )
             share = next(iter(groups[backbone, name].values()))[0]["largest_class"]
             axes.axhline(share, color="0.7", linestyle="--")
-            axes.set(title=f"{name}, {backbone}", xscale="log")
+            axes.set(title=f"{name}, {backbone}", xscale="log", xlim=(8, 400))
+            axes.set_xticks([10, 30, 100, 300], ["10", "30", "100", "300"])
+            axes.minorticks_off()
             axes.grid(alpha=0.3)
     figure.supxlabel("CPU seconds of one run")
     figure.supylabel("test accuracy")
     known = [method for method in NAMES if method in shown]
-    figure.legend([shown[m] for m in known], [NAMES[m] for m in known], loc="outside lower center", ncols=5)
+    figure.legend([shown[m] for m in known], [NAMES[m] for m in known], loc="outside upper center", ncols=3)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
