@@ -83,8 +83,7 @@ def build_table(groups: Groups) -> str:
     lines = [
         f"{os.cpu_count()} cores, one thread each, beside other work; torch {torch.__version__}, transformers "
         f"{transformers.__version__}",
-        "Means over the seeds; the last column has the accuracy of each seed. The sign tests are not corrected for their",
-        "number.",
+        "Means over the seeds; the last column: accuracy of each seed. Sign tests, not corrected for their number.",
         f"{'':35s}{'accuracy':>7s}{'macro-F1':>9s}{'log loss':>9s}{'CPU s':>6s}",
     ]
     for (backbone, name), methods in groups.items():
