@@ -69,7 +69,7 @@ class Run:
         if number == signal.SIGKILL:
             self.process.join(30)
 
-    def wait_for(self, pattern: str, timeout: float = 60) -> Path:
+    def wait_for(self, pattern: str, timeout: float = 300) -> Path:
         """Wait until a path inside the folder exists, looking all the time."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:
@@ -79,7 +79,7 @@ class Run:
                 break
         raise TimeoutError(f"no {pattern} came into being:\n{self.output}")
 
-    def wait_for_step(self, step: int, timeout: float = 60) -> None:
+    def wait_for_step(self, step: int, timeout: float = 300) -> None:
         """Wait until there is a checkpoint of this step or a later one: on a busy machine it may have been rotated."""
         end = time.monotonic() + timeout
         while time.monotonic() < end and self.process.is_alive():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 
 import pytest
@@ -150,8 +151,8 @@ def test_a_changed_argument_is_told_and_followed(whole_run, tmp_path):
     rates = {entry["step"]: entry["learning_rate"] for entry in history if "learning_rate" in entry}
     rates = {step: rate for step, rate in rates.items() if step > 45}  # before it, each epoch's end
     assert rates.keys() == {46, 47, 48}
-    for step, rate in rates.items():  # 5 steps up, 43 down in a line; the rate before the step
-        assert rate == pytest.approx(1e-3 * (48 - (step - 1)) / 43), step
+    for step, rate in rates.items():  # 5 steps up, 43 down half a cosine; the rate before the step
+        assert rate == pytest.approx(1e-3 * (1 + math.cos(math.pi * (step - 1 - 5) / 43)) / 2), step
 
 
 def test_checkpoints_are_rotated_by_step_not_by_time(whole_run, tmp_path):

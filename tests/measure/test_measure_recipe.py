@@ -93,7 +93,7 @@ def test_mistakes_end_with_one_line_and_code_2(run_folder, measure, tmp_path):
     assert "no dataset is named" in err
     code, _, err = measure("--model_name_or_path", tmp_path / "nothing", "--dataset_name", "digits")
     assert code == 2
-    assert "no model could be loaded" in err
+    assert "there is no folder" in err
     code, _, err = measure("--model_name_or_path", run_folder, "--learning_rate", "1")
     assert code == 2
     assert "is not an argument of this command" in err

@@ -178,7 +178,7 @@ def test_what_cannot_be_scored_is_an_error(vit_folder, tmp_path):
         score(vit_folder, dataclasses.replace(dataset, splits={"train": dataset.splits["train"]}))
     with pytest.raises(ModelError, match="does not know 10 of the dataset's 10 classes"):
         score(vit_folder, dataclasses.replace(dataset, labels=[f"other {name}" for name in dataset.labels]))
-    with pytest.raises(ModelError, match="no model could be loaded"):
+    with pytest.raises(ModelError, match="there is no folder"):
         score(tmp_path / "nothing")
     # A backbone without its head would be scored with a random one.
     for path in vit_folder.iterdir():
