@@ -124,3 +124,5 @@ if __name__ == "__main__":
         AcceleratorState._reset_state(reset_partial_state=first > 1)  # it remembers the accumulation
         GradientState._reset_state()
         main(Path(out), int(batch_size), int(accumulation))
+    if torch.distributed.is_initialized():  # its threads would abort the process now and then, at its end
+        torch.distributed.destroy_process_group()
