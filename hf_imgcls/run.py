@@ -73,6 +73,7 @@ def run_recipe(main: Callable[[], None]) -> None:
         os.register_at_fork(after_in_child=_drop_handlers)
     peers = join_peers()
     at_end(_return_borrowed)
+    _leaving.clear()
     previous = signal.signal(signal.SIGTERM, _leave)
     try:
         main()
@@ -152,7 +153,11 @@ def keep_memory() -> None:
         mallopt(m_trim_threshold, 2**30)
 
 
+_leaving: list[int] = []  # the signals that were answered with an exception
+
+
 def _leave(number: int, frame: object) -> None:
+    _leaving.append(number)
     os.write(2, b"\nSIGTERM: stopped; the same command goes on from the last checkpoint\n")
     raise _Terminated(Interrupted.exit_code)
 
@@ -397,7 +402,12 @@ def begin_run(
         checkpoint: What the run goes on from.
         base_model_revision: Commit of the pretrained model, where it came from the Hub.
         model: What is trained.
+
+    Raises:
+        SystemExit: SIGTERM came before, and the exception that it raised was lost in a library.
     """
+    if _leaving:  # datasets catches whatever is raised while it hashes a transform, this too
+        raise _Terminated(Interrupted.exit_code)
     if not is_main_process():
         return
     resumed: list[str] = []
