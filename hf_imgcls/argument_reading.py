@@ -148,8 +148,10 @@ def read_file(path: str, problems: list[ArgumentError]) -> dict[str, Any]:
         problems.append(ArgumentError(f"{path} {found}", expected, fix))
         return {}
     content = {str(name): value for name, value in content.items()}
-    if text.startswith(RECIPE_HEADER):  # what releases without a policy left open was transformers' own
-        content.setdefault("training_policy", "none")
+    if text.startswith(RECIPE_HEADER) and "training_policy" not in content:  # of a release without one
+        content["training_policy"] = "none"  # what it left open was transformers' own
+        if content.get("adaptation") == "auto":
+            content.setdefault("auto_finetune", "lora")
     return content
 
 

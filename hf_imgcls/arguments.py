@@ -355,10 +355,9 @@ class FitArguments:
         "With --adaptation auto: how the model is fine-tuned after its probe; lora takes less memory.",
         choices=["lora", "full"],
     )
-    freeze_batch_norm: bool | None = _setting(
-        None,
-        "Keep the statistics of BatchNorm as the pretrained model has them, while its weights learn; left open: with "
-        "--adaptation auto, whose probe was solved with them.",
+    freeze_batch_norm: bool = _setting(
+        False,
+        "Keep the statistics of BatchNorm as the pretrained model has them, while its weights learn.",
     )
     freeze_layers: int = _setting(
         0, "Keep the embeddings and the first N layers or stages as they are.", within="[0, inf)"

@@ -11,6 +11,7 @@ import json
 import os
 import tempfile
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -769,3 +770,15 @@ class ExportRecord(Record):
     versions: dict[str, str]
     preprocessing: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
+
+
+def read_finetuning(recipe: Mapping[str, Any]) -> str:
+    """Return what the optimizer steps of a run trained: ``adaptation``, or for ``auto`` what followed its probe.
+
+    Args:
+        recipe: The run's arguments. In releases without a training policy ``auto`` added LoRA unless told otherwise.
+    """
+    adaptation = str(recipe.get("adaptation", "full"))
+    if adaptation != "auto":
+        return adaptation
+    return str(recipe.get("auto_finetune", "full" if "training_policy" in recipe else "lora"))

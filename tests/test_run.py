@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from hf_imgcls.errors import LaunchError, printable
+from hf_imgcls.errors import Interrupted, LaunchError, printable
 from hf_imgcls.run import check_launch
 
 CLEAR = "\x1b[2J"
@@ -72,3 +72,23 @@ def test_one_process_where_several_may_have_been_meant(environment, num_processe
         assert check_launch(num_processes) == 1
     said = capsys.readouterr().err
     assert ("MASTER_ADDR is set and a single process was started" in said) == (outcome == "warning")
+
+
+def test_a_signal_that_a_library_catches_ends_the_run_all_the_same(tmp_path):
+    program = """
+import contextlib, os, signal, sys
+from pathlib import Path
+from hf_imgcls.run import begin_run, run_recipe
+
+def main():
+    with contextlib.suppress(BaseException):  # as datasets does while it hashes a transform
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pause()
+    begin_run(Path(sys.argv[1]), None, None, None, None)
+
+run_recipe(main)
+"""
+    run = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True, timeout=120)
+    assert run.returncode == Interrupted.exit_code, run.stderr
+    assert "SIGTERM: stopped" in run.stderr
+    assert not list(tmp_path.iterdir())

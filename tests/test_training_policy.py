@@ -5,8 +5,13 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import yaml
 from places import REPOSITORY
 
+from hf_imgcls.argument_reading import RECIPE_HEADER
+from hf_imgcls.arguments import parse_arguments
+from hf_imgcls.fit.adapt import choose_finetuning
+from hf_imgcls.records import read_finetuning
 from hf_imgcls.training_policy import POLICY, Situation, StepBudget, choose_values, describe_rows
 
 FULL = Situation(trained="full", is_scratch=False, has_batch_norm=True, num_images=802, images_per_step=32)
@@ -94,3 +99,23 @@ def test_a_batch_norm_network_goes_on_gently_from_a_probe():
     assert not {"freeze_batch_norm", "ema_decay"} & fresh.keys()
     by_layer = dataclasses.replace(FULL, starts_from_probe=True, has_batch_norm=False)
     assert not {"freeze_batch_norm", "ema_decay"} & choose_values(by_layer, set()).keys()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "expected"),
+    [
+        ({}, "full"),
+        ({"adaptation": "lora", "training_policy": "none"}, "lora"),
+        ({"adaptation": "auto", "training_policy": "none"}, "full"),
+        ({"adaptation": "auto", "auto_finetune": "lora", "training_policy": "none"}, "lora"),
+        ({"adaptation": "auto"}, "lora"),  # of a release without a policy
+    ],
+)
+def test_what_was_trained_is_read_as_the_release_meant_it(recipe, expected, tmp_path):
+    assert read_finetuning(recipe) == expected
+    if recipe:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(f"{RECIPE_HEADER}\ndataset_name: digits\n{yaml.safe_dump(recipe)}")
+        fit = parse_arguments(["--config", str(path)]).fit
+        assert choose_finetuning(fit) == expected
+        assert fit.training_policy == "none"

@@ -55,9 +55,8 @@ def adapt_model(model: PreTrainedModel, fit: FitArguments) -> nn.Module:
         for module in find_head_modules(adapted):
             module.register_forward_pre_hook(partial(_drop_inputs, fit.head_dropout))
     _keep_frozen_parts_in_eval(model, changing=fit.unfreeze_epochs > 0)
-    # A probe's head answers to features of the saved statistics; those of a batch would be others from the first step.
-    if fit.adaptation == "auto" if fit.freeze_batch_norm is None else fit.freeze_batch_norm:
-        _freeze_statistics(model, needed=bool(fit.freeze_batch_norm))
+    if fit.freeze_batch_norm:
+        _freeze_statistics(model)
     trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     total = sum(p.numel() for p in adapted.parameters())
     logger.info("Trainable parameters: %s of %s (%.2f %%)", f"{trainable:,}", f"{total:,}", 100 * trainable / total)
@@ -165,19 +164,19 @@ def _keep_frozen_parts_in_eval(model: nn.Module, *, changing: bool) -> None:
     visit(model)
 
 
-def _freeze_statistics(model: nn.Module, *, needed: bool) -> None:
+def _freeze_statistics(model: nn.Module) -> None:
     """Run BatchNorm with the statistics that were saved, also while its weight and bias learn.
 
-    Args:
-        model: Changed in place.
-        needed: Whether it is an error that there is none.
-
     Raises:
-        ModelError: There is none.
+        ModelError: The model has no BatchNorm.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    if needed and not norms:
-        raise ModelError(f"--freeze_batch_norm, and {type(model).__name__} has no BatchNorm", "one", "leave it out")
+    if not norms:
+        raise ModelError(
+            f"--freeze_batch_norm, and {type(model).__name__} has no BatchNorm",
+            "a network with BatchNorm",
+            "leave out --freeze_batch_norm",
+        )
     for norm in norms:
         norm.has_frozen_statistics = True
         norm.register_forward_pre_hook(lambda module, inputs: module.eval() and None)

@@ -113,8 +113,8 @@ def is_negligible(num_errors: int, num_examples: int) -> bool:
 def judge(probe: NDArray[np.float64], tuned: NDArray[np.float64]) -> Verdict:
     """Compare a fine-tuned model with the probe that it started from.
 
-    The one with the lower mean is kept. Where the two cannot be told from each other that is a toss of a loaded coin:
-    the worse the other one, the less likely it is taken.
+    The one with the lower mean is kept, whether or not chance could explain the difference: the larger the difference
+    really is, the less often the worse model is kept.
 
     Args:
         probe: Log loss of each image, ``(N,)``.

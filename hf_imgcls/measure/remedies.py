@@ -7,11 +7,10 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from hf_imgcls.arguments import FitArguments
 from hf_imgcls.fit.hints import REMEDIES, Outcome, RunPlan, give_hints
 from hf_imgcls.layout import DATA_FILE
 from hf_imgcls.measure.learning import read_state
-from hf_imgcls.records import PROBE, Baseline, DataRecord, RunRecord
+from hf_imgcls.records import PROBE, Baseline, DataRecord, RunRecord, read_finetuning
 from hf_imgcls.training_policy import Situation
 
 _TRANSFORMERS_RATE = 5e-5  # of TrainingArguments, in both release lines
@@ -45,7 +44,7 @@ def read_plan(run: Path, record: RunRecord) -> RunPlan:
         record.world_size * record.per_device_train_batch_size * max(record.gradient_accumulation_steps, 1)
     )
     situation = Situation(
-        trained=str(recipe.get("auto_finetune", FitArguments().auto_finetune)) if adaptation == "auto" else adaptation,
+        trained=read_finetuning(recipe),
         is_scratch=record.base_model is None,
         has_batch_norm=_has_batch_norm(run / "model.safetensors"),
         num_images=train.num_examples if train else None,

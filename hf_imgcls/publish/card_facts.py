@@ -20,7 +20,7 @@ from hf_imgcls.publish.markdown import (
     show_number,
     show_share,
 )
-from hf_imgcls.records import LARGEST_CLASS, Estimate
+from hf_imgcls.records import LARGEST_CLASS, Estimate, read_finetuning
 from hf_imgcls.training_defaults import MIN_STEPS
 
 # Below these, a run shows that the machinery works, and nothing about the model; but few steps are enough for one that
@@ -96,7 +96,7 @@ def describe_origin(records: CardRecords) -> str:
         where += f" (revision {code(records.run.base_model_revision)})"
     adaptation = records.recipe.get("adaptation")
     if adaptation == "auto":
-        adaptation = "probe" if records.is_probe else records.recipe.get("auto_finetune", "lora")
+        adaptation = "probe" if records.is_probe else read_finetuning(records.recipe)
         adaptation = "from a probe" if adaptation == "full" else adaptation
     how = {
         "lora": "with LoRA; the adapter is merged into the weights",

@@ -27,8 +27,8 @@ def make_climb(folder, **training):
         "save_strategy": "no", "logging_strategy": "no",
     }  # fmt: skip
     return make_run(
-        folder, "resnet", fit={"adaptation": "auto"}, data=PLAIN, per_device_train_batch_size=32,
-        **{**defaults, **training},
+        folder, "resnet", fit={"adaptation": "auto", "freeze_batch_norm": True}, data=PLAIN,
+        per_device_train_batch_size=32, **{**defaults, **training},
     )  # fmt: skip
 
 

@@ -43,6 +43,9 @@ def test_a_run_without_a_flag_says_what_was_chosen_and_can_be_repeated(run_recip
     assert {"adaptation", "learning_rate", "num_train_epochs", "training_policy"} <= set(record["policy"])
     assert (recipe["adaptation"], recipe["num_train_epochs"], recipe["training_policy"]) == ("auto", epochs, "none")
 
+    card = (tmp_path / "first" / "README.md").read_text()
+    assert ("starting from the head of a linear probe" in card) != ("as a linear probe: the head alone" in card)
+
     same = run_recipe("finetune", *flags, "--output_dir", tmp_path / "first")
     assert (same.exit_code, "is finished" in same.err) == (0, True)
     slower = run_recipe("finetune", *flags, "--learning_rate", "1e-5", "--output_dir", tmp_path / "first")
