@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_ONEDNN_OUT_OF_MEMORY = ("could not create a primitive", "could not execute a primitive", "could not create a memory")
+
 
 def settle_batch_size(
     args: TrainingArguments,
@@ -183,9 +185,14 @@ def _fits(model: PreTrainedModel, args: TrainingArguments, size: int, image_size
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a device's or the machine's memory is used up."""
+    """Return whether an error says that a device's or the machine's memory is used up.
+
+    oneDNN reports memory that it cannot get for its generated code or its scratchpad as a primitive that it "could not
+    create" or "could not execute", and says no reason.
+    """
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and should_reduce_batch_size(error)
+        isinstance(error, RuntimeError)
+        and (should_reduce_batch_size(error) or str(error).startswith(_ONEDNN_OUT_OF_MEMORY))
     )
 
 

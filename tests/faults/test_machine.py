@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -159,6 +161,41 @@ def test_the_search_for_a_batch_size_leaves_the_model_as_it_was(model, tmp_path)
         assert torch.equal(tensor, before[name]), name
     assert all(parameter.grad is None for parameter in model.parameters())
     assert model.training is False
+
+
+_OUT_OF_MEMORY_EVERYWHERE = """
+import resource
+from pathlib import Path
+
+import torch
+
+from hf_imgcls.fit.batch_size import is_out_of_memory
+
+torch.set_num_threads(1)
+linear, pixels = torch.nn.Linear(64, 2048), torch.randn(2056, 64)
+hidden = linear(pixels)
+size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+reasons = set()
+for more in range(0, 2**26, 2**15):  # until the activation's result and what oneDNN itself needs have room
+    resource.setrlimit(resource.RLIMIT_AS, (size + more, resource.RLIM_INFINITY))
+    try:
+        torch.nn.functional.gelu(hidden)
+        break
+    except RuntimeError as error:
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        assert is_out_of_memory(error), error
+        reasons.add(str(error).splitlines()[0][:20])
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+assert more and reasons, (more, reasons)
+print(sorted(reasons))
+"""
+
+
+@needs_proc
+def test_memory_that_ends_anywhere_in_an_operation_is_recognised():
+    """In torch's allocator and, a few KB later, in oneDNN, which calls it a primitive that it could not create."""
+    done = subprocess.run([sys.executable, "-c", _OUT_OF_MEMORY_EVERYWHERE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
