@@ -21,14 +21,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hf_imgcls.measure.estimates import estimate_metrics, rank_classes
-from hf_imgcls.measure.goals import Goal, judge
-from hf_imgcls.measure.metrics import ClassificationAccumulator
-from hf_imgcls.measure.multilabel_estimates import estimate_label_metrics, rank_label_sets
-from hf_imgcls.measure.multilabel_metrics import MultiLabelAccumulator
-from hf_imgcls.measure.multilabel_table import MultiLabelTable, Table
-from hf_imgcls.measure.predictions import PredictionTable
-from hf_imgcls.measure.top_scores import TopScores
+from hf_imgcls.measure.metrics.accumulate import ClassificationAccumulator
+from hf_imgcls.measure.metrics.accumulate_multi_label import MultiLabelAccumulator
+from hf_imgcls.measure.metrics.top_scores import TopScores
+from hf_imgcls.measure.multi_label_table import MultiLabelTable, Table
+from hf_imgcls.measure.report.estimates import estimate_metrics, rank_classes
+from hf_imgcls.measure.report.goals import Goal, judge
+from hf_imgcls.measure.report.multi_label_estimates import estimate_label_metrics, rank_label_sets
+from hf_imgcls.measure.tables import PredictionTable
 from hf_imgcls.records import Estimate, ReportRecord
 
 POPULATION, BATCH_SIZE, LEVEL, DRAWS = 20_000, 1_000, 0.95, 300

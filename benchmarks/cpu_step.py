@@ -3,8 +3,8 @@
     python benchmarks/cpu_step.py [--steps 10] [--rounds 2] [--output benchmarks/cpu_step.txt]
 
 Forward, cross-entropy, backward and fused AdamW on one ready batch, without our Trainer: as any script does it; with
-`hf_imgcls.run.keep_memory`; with `hf_imgcls.fit.depthwise` besides; in bfloat16 besides, where the CPU multiplies in
-it; and with the channels last besides. The first three are what a run does by itself; the others are --bf16 and
+`hf_imgcls.process.keep_memory`; with `hf_imgcls.fit.depthwise` as well; then in bfloat16, where the CPU multiplies in
+it; and with the channels last. The first three are what a run does by itself; the others are --bf16 and
 --channels_last. Each measurement is a process of its own, the variants take turns, and the median step of all rounds
 counts.
 """
@@ -24,8 +24,8 @@ import yaml
 from transformers import ConvNextConfig, ConvNextForImageClassification
 
 from hf_imgcls.fit.depthwise import speed_up_depthwise
+from hf_imgcls.process import keep_memory
 from hf_imgcls.provenance import has_bfloat16
-from hf_imgcls.run import keep_memory
 
 VARIANTS = ("as a script does it", "memory kept", "and depthwise gradients", "and bfloat16", "and channels last")
 RECIPE = yaml.safe_load(

@@ -17,7 +17,7 @@ import numpy as np
 from recipe_runs import finetune
 
 from hf_imgcls.measure.compare import compare_tables
-from hf_imgcls.measure.multilabel_table import load_table
+from hf_imgcls.measure.multi_label_table import load_table
 
 CONFIG = Path(__file__).parents[1] / "recipes" / "configs" / "fashion_mnist_convnext.yaml"
 STUDENT = (

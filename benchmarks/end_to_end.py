@@ -34,8 +34,8 @@ from torchvision.transforms import (
 )
 from transformers import Trainer, TrainingArguments, ViTConfig, ViTForImageClassification, set_seed
 
-from hf_imgcls.arguments import DataArguments
-from hf_imgcls.data.decode import decode_image
+from hf_imgcls.arguments.fields import DataArguments
+from hf_imgcls.classifier.decode import decode_image
 from hf_imgcls.data.load import load_image_dataset
 
 SIZE, BATCH_SIZE, SEED = 28, 32, 42

@@ -85,7 +85,7 @@ def read_answers(folder: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
         place = {name: index for index, name in enumerate(classes)}
         losses = np.array([-row[place[file.split("/")[0]]] for file, row in zip(files, scores, strict=True)])
     else:
-        from hf_imgcls.measure.predictions import PredictionTable
+        from hf_imgcls.measure.tables import PredictionTable
 
         (path,) = (folder / "run").rglob("predictions_test.parquet")
         table = PredictionTable.load(path)

@@ -33,8 +33,8 @@ import transformers
 from PIL import Image
 from torch import nn
 
-from hf_imgcls.arguments import DataArguments
-from hf_imgcls.data.decode import decode_image
+from hf_imgcls.arguments.fields import DataArguments
+from hf_imgcls.classifier.decode import decode_image
 from hf_imgcls.data.load import load_image_dataset
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "finetune.py"

@@ -42,13 +42,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from trainer_overhead import Batch, Positions, make_ready_batches, synchronize
 from transformers import AutoConfig, AutoModelForImageClassification, TrainerCallback
 
-from hf_imgcls.arguments import DataArguments, FitArguments
-from hf_imgcls.compat import build_training_arguments
-from hf_imgcls.data.preprocess import Normalizer
+from hf_imgcls.arguments.fields import DataArguments, FitArguments
+from hf_imgcls.classifier.preprocess import Normalizer
+from hf_imgcls.compat.arguments import build_training_arguments
 from hf_imgcls.data.transforms import attach_transforms
 from hf_imgcls.fit.model import build_model
 from hf_imgcls.fit.trainer import ImageClassificationTrainer
-from hf_imgcls.measure.metrics import ClassificationAccumulator
+from hf_imgcls.measure.metrics.accumulate import ClassificationAccumulator
 
 LABELS = [str(index) for index in range(1000)]
 

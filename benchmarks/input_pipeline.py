@@ -39,10 +39,10 @@ from timm.data import create_loader
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from hf_imgcls.arguments import DataArguments
+from hf_imgcls.arguments.fields import DataArguments
+from hf_imgcls.classifier.decode import EncodedImage
 from hf_imgcls.data.augment import draw_crops_and_flips
 from hf_imgcls.data.collate import collate_batch
-from hf_imgcls.data.decode import EncodedImage
 from hf_imgcls.data.transforms import attach_transforms
 
 BATCH_SIZE = 64

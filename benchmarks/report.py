@@ -25,14 +25,14 @@ import numpy as np
 import pyarrow
 import scipy
 
-from hf_imgcls.measure.metrics import ClassificationAccumulator
-from hf_imgcls.measure.multilabel_metrics import MultiLabelAccumulator
-from hf_imgcls.measure.multilabel_summary import summarise_label_sets
-from hf_imgcls.measure.multilabel_table import MultiLabelTable
-from hf_imgcls.measure.predictions import PredictionTable
-from hf_imgcls.measure.report import write_report
-from hf_imgcls.measure.summary import summarise
-from hf_imgcls.measure.top_scores import TopScores
+from hf_imgcls.measure.metrics.accumulate import ClassificationAccumulator
+from hf_imgcls.measure.metrics.accumulate_multi_label import MultiLabelAccumulator
+from hf_imgcls.measure.metrics.top_scores import TopScores
+from hf_imgcls.measure.multi_label_table import MultiLabelTable
+from hf_imgcls.measure.report.multi_label_summary import summarise_label_sets
+from hf_imgcls.measure.report.summary import summarise
+from hf_imgcls.measure.report.write import write_report
+from hf_imgcls.measure.tables import PredictionTable
 
 BATCH_SIZE = 64
 LIMIT_S, LIMIT_GIB = 60.0, 2.0

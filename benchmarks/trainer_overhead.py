@@ -30,12 +30,12 @@ import yaml
 from torch.utils.data import Dataset
 from transformers import TrainerCallback, get_scheduler
 
-from hf_imgcls.arguments import DataArguments, FitArguments
-from hf_imgcls.compat import build_training_arguments
-from hf_imgcls.data.preprocess import Normalizer
+from hf_imgcls.arguments.fields import DataArguments, FitArguments
+from hf_imgcls.classifier.preprocess import Normalizer
+from hf_imgcls.compat.arguments import build_training_arguments
 from hf_imgcls.fit.model import build_model
 from hf_imgcls.fit.trainer import ImageClassificationTrainer
-from hf_imgcls.measure.metrics import ClassificationAccumulator
+from hf_imgcls.measure.metrics.accumulate import ClassificationAccumulator
 
 NUM_WARM_UP_STEPS = 10
 NUM_READY_BATCHES = 8

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 from hf_imgcls import telemetry
 
 if TYPE_CHECKING:
-    from hf_imgcls.arguments import Arguments, parse_arguments
-    from hf_imgcls.data.load import ImageDataset, load_image_dataset
+    from hf_imgcls.arguments.fields import Arguments
+    from hf_imgcls.arguments.parse import parse_arguments
+    from hf_imgcls.data.dataset import ImageDataset
+    from hf_imgcls.data.load import load_image_dataset
     from hf_imgcls.data.transforms import attach_transforms
     from hf_imgcls.fit.model import build_model
     from hf_imgcls.fit.trainer import ImageClassificationTrainer
@@ -25,13 +27,13 @@ telemetry.turn_off()
 __version__ = metadata.version("hf_imgcls")
 
 _MODULE_OF = {
-    "Arguments": "hf_imgcls.arguments",
+    "Arguments": "hf_imgcls.arguments.fields",
     "ImageClassificationTrainer": "hf_imgcls.fit.trainer",
     "ImageDataset": "hf_imgcls.data.load",
     "attach_transforms": "hf_imgcls.data.transforms",
     "build_model": "hf_imgcls.fit.model",
     "load_image_dataset": "hf_imgcls.data.load",
-    "parse_arguments": "hf_imgcls.arguments",
+    "parse_arguments": "hf_imgcls.arguments.fields",
     "score_folder": "hf_imgcls.measure.score",
 }
 

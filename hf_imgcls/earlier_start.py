@@ -13,16 +13,17 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hf_imgcls.arguments import known_arguments
+from hf_imgcls.arguments.parse import known_arguments
+from hf_imgcls.arguments.recipe import to_recipe
+from hf_imgcls.arguments.training_policy import POLICY
 from hf_imgcls.digests import describe_changes, find_changes
 from hf_imgcls.errors import OutputError, UserError
 from hf_imgcls.layout import RUN_FILE
 from hf_imgcls.process import is_main_process
 from hf_imgcls.records import RunRecord
-from hf_imgcls.training_policy import POLICY
 
 if TYPE_CHECKING:
-    from hf_imgcls.arguments import Arguments
+    from hf_imgcls.arguments.fields import Arguments
 
 # What a finished run may be asked for again without being another run.
 _NOT_THE_RUN = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "num_processes", "training_policy")
@@ -86,7 +87,7 @@ def join_run(folder: Path, args: Arguments) -> None:
 
 def list_changed_arguments(run: RunRecord, args: Arguments) -> list[str]:
     """The arguments by which another run would come of it: ``name: this then, that now``."""
-    now = json.loads(json.dumps(args.to_recipe(), default=str))
+    now = json.loads(json.dumps(to_recipe(args), default=str))
     published = {name for name, argument in known_arguments().items() if argument.group == "publish"}
     names = [name for name in (now | run.recipe) if name not in published.union(_NOT_THE_RUN)]
     # What was left open then and is now gets the same value once data and model are known.

@@ -9,8 +9,8 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from hf_imgcls.arguments.hub_names import is_repo_id
 from hf_imgcls.errors import ModelError
-from hf_imgcls.publish.hub_rules import is_repo_id
 
 logger = logging.getLogger(__name__)
 

@@ -620,21 +620,21 @@ class ReportRecord(Record):
         metrics: Name -> estimate, over the whole split.
         per_class: Class name -> ``precision``, ``recall``, ``f1``, ``average_precision`` -> estimate; with several
             labels per image ``brier`` and ``ece`` too.
-        calibration: Reliability bins and temperature, see `hf_imgcls.measure.calibration`.
-        risk_coverage: Accuracy against the share of answers given, see `hf_imgcls.measure.summary`.
+        calibration: Reliability bins and temperature, see `hf_imgcls.measure.statistics.calibration`.
+        risk_coverage: Accuracy against the share of answers given, see `hf_imgcls.measure.report.summary`.
         confused_pairs: Pairs of classes by how often one is taken for the other.
-        slices: Groups of examples, largest certain gap first, see `hf_imgcls.measure.slices`.
+        slices: Groups of examples, largest certain gap first, see `hf_imgcls.measure.report.slices`.
         imbalance: Training examples of each class against its recall, see `relate_support_to_recall` of
-            `hf_imgcls.measure.slices`.
-        goals: What was asked for, and whether it was met, see `hf_imgcls.measure.goals`.
+            `hf_imgcls.measure.report.slices`.
+        goals: What was asked for, and whether it was met, see `hf_imgcls.measure.report.goals`.
         latency: See `hf_imgcls.measure.latency`.
-        gallery: Kind -> examples worth looking at, see `hf_imgcls.measure.gallery`.
-        explanations: See `hf_imgcls.measure.explain`.
+        gallery: Kind -> examples worth looking at, see `hf_imgcls.measure.report.gallery`.
+        explanations: See `hf_imgcls.measure.explain.explain`.
         notes: What a reader should know, one sentence each.
         problem_type: ``single_label_classification`` or ``multi_label_classification``. With the latter there is no
             ``risk_coverage`` and there are no ``confused_pairs``.
         multi_label: Where an image may have several labels: thresholds, labels per image, missed and invented labels,
-            and pairs of classes that go together, see `hf_imgcls.measure.multilabel_summary`.
+            and pairs of classes that go together, see `hf_imgcls.measure.report.multi_label_summary`.
         exports: A row for each exported model of the run, see `hf_imgcls.publish.export.table`.
         num_classes: How many of ``labels`` the dataset has, the first ones; a model may know others. None: all of them.
         baselines: What the model is held against, see `hf_imgcls.measure.baselines`; None for a model of no run.

@@ -14,12 +14,16 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from hf_imgcls.argument_reading import name_first_word
-from hf_imgcls.arguments import Arguments, parse_arguments
+from hf_imgcls.arguments.fields import Arguments
+from hf_imgcls.arguments.parse import parse_arguments
+from hf_imgcls.arguments.reading import name_first_word
+from hf_imgcls.arguments.recall import names_dataset, recall_arguments
+from hf_imgcls.commands.command import run_recipe
 from hf_imgcls.digests import recording
 from hf_imgcls.errors import ArgumentError, join_errors, printable
-from hf_imgcls.measure.earlier_run import check_run, compare_data, names_dataset, recall_arguments
-from hf_imgcls.run import RUN_FILE, check_launch, hold_folder, run_recipe, set_up_logging
+from hf_imgcls.layout import RUN_FILE
+from hf_imgcls.process import check_launch, set_up_logging
+from hf_imgcls.run_folder import check_run, compare_data, hold_folder
 
 FLAGS = ("model_name_or_path", "model_revision", "output_dir", "num_processes", "per_device_eval_batch_size")
 
@@ -34,9 +38,9 @@ def main() -> None:
     set_up_logging(args)
     changes = check_run(args.fit.model_name_or_path)
 
+    from hf_imgcls.classifier.saved_reading import adopt_reading
     from hf_imgcls.data.load import load_image_dataset
     from hf_imgcls.data.scan import check_images
-    from hf_imgcls.fit.saved_reading import adopt_reading
     from hf_imgcls.publish.card import write_card
     from hf_imgcls.publish.export.build import export_model
     from hf_imgcls.publish.export.exporter import check_formats

@@ -13,27 +13,22 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from hf_imgcls.arguments import parse_arguments
+from hf_imgcls.arguments.parse import parse_arguments
+from hf_imgcls.commands.command import run_recipe
 from hf_imgcls.digests import seal_run
 from hf_imgcls.errors import Interrupted, UserError, join_errors, printable
-from hf_imgcls.measure.earlier_run import check_run
-from hf_imgcls.measure.goals import choose_exit_code, parse_goals
+from hf_imgcls.layout import BAD_IMAGES_FILE, BATCH_PICTURE, LR_RANGE_PICTURE, RUN_FILE
+from hf_imgcls.measure.report.goals import choose_exit_code, parse_goals
 from hf_imgcls.offline import go_offline_without_network
-from hf_imgcls.process import get_peers
-from hf_imgcls.run import (
-    BAD_IMAGES_FILE,
-    BATCH_PICTURE,
-    LR_RANGE_PICTURE,
-    RUN_FILE,
+from hf_imgcls.peers import get_peers
+from hf_imgcls.process import check_launch, is_main_process, set_up_logging
+from hf_imgcls.run_folder import (
     begin_run,
     borrow_folder,
     check_disk_space,
-    check_launch,
-    is_main_process,
+    check_run,
     mark_interrupted,
     open_output_folder,
-    run_recipe,
-    set_up_logging,
 )
 
 
@@ -73,14 +68,16 @@ def main() -> None:
     from transformers import set_seed
     from transformers.utils.logging import disable_progress_bar
 
-    from hf_imgcls.compat import build_training_arguments, use_all_cores
+    from hf_imgcls.arguments.augmentation import resolve_augmentation
+    from hf_imgcls.classifier.preprocess import Preprocessor
+    from hf_imgcls.classifier.saved_reading import adopt_reading
+    from hf_imgcls.classifier.source import find_commit, find_manifest
+    from hf_imgcls.compat.arguments import build_training_arguments, use_all_cores
     from hf_imgcls.data.apart import count_seen, save_manifest
     from hf_imgcls.data.calibration import read_calibration
     from hf_imgcls.data.contact_sheet import draw_batch
     from hf_imgcls.data.load import load_image_dataset
     from hf_imgcls.data.pixel_statistics import resolve_pixel_statistics
-    from hf_imgcls.data.policies import resolve_augmentation
-    from hf_imgcls.data.preprocess import Preprocessor
     from hf_imgcls.data.safety import check_augmentation
     from hf_imgcls.data.scan import check_images
     from hf_imgcls.data.transforms import attach_transforms
@@ -98,14 +95,12 @@ def main() -> None:
     from hf_imgcls.fit.quantization import add_quantizers
     from hf_imgcls.fit.rehearsal import StepTimes
     from hf_imgcls.fit.same_run import check_same_run_everywhere
-    from hf_imgcls.fit.saved_reading import adopt_reading
     from hf_imgcls.fit.saving import save_run
     from hf_imgcls.fit.settle_policy import describe_policy, settle_policy
     from hf_imgcls.fit.soup import cook_soup
     from hf_imgcls.fit.tune import finish_search, search
-    from hf_imgcls.fit.weights import find_commit, find_manifest
     from hf_imgcls.measure.final_model import finish_saved_model
-    from hf_imgcls.measure.multilabel_metrics import choose_accumulator
+    from hf_imgcls.measure.metrics.accumulate_multi_label import choose_accumulator
     from hf_imgcls.measure.probe_baseline import answer_with_probe, solve_probe
     from hf_imgcls.measure.results import write_metrics
     from hf_imgcls.measure.run_report import check_measuring, report_score
@@ -194,7 +189,7 @@ def main() -> None:
         base = args.fit.model_name_or_path
         commit = find_commit(base, args.data, args.fit.model_revision) if base else None
         about = describe_model(model, args.fit, args.data, commit)
-        begin_run(output_dir, args, training_args, dataset.record, checkpoint, commit, about)
+        begin_run(output_dir, args, training_args, dataset.record, checkpoint and checkpoint.path, commit, about)
         save_manifest(dataset, output_dir)
 
         if args.publish.dry_run:

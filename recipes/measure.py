@@ -17,14 +17,17 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from hf_imgcls.arguments import Arguments, parse_arguments
+from hf_imgcls.arguments.fields import Arguments
+from hf_imgcls.arguments.parse import parse_arguments
+from hf_imgcls.arguments.recall import find_run, names_dataset, recall_arguments
+from hf_imgcls.commands.command import run_recipe
 from hf_imgcls.digests import recording
 from hf_imgcls.errors import ArgumentError, printable
-from hf_imgcls.measure.earlier_run import check_run, compare_data, find_run, names_dataset, recall_arguments
-from hf_imgcls.measure.goals import choose_exit_code, parse_goals
+from hf_imgcls.measure.report.goals import choose_exit_code, parse_goals
 from hf_imgcls.offline import go_offline_without_network
-from hf_imgcls.process import get_peers
-from hf_imgcls.run import check_launch, run_recipe, set_up_logging
+from hf_imgcls.peers import get_peers
+from hf_imgcls.process import check_launch, set_up_logging
+from hf_imgcls.run_folder import check_run, compare_data
 
 FLAGS = (
     "model_name_or_path", "model_revision", "output_dir", "num_processes", "use_cpu",
@@ -46,12 +49,12 @@ def main() -> None:
         sys.exit(measure_tables(args))
     changes = check_run(args.fit.model_name_or_path)
 
-    from hf_imgcls.compat import build_training_arguments
+    from hf_imgcls.classifier.saved_reading import adopt_reading
+    from hf_imgcls.classifier.source import find_manifest
+    from hf_imgcls.compat.arguments import build_training_arguments
     from hf_imgcls.data.apart import count_seen
     from hf_imgcls.data.load import load_image_dataset
     from hf_imgcls.data.scan import check_images
-    from hf_imgcls.fit.saved_reading import adopt_reading
-    from hf_imgcls.fit.weights import find_manifest
     from hf_imgcls.measure.run_report import check_measuring, report_score
     from hf_imgcls.measure.saved_model import measure_saved_model
 

@@ -12,25 +12,17 @@ Of a dataset with labels its training split is used, the labels only to say what
 import sys
 from dataclasses import replace
 
-from hf_imgcls.arguments import Arguments, parse_arguments
+from hf_imgcls.arguments.fields import Arguments
+from hf_imgcls.arguments.parse import parse_arguments
+from hf_imgcls.arguments.recipe import save_recipe
+from hf_imgcls.arguments.training_policy import SCHEDULES_WITHOUT_WARMUP
+from hf_imgcls.commands.command import run_recipe
 from hf_imgcls.digests import seal_run
 from hf_imgcls.errors import Interrupted
-from hf_imgcls.process import get_peers
-from hf_imgcls.run import (
-    BAD_IMAGES_FILE,
-    BATCH_PICTURE,
-    DATA_FILE,
-    RECIPE_FILE,
-    begin_run,
-    check_disk_space,
-    check_launch,
-    is_main_process,
-    mark_interrupted,
-    open_output_folder,
-    run_recipe,
-    set_up_logging,
-)
-from hf_imgcls.training_policy import SCHEDULES_WITHOUT_WARMUP
+from hf_imgcls.layout import BAD_IMAGES_FILE, BATCH_PICTURE, DATA_FILE, RECIPE_FILE
+from hf_imgcls.peers import get_peers
+from hf_imgcls.process import check_launch, is_main_process, set_up_logging
+from hf_imgcls.run_folder import begin_run, check_disk_space, mark_interrupted, open_output_folder
 
 FLAGS = (
     "output_dir", "overwrite_output_dir", "num_processes", "use_cpu", "seed", "run_name", "disable_tqdm", "log_level",
@@ -49,12 +41,14 @@ def main() -> None:
     from transformers import set_seed
     from transformers.utils.logging import disable_progress_bar
 
-    from hf_imgcls.compat import build_training_arguments, use_all_cores
+    from hf_imgcls.arguments.augmentation import resolve_augmentation
+    from hf_imgcls.classifier.saved_reading import adopt_reading
+    from hf_imgcls.classifier.source import find_commit, find_manifest
+    from hf_imgcls.compat.arguments import build_training_arguments, use_all_cores
     from hf_imgcls.data.apart import count_seen, save_manifest
     from hf_imgcls.data.contact_sheet import draw_batch
     from hf_imgcls.data.load import load_image_dataset, load_unlabelled
     from hf_imgcls.data.pixel_statistics import resolve_pixel_statistics
-    from hf_imgcls.data.policies import resolve_augmentation
     from hf_imgcls.data.scan import check_images
     from hf_imgcls.data.transforms import attach_transforms
     from hf_imgcls.fit.batch_size import settle_batch_size
@@ -62,8 +56,6 @@ def main() -> None:
     from hf_imgcls.fit.model import build_model
     from hf_imgcls.fit.optimizers import check_optimizer
     from hf_imgcls.fit.pretrain import build_pretrainer, describe_neighbours, judge_backbone, save_backbone
-    from hf_imgcls.fit.saved_reading import adopt_reading
-    from hf_imgcls.fit.weights import find_commit, find_manifest
     from hf_imgcls.measure.results import write_metrics
     from hf_imgcls.publish.base_model import describe_model
 
@@ -97,7 +89,7 @@ def main() -> None:
     check_disk_space(output_dir, sum(p.numel() for p in trainer.model.parameters()) * 4, training_args)
     image_size = batches.train_transform.preprocessor.target_size
     settle_batch_size(training_args, trainer.model, image_size, checkpoint, streaming=False)
-    begin_run(output_dir, args, training_args, dataset.record, checkpoint, commit, about)
+    begin_run(output_dir, args, training_args, dataset.record, checkpoint and checkpoint.path, commit, about)
     save_manifest(dataset, output_dir)
 
     # Training
@@ -113,7 +105,7 @@ def main() -> None:
     if training_args.should_save:
         backbone = trainer.accelerator.unwrap_model(trainer.model).release()
         save_backbone(backbone, processor, output_dir)
-        args.save_recipe(output_dir / RECIPE_FILE)
+        save_recipe(args, output_dir / RECIPE_FILE)
         dataset.record.save(output_dir / DATA_FILE)
         if training_args.world_size == 1:
             trainer.model = backbone

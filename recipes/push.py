@@ -13,8 +13,11 @@ Log in before with `hf auth login`, or set HF_TOKEN. What the run's recipe says 
 import sys
 from pathlib import Path
 
-from hf_imgcls.arguments import Arguments, parse_arguments
-from hf_imgcls.run import RECIPE_FILE, run_recipe, set_up_logging
+from hf_imgcls.arguments.fields import Arguments
+from hf_imgcls.arguments.parse import parse_arguments
+from hf_imgcls.commands.command import run_recipe
+from hf_imgcls.layout import RECIPE_FILE
+from hf_imgcls.process import set_up_logging
 
 FLAGS = (
     "hub_model_id", "hub_revision", "hub_private_repo", "hub_token", "hub_tag", "public", "create_pr",

@@ -16,11 +16,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from hf_imgcls.arguments import FINETUNE_GROUPS, parse_arguments
+from hf_imgcls.arguments.parse import FINETUNE_GROUPS, parse_arguments
+from hf_imgcls.arguments.recipe import save_recipe
+from hf_imgcls.commands.command import run_recipe
 from hf_imgcls.errors import Interrupted, OutputError
 from hf_imgcls.layout import REPEATS_FILE
 from hf_imgcls.measure.repeats import describe_repeats, summarise_repeats
-from hf_imgcls.run import run_recipe, set_up_logging
+from hf_imgcls.process import set_up_logging
 
 FINETUNE = Path(__file__).with_name("finetune.py")
 
@@ -31,7 +33,7 @@ def main() -> None:
     folder = Path(args.training["output_dir"])
     folder.mkdir(parents=True, exist_ok=True)
     recipe = folder / "repeated.yaml"
-    args.save_recipe(recipe)
+    save_recipe(args, recipe)
     # Secrets are not in the recipe.
     token = args.hub_token or args.data.token
     environment = {**os.environ, **({"HF_TOKEN": token} if isinstance(token, str) else {})}

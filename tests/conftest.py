@@ -8,7 +8,7 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# As in a recipe (hf_imgcls.run): threads that wait do not spin, which would take the core from whoever else wants it.
+# As in a recipe (hf_imgcls.process): threads that wait do not spin, which would take the core from others.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 from pathlib import Path
@@ -18,12 +18,14 @@ from places import REPOSITORY
 
 # What computes with NumPy alone, or writes text and pictures: it does the same on both transformers lines.
 SAME_ON_BOTH_LINES = {
-    "data": ("augmentation", "cache", "decode", "safety", "shots", "splits"),
+    "arguments": ("publish_arguments", "push_arguments"),
+    "classifier": ("decode",),
+    "data": ("augmentation", "cache", "safety", "shots", "splits"),
     "measure": (
         "compare", "coverage", "differences", "goals", "intervals", "metrics", "multilabel_metrics",
-        "multilabel_report", "page", "plots", "predictions", "repeats", "slices", "summary",
+        "multilabel_report", "page", "plots", "repeats", "slices", "summary", "tables",
     ),
-    "publish": ("lint", "publish_arguments", "push_arguments"),
+    "publish": ("lint",),
 }  # fmt: skip
 
 

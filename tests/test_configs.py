@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from hf_imgcls.arguments import parse_arguments
+from hf_imgcls.arguments.parse import parse_arguments
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 CONFIGS = sorted((RECIPES / "configs").glob("*.yaml"))
@@ -37,7 +37,7 @@ def test_the_promised_configs_are_there():
 def test_a_config_parses_and_its_model_is_built(path):
     from transformers import AutoConfig, AutoModelForImageClassification
 
-    from hf_imgcls.compat import build_training_arguments
+    from hf_imgcls.compat.arguments import build_training_arguments
     from hf_imgcls.fit.adapt import adapt_model
     from hf_imgcls.fit.model import check_model
 

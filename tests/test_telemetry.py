@@ -15,8 +15,8 @@ from hub_writes import User, serve_writable_hub
 from lifecycle.command_lines import SMALL_DIGITS, TINY_VIT
 from places import REPOSITORY
 
-from hf_imgcls.argument_checks import EXPORT_FORMATS
-from hf_imgcls.compat import TRANSFORMERS_MAJOR
+from hf_imgcls.arguments.fields import EXPORT_FORMATS
+from hf_imgcls.compat.models import TRANSFORMERS_MAJOR
 
 _SHOW = """
 import json, os, sys
@@ -68,7 +68,7 @@ def test_nncf_finds_nothing_to_send_with(tmp_path):
 
 _FORK = """
 import ctypes, os, signal, time
-from hf_imgcls.run import run_recipe
+from hf_imgcls.commands.command import run_recipe
 
 def main():
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
@@ -95,7 +95,7 @@ def test_a_forked_child_ends_by_a_signal(tmp_path):
 _FULL = """
 import sys
 from pathlib import Path
-from hf_imgcls.run import run_recipe
+from hf_imgcls.commands.command import run_recipe
 
 def main():
     try:

@@ -12,7 +12,7 @@ from scipy.stats import ttest_1samp
 from tiny_models import TINY_CONFIGS
 from transformers import ViTConfig, ViTForImageClassification
 
-from hf_imgcls.compat import plain_image_processor_class
+from hf_imgcls.compat.models import plain_image_processor_class
 
 
 @pytest.fixture

@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow.compute as pc
 
-from hf_imgcls.data.image_source import describe_source
+from hf_imgcls.classifier.image_source import describe_source
 from hf_imgcls.data.manifest import Manifest
 from hf_imgcls.errors import DataError, printable
 from hf_imgcls.layout import MANIFEST_FILE, RUN_FILE
+from hf_imgcls.process import is_main_process
 from hf_imgcls.records import IdenticalImages, RunRecord, SharedImages
-from hf_imgcls.run import is_main_process
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from numpy.typing import NDArray
 
-    from hf_imgcls.data.load import ImageDataset
+    from hf_imgcls.data.dataset import ImageDataset
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def count_seen(dataset: ImageDataset, manifest: Path | None, whose: str) -> Imag
 
     Args:
         dataset: From `hf_imgcls.data.scan.check_images`; it is not changed.
-        manifest: Of that model, from `hf_imgcls.fit.weights.find_manifest`; None where there is none.
+        manifest: Of that model, from `hf_imgcls.classifier.source.find_manifest`; None where there is none.
         whose: ``"base"``, the model that a run starts from; ``"teacher"``, one that it learns from; or ``"model"``, the
             one that is measured.
 

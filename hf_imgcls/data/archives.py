@@ -12,7 +12,7 @@ from zipfile import BadZipFile, ZipFile
 
 from datasets import DownloadConfig, DownloadManager
 
-from hf_imgcls.arguments import DataArguments
+from hf_imgcls.arguments.fields import DataArguments
 from hf_imgcls.data.labels import is_hidden_name
 from hf_imgcls.data.prepared import find_root, remember_archives
 from hf_imgcls.data.ranges import RangeReader

@@ -19,15 +19,15 @@ import datasets
 import numpy as np
 import pyarrow.compute as pc
 
-from hf_imgcls.data.decode import EncodedImage, decode_image, name_sample
-from hf_imgcls.data.reading import Reading
+from hf_imgcls.classifier.decode import EncodedImage, decode_image, name_sample
+from hf_imgcls.classifier.reading import Reading
 from hf_imgcls.errors import DataError
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from numpy.typing import NDArray
 
-    from hf_imgcls.arguments import DataArguments
+    from hf_imgcls.arguments.fields import DataArguments
 
 _LAYOUT = "2"  # part of the key: raise it when decoding or the file changes
 _MAX_BYTES = 1 << 30

@@ -14,8 +14,8 @@ from hf_imgcls.data.transforms import attach_transforms
 from hf_imgcls.errors import DataError
 
 if TYPE_CHECKING:
-    from hf_imgcls.arguments import DataArguments
-    from hf_imgcls.data.load import ImageDataset
+    from hf_imgcls.arguments.fields import DataArguments
+    from hf_imgcls.data.dataset import ImageDataset
 
 _BATCH_SIZE = 8
 

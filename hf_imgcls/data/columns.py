@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from datasets import Dataset, Image
 
-from hf_imgcls.arguments import DataArguments
+from hf_imgcls.arguments.fields import DataArguments
 from hf_imgcls.data.find_columns import find_image_column, find_label_column
 from hf_imgcls.data.label_sets import LabelIds, label_feature, split_columns, to_column
 from hf_imgcls.data.sources import Source

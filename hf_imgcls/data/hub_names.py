@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from hf_imgcls.arguments import DataArguments
+from hf_imgcls.arguments.fields import DataArguments
 from hf_imgcls.errors import DataError
 
 # Where the Hub puts its own conversion to parquet: https://huggingface.co/docs/dataset-viewer/parquet

@@ -7,16 +7,16 @@ train (``splits``), labels get the ids of one map, by name (``labels``), and wha
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from datasets import Dataset
 
-from hf_imgcls.arguments import DataArguments
+from hf_imgcls.arguments.fields import DataArguments
 from hf_imgcls.data.class_lists import drop_conflicting
 from hf_imgcls.data.columns import agree_on_column, check_fixed_columns, unify_columns
+from hf_imgcls.data.dataset import ImageDataset
 from hf_imgcls.data.find_columns import describe_choice
 from hf_imgcls.data.folders import read_loose_folder
 from hf_imgcls.data.groups import cut_groups, read_groups, record_groups
@@ -24,16 +24,11 @@ from hf_imgcls.data.hub_names import read_hub_name
 from hf_imgcls.data.iterative_stratification import cut_iteratively
 from hf_imgcls.data.label_columns import RawLabels, read_raw_labels
 from hf_imgcls.data.label_hints import hint_typing_errors
-from hf_imgcls.data.label_sets import (
-    LabelIds,
-    count_classes,
-    describe_sets,
-    is_multi_label,
-)
+from hf_imgcls.data.label_sets import LabelIds, count_classes, describe_sets, is_multi_label
 from hf_imgcls.data.labels import build_label_map, encode_labels, hint_separator
 from hf_imgcls.data.names import list_some
 from hf_imgcls.data.row_names import check_image_texts, locate_row
-from hf_imgcls.data.sources import BUILT_IN_SAMPLE, Source, open_source
+from hf_imgcls.data.sources import Source, open_source
 from hf_imgcls.data.splits import (
     ROLES,
     assign_roles,
@@ -47,42 +42,9 @@ from hf_imgcls.errors import DataError
 from hf_imgcls.records import MULTI_LABEL, SINGLE_LABEL, DataRecord, SplitRecord
 
 if TYPE_CHECKING:
-    from hf_imgcls.data.manifest import Manifest
-    from hf_imgcls.data.streaming import StreamingSplit
+    pass
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class ImageDataset:
-    """A dataset ready for transforms.
-
-    Attributes:
-        splits: Some of ``train``, ``validation``, ``test``. Every split has the columns ``image``
-            (``datasets.Image(decode=False)``: a dict of ``bytes`` and ``path``), ``label`` (``ClassLabel`` of
-            ``labels``; with several labels per image a list of it, ascending and perhaps empty) and ``sample_index``
-            (int64: the row in the source's split before cutting, shuffling and truncation), then the source's other
-            columns.
-        labels: Class names; the position is the id.
-        record: Where all of this came from.
-        manifest: The images by their content; None before `hf_imgcls.data.scan.check_images`, and where it has not
-            looked at every image.
-    """
-
-    splits: dict[str, Dataset | StreamingSplit]
-    labels: list[str]
-    record: DataRecord
-    manifest: Manifest | None = None
-
-    @property
-    def is_multi_label(self) -> bool:
-        """Whether an image may show several of the classes, or none."""
-        return self.record.problem_type == MULTI_LABEL
-
-    @property
-    def are_files(self) -> bool:
-        """Whether images are files; those of the built-in sample are arrays, which become PNG when they are loaded."""
-        return self.record.source != BUILT_IN_SAMPLE
 
 
 def load_image_dataset(args: DataArguments) -> ImageDataset:

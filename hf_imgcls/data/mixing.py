@@ -9,7 +9,7 @@ import torch
 from torchvision.transforms import v2
 
 if TYPE_CHECKING:
-    from hf_imgcls.data.policies import Augmentation
+    from hf_imgcls.arguments.augmentation import Augmentation
 
 _Batch = dict[str, torch.Tensor]
 

@@ -18,7 +18,7 @@ from hf_imgcls.data.augment import hash_uniforms
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from hf_imgcls.data.policies import Augmentation
+    from hf_imgcls.arguments.augmentation import Augmentation
 
 _STREAM = 1  # of random numbers: crops have the first
 _BLUR_SIGMA = (0.1, 2.0)  # pixels, as in SimCLR

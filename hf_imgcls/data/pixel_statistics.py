@@ -14,15 +14,15 @@ import torch
 from datasets import Dataset
 from torch.utils.data import DataLoader
 
+from hf_imgcls.classifier.decode import EncodedImage
+from hf_imgcls.classifier.reading import Reading
 from hf_imgcls.data.cache import find_cache_folder, fingerprint_files, write_atomically
-from hf_imgcls.data.decode import EncodedImage
-from hf_imgcls.data.reading import Reading
 from hf_imgcls.errors import DataError
 from hf_imgcls.provenance import count_cores
 
 if TYPE_CHECKING:
-    from hf_imgcls.arguments import DataArguments
-    from hf_imgcls.data.load import ImageDataset
+    from hf_imgcls.arguments.fields import DataArguments
+    from hf_imgcls.data.dataset import ImageDataset
 
 logger = logging.getLogger(__name__)
 

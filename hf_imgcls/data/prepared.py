@@ -16,7 +16,7 @@ from pathlib import Path
 from datasets import DatasetBuilder, config, load_dataset_builder
 from datasets.packaged_modules.cache.cache import Cache
 
-from hf_imgcls.arguments import DataArguments
+from hf_imgcls.arguments.fields import DataArguments
 from hf_imgcls.data.cache import write_atomically
 from hf_imgcls.data.splits import requested_splits
 from hf_imgcls.errors import DataError

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hf_imgcls.data.reading import Reading
+from hf_imgcls.classifier.reading import Reading
 from hf_imgcls.data.survey import SplitSurvey
 
 _SLIVER = 1 / 8  # of the range of a type: 5 bits of 8 are left

@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 
 from datasets import Dataset, DatasetBuilder, get_dataset_config_names, load_dataset_builder
 
-from hf_imgcls.arguments import DataArguments
+from hf_imgcls.arguments.fields import DataArguments
+from hf_imgcls.arguments.hub_names import is_repo_id
 from hf_imgcls.data.class_lists import write_out_dates
 from hf_imgcls.data.converted import Conversion, is_conversion
 from hf_imgcls.data.hub_names import CONVERTED_REVISION
@@ -24,7 +25,6 @@ from hf_imgcls.data.local_paths import make_plain_path
 from hf_imgcls.data.near_paths import offer_folders
 from hf_imgcls.data.prepared import find_prepared, find_root, remember_prepared
 from hf_imgcls.errors import DataError
-from hf_imgcls.publish.hub_rules import is_repo_id
 from hf_imgcls.retries import call_hub, diagnose
 
 T = TypeVar("T")

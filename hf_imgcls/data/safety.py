@@ -23,14 +23,14 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from hf_imgcls.data.policies import Augmentation
+from hf_imgcls.arguments.augmentation import Augmentation
 from hf_imgcls.data.transforms import EvalTransform
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from hf_imgcls.arguments import DataArguments
-    from hf_imgcls.data.load import ImageDataset
+    from hf_imgcls.arguments.fields import DataArguments
+    from hf_imgcls.data.dataset import ImageDataset
 
 logger = logging.getLogger(__name__)
 

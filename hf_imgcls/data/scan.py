@@ -19,21 +19,22 @@ import numpy as np
 import pyarrow as pa
 from datasets import ClassLabel, Dataset
 
-from hf_imgcls.arguments import DataArguments
+from hf_imgcls.arguments.fields import DataArguments
+from hf_imgcls.classifier.formats import FORMATS
+from hf_imgcls.classifier.reading import Reading
 from hf_imgcls.data.apart import compare_splits, describe_conflicts
 from hf_imgcls.data.cache import write_atomically
 from hf_imgcls.data.columns import COLUMNS
-from hf_imgcls.data.formats import FORMATS
+from hf_imgcls.data.dataset import ImageDataset
 from hf_imgcls.data.label_sets import LabelIds, count_classes, list_owners, read_label_ids
-from hf_imgcls.data.load import ImageDataset, record_labels
+from hf_imgcls.data.load import record_labels
 from hf_imgcls.data.manifest import Manifest, list_images
 from hf_imgcls.data.names import list_some
-from hf_imgcls.data.reading import Reading
 from hf_imgcls.data.reading_hints import describe_reading
 from hf_imgcls.data.survey import SplitSurvey, survey_splits
 from hf_imgcls.errors import DataError, printable
+from hf_imgcls.process import is_main_process
 from hf_imgcls.records import DataRecord
-from hf_imgcls.run import is_main_process
 
 logger = logging.getLogger(__name__)
 

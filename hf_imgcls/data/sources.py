@@ -15,18 +15,13 @@ from pathlib import Path
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, load_from_disk
 
-from hf_imgcls.arguments import DataArguments
+from hf_imgcls.arguments.fields import DataArguments
 from hf_imgcls.data.annotation import AnnotatedImages, read_annotation_file
 from hf_imgcls.data.archives import extract_archive, extract_archives, is_archive
 from hf_imgcls.data.class_lists import FileFeatures, read_file_features, read_prepared_features
 from hf_imgcls.data.file_names import ImageNames
 from hf_imgcls.data.find_columns import find_image_column, find_label_column, holds_images
-from hf_imgcls.data.folders import (
-    build_dataset,
-    describe_hidden,
-    holds_plain_images,
-    read_class_folder,
-)
+from hf_imgcls.data.folders import build_dataset, describe_hidden, holds_plain_images, read_class_folder
 from hf_imgcls.data.local_paths import make_plain_path
 from hf_imgcls.data.near_paths import suggest_path
 from hf_imgcls.data.repository import (

@@ -15,7 +15,7 @@ import numpy as np
 from hf_imgcls.errors import DataError
 
 if TYPE_CHECKING:
-    from hf_imgcls.arguments import DataArguments
+    from hf_imgcls.arguments.fields import DataArguments
 
 ROLES = ("train", "validation", "test")
 RECOGNISED_NAMES = {

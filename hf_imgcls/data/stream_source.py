@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from hf_imgcls.arguments import DataArguments
+from hf_imgcls.arguments.fields import DataArguments
+from hf_imgcls.data.dataset import ImageDataset
 from hf_imgcls.data.find_columns import describe_choice, find_image_column, find_label_column
-from hf_imgcls.data.load import ImageDataset
 from hf_imgcls.data.parquet import ParquetFiles, open_parquet, take_groups
 from hf_imgcls.data.prepared import find_root
 from hf_imgcls.data.ranges import RangeCache

@@ -26,15 +26,15 @@ from datasets import Dataset
 from datasets.utils import tqdm
 from torch.utils.data import DataLoader
 
-from hf_imgcls.arguments import DataArguments
+from hf_imgcls.arguments.fields import DataArguments
+from hf_imgcls.classifier.decode import EncodedImage
+from hf_imgcls.classifier.formats import FORMATS
+from hf_imgcls.classifier.image_source import describe_source
+from hf_imgcls.classifier.reading import Reading
 from hf_imgcls.data.cache import find_cache_folder, fingerprint_files, write_atomically
-from hf_imgcls.data.decode import EncodedImage
-from hf_imgcls.data.formats import FORMATS
-from hf_imgcls.data.image_source import describe_source
-from hf_imgcls.data.reading import Reading
 from hf_imgcls.errors import DataError, MachineError
+from hf_imgcls.process import is_main_process
 from hf_imgcls.provenance import count_cores
-from hf_imgcls.run import is_main_process
 
 logger = logging.getLogger(__name__)
 

@@ -16,24 +16,24 @@ import torch
 from datasets import Dataset
 from torch.nn import functional as F
 
+from hf_imgcls.arguments.augmentation import Augmentation, resolve_augmentation
+from hf_imgcls.classifier.decode import EncodedImage, Scratch, choose_reduction, name_sample
+from hf_imgcls.classifier.preprocess import Preprocessor
+from hf_imgcls.classifier.reading import Reading
 from hf_imgcls.data.augment import crop_and_resize, draw_crops_and_flips
 from hf_imgcls.data.batches import BatchedSplit
 from hf_imgcls.data.cache import DecodedCache, build_decoded_cache, find_cache_folder
 from hf_imgcls.data.collate import allocate_batch
-from hf_imgcls.data.decode import EncodedImage, Scratch, choose_reduction, name_sample
 from hf_imgcls.data.mixing import build_mixing
 from hf_imgcls.data.operations import build_operations
-from hf_imgcls.data.policies import Augmentation, resolve_augmentation
-from hf_imgcls.data.preprocess import Preprocessor
-from hf_imgcls.data.reading import Reading
 from hf_imgcls.errors import DataError
 from hf_imgcls.extras import require
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from hf_imgcls.arguments import DataArguments
-    from hf_imgcls.data.load import ImageDataset
+    from hf_imgcls.arguments.fields import DataArguments
+    from hf_imgcls.data.dataset import ImageDataset
 
 Rows = dict[str, Any]
 Batch = dict[str, torch.Tensor]

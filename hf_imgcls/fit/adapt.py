@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from hf_imgcls.compat import lora_target_modules
+from hf_imgcls.classifier.head import find_head_modules, head_parameter_names
+from hf_imgcls.compat.models import lora_target_modules
 from hf_imgcls.errors import ModelError
 from hf_imgcls.extras import require
-from hf_imgcls.fit.layers import find_blocks, find_head_modules, number_layers
-from hf_imgcls.fit.model import head_parameter_names
+from hf_imgcls.fit.layers import find_blocks, number_layers
 from hf_imgcls.layout import ADAPTER_FOLDER
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from hf_imgcls.arguments import FitArguments
+    from hf_imgcls.arguments.fields import FitArguments
 
 logger = logging.getLogger(__name__)
 

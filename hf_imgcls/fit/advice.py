@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from hf_imgcls.data.decode import EncodedImage
+from hf_imgcls.classifier.decode import EncodedImage
 from hf_imgcls.errors import DataError
 from hf_imgcls.fit.hints import HINTS, RunPlan, give_hints
 from hf_imgcls.fit.model import find_own_size
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import TrainingArguments
 
-    from hf_imgcls.arguments import Arguments
-    from hf_imgcls.data.load import ImageDataset
+    from hf_imgcls.arguments.fields import Arguments
+    from hf_imgcls.data.dataset import ImageDataset
     from hf_imgcls.fit.trainer import ImageClassificationTrainer
 
 _SIZED_IMAGES = 200  # whose headers are read

@@ -13,8 +13,8 @@ from torch import nn
 from transformers import EarlyStoppingCallback
 from transformers.trainer_utils import has_length
 
-from hf_imgcls.argument_checks import MULTI_LABEL_SELECTION_METRICS, SELECTION_METRICS
-from hf_imgcls.compat import refuse_arguments
+from hf_imgcls.arguments.rules import MULTI_LABEL_SELECTION_METRICS, SELECTION_METRICS
+from hf_imgcls.compat.arguments import refuse_arguments
 from hf_imgcls.data.streaming import StreamingSplit
 from hf_imgcls.errors import ArgumentError, DataError, ModelError
 from hf_imgcls.fit.depthwise import speed_up_depthwise
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
     from transformers.image_processing_utils import BaseImageProcessor
 
-    from hf_imgcls.arguments import Arguments
+    from hf_imgcls.arguments.fields import Arguments
     from hf_imgcls.data.transforms import BatchPlan
     from hf_imgcls.fit.evaluation import Accumulator
 
@@ -56,7 +56,7 @@ def build_trainer(
         batches: The splits with their transforms attached.
         new_accumulator: Makes an empty accumulator for the validation metrics.
         args: What the user asked for; early stopping and the schedule "step" are read from it.
-        training_args: From ``hf_imgcls.compat.build_training_arguments``.
+        training_args: From ``hf_imgcls.compat.models.build_training_arguments``.
         train_split: The record of the training split; what ``--imbalance`` does follows from its counts.
         identity: What run the checkpoints belong to.
         push_checkpoint: See `ImageClassificationTrainer`.

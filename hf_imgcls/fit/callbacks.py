@@ -6,13 +6,10 @@ import logging
 import math
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-
-if TYPE_CHECKING:
-    from hf_imgcls.fit.resumable import ResumableTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +31,21 @@ class SetEpochCallback(TrainerCallback):
         self._set_epoch(math.floor(state.epoch or 0))
 
 
+class TrainingLoop(Protocol):
+    """What `RunCallback` and `EndingCallback` need of a Trainer."""
+
+    at_epoch_end: bool
+    callback_handler: Any
+
+    def on_begin(self) -> None: ...
+
+    def on_step_begin(self) -> None: ...
+
+    def on_gradients(self) -> None: ...
+
+    def on_weights(self) -> None: ...
+
+
 class RunCallback(TrainerCallback):
     """Tells the Trainer itself where its loop is, at the places where its methods are not asked.
 
@@ -41,7 +53,7 @@ class RunCallback(TrainerCallback):
         trainer: Has ``on_begin``, ``on_step_begin``, ``on_gradients``, ``on_weights`` and ``at_epoch_end``.
     """
 
-    def __init__(self, trainer: ResumableTrainer) -> None:
+    def __init__(self, trainer: TrainingLoop) -> None:
         self._trainer = trainer
 
     def on_train_begin(
@@ -85,7 +97,7 @@ class EndingCallback(TrainerCallback):
         trainer: Its callbacks tell whether it has stopped early.
     """
 
-    def __init__(self, trainer: ResumableTrainer) -> None:
+    def __init__(self, trainer: TrainingLoop) -> None:
         self._trainer = trainer
 
     def on_train_end(

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import transformers
 
+from hf_imgcls.arguments.recipe import to_recipe
 from hf_imgcls.digests import compare_file, compute_checksum, digest_file
 from hf_imgcls.errors import OutputError, UserError
 from hf_imgcls.fit.mirror import mirror_folder
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import TrainingArguments
 
-    from hf_imgcls.arguments import Arguments
+    from hf_imgcls.arguments.fields import Arguments
 
 MANIFEST_FILE = "manifest.json"
 # Without these a run can go on, but not as if it had never stopped.
@@ -105,7 +106,7 @@ def describe_run(
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     config = {key: value for key, value in base.config.to_diff_dict().items() if key not in _NOT_THE_MODEL}
-    recipe = args.to_recipe() if args is not None else {}
+    recipe = to_recipe(args) if args is not None else {}
     splits = record.splits if record is not None else {}
     return RunIdentity(
         transformers=transformers.__version__,

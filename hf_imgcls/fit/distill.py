@@ -13,14 +13,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from hf_imgcls.compat import load_image_processor
-from hf_imgcls.data.preprocess import Normalizer, Preprocessor
+from hf_imgcls.classifier.loading import check_forward
+from hf_imgcls.classifier.preprocess import Normalizer, Preprocessor
+from hf_imgcls.classifier.source import load_trained, pin_source
+from hf_imgcls.compat.models import load_image_processor
 from hf_imgcls.errors import ArgumentError, ModelError
-from hf_imgcls.fit.model import check_forward
-from hf_imgcls.fit.weights import load_trained, pin_source
 
 if TYPE_CHECKING:
-    from hf_imgcls.arguments import DataArguments, FitArguments
+    from hf_imgcls.arguments.fields import DataArguments, FitArguments
 
 
 class Distiller:

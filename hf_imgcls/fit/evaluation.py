@@ -23,7 +23,7 @@ BatchTransform = Callable[[Batch], Batch]
 
 
 class Accumulator(Protocol):
-    """What the loop needs of ``hf_imgcls.measure.metrics.ClassificationAccumulator``."""
+    """What the loop needs of ``hf_imgcls.measure.metrics.accumulate.ClassificationAccumulator``."""
 
     def update(self, logits: Any, labels: Any, sample_index: Any = None) -> None:
         """Add a batch."""

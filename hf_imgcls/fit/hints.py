@@ -14,8 +14,8 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from hf_imgcls.small_configs import LARGEST_SMALL
-from hf_imgcls.training_policy import Situation, choose_values
+from hf_imgcls.arguments.small_configs import LARGEST_SMALL
+from hf_imgcls.arguments.training_policy import Situation, choose_values
 
 SituationT = TypeVar("SituationT")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hf_imgcls.arguments import FitArguments
+from hf_imgcls.arguments.fields import FitArguments
 from hf_imgcls.errors import ArgumentError
 from hf_imgcls.fit.loss import SampleLoss, choose_loss
 

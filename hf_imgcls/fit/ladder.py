@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers.trainer_utils import TrainOutput
 
-    from hf_imgcls.arguments import Arguments
-    from hf_imgcls.data.load import ImageDataset
+    from hf_imgcls.arguments.fields import Arguments
+    from hf_imgcls.data.dataset import ImageDataset
     from hf_imgcls.data.transforms import BatchPlan
     from hf_imgcls.fit.trainer import ImageClassificationTrainer
 

@@ -11,7 +11,6 @@ from torch.optim import Optimizer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_imgcls.errors import ModelError
-from hf_imgcls.fit.model import head_parameter_names
 
 
 def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList | nn.Sequential]:
@@ -61,18 +60,6 @@ def number_layers(model: nn.Module) -> dict[str, int]:
             layer += 1
         numbers[name] = layer
     return numbers
-
-
-def find_head_modules(model: nn.Module) -> list[nn.Module]:
-    """The modules that hold the head's parameters, as the forward pass calls them.
-
-    Args:
-        model: A classification model, or the ``PeftModel`` around one, which calls copies of its own.
-    """
-    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
-    paths = sorted({name.rpartition(".")[0] for name in head_parameter_names(base.config)})
-    modules: list[Any] = [base.get_submodule(path) for path in paths]
-    return [module.modules_to_save["default"] if hasattr(module, "modules_to_save") else module for module in modules]
 
 
 def decay_learning_rates(optimizer: Optimizer, model: nn.Module, decay: float) -> None:

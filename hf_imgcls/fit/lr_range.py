@@ -22,7 +22,7 @@ from hf_imgcls.extras import require
 from hf_imgcls.fit.rehearsal import shorten_run
 
 if TYPE_CHECKING:
-    from hf_imgcls.arguments import Arguments
+    from hf_imgcls.arguments.fields import Arguments
     from hf_imgcls.fit.trainer import ImageClassificationTrainer
 
 _STEPS = 200

@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from hf_imgcls.compat import load_image_processor, plain_image_processor_class
-from hf_imgcls.data.preprocess import Preprocessor
+from hf_imgcls.classifier.head import auto_model, head_parameter_names, set_labels
+from hf_imgcls.classifier.loading import check_forward
+from hf_imgcls.classifier.preprocess import Preprocessor
+from hf_imgcls.classifier.saved_reading import save_reading
+from hf_imgcls.classifier.source import LOADING_ERRORS, check_config_of, check_weights, pin_source
+from hf_imgcls.compat.models import load_image_processor, plain_image_processor_class
 from hf_imgcls.errors import ModelError
 from hf_imgcls.extras import require
 from hf_imgcls.fit.head_rows import describe_rows, match_rows, pick_rows
-from hf_imgcls.fit.saved_reading import save_reading
-from hf_imgcls.fit.weights import LOADING_ERRORS, check_config_of, check_weights, pin_source
 from hf_imgcls.offline import explain_missing_model
 from hf_imgcls.records import MULTI_LABEL, SINGLE_LABEL, TEMPERATURE_KEY, THRESHOLDS_KEY
 
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
     from transformers.image_processing_utils import BaseImageProcessor
 
-    from hf_imgcls.arguments import DataArguments, FitArguments
+    from hf_imgcls.arguments.fields import DataArguments, FitArguments
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +65,7 @@ def build_model(
         _set_drop_path(config, fit.drop_path_rate)
         processor = _scratch_processor(config, data)
         try:
-            model = _auto_model().from_config(config)
+            model = auto_model().from_config(config)
         except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
             raise ModelError(
                 f"{fit.model_type} cannot be built from model_config {fit.model_config}: {error}",
@@ -110,48 +112,6 @@ def find_own_size(fit: FitArguments, data: DataArguments) -> tuple[int, int]:
     own = dataclasses.replace(data, image_size=None, image_mean=None, image_std=None)
     config = _load_config(fit, own, pin_source(str(fit.model_name_or_path), own, fit.model_revision))
     return Preprocessor(_pretrained_processor(fit, own, config)).target_size
-
-
-# A run asks several times, and building a large architecture takes a while.
-_HEAD_NAMES: dict[tuple[type, str], frozenset[str]] = {}
-
-
-def head_parameter_names(config: PretrainedConfig) -> set[str]:
-    """Names of the parameters whose shape depends on the number of classes: the head, whatever it is called.
-
-    Found by building the architecture twice without memory, with one class more the second time.
-
-    Args:
-        config: Any config that ``AutoModelForImageClassification`` accepts.
-
-    Returns:
-        For example ``{"classifier.weight", "classifier.bias"}``.
-    """
-    shapes, key = [], (type(config), config.to_json_string(use_diff=False))
-    if key not in _HEAD_NAMES:
-        for num_labels in (config.num_labels, config.num_labels + 1):
-            variant = copy.deepcopy(config)
-            _set_labels(variant, [str(index) for index in range(num_labels)])
-            with torch.device("meta"):
-                shapes.append({name: p.shape for name, p in _auto_model().from_config(variant).named_parameters()})
-        _HEAD_NAMES[key] = frozenset(name for name, shape in shapes[0].items() if shape != shapes[1][name])
-    return set(_HEAD_NAMES[key])
-
-
-def _auto_model() -> Any:
-    from transformers import AutoModelForImageClassification
-
-    return AutoModelForImageClassification
-
-
-def _set_labels(config: PretrainedConfig, labels: list[str]) -> None:
-    config.id2label = dict(enumerate(labels))
-    config.label2id = {name: index for index, name in enumerate(labels)}
-    # A timm checkpoint keeps its labels a second time, and that copy wins when the folder is loaded again: a new head
-    # would be saved with the old names (seen on 4.57.6 and 5.23.0). Remove when TimmWrapperConfig derives label_names
-    # from id2label.
-    if hasattr(config, "label_names"):
-        config.label_names = list(labels)
 
 
 def _set_drop_path(config: PretrainedConfig, rate: float | None) -> None:
@@ -217,7 +177,7 @@ def _scratch_config(fit: FitArguments, data: DataArguments, labels: list[str]) -
         ) from error
     if fit.model_type == "timm_wrapper":
         _set_config_pixels(config, data)
-    _set_labels(config, labels)
+    set_labels(config, labels)
     # A model type with two classification classes (DeiT) is looked up by this list, which a new config lacks.
     config.architectures = config.architectures or []
     # Convolutional networks take any size, and several of their configs have no field for it; the processor has.
@@ -299,7 +259,7 @@ def _load_pretrained(fit: FitArguments, data: DataArguments, labels: list[str]) 
     config = _load_config(fit, data, source)
     old_config = copy.deepcopy(config)
     try:
-        pretrained, info = _auto_model().from_pretrained(
+        pretrained, info = auto_model().from_pretrained(
             name,
             config=old_config,
             dtype=torch.float32,
@@ -317,7 +277,7 @@ def _load_pretrained(fit: FitArguments, data: DataArguments, labels: list[str]) 
 
     check_weights(pretrained, name)
     old_labels = [str(old_config.id2label[index]) for index in range(old_config.num_labels)]
-    _set_labels(config, labels)
+    set_labels(config, labels)
     _set_config_pixels(config, data)
     _set_drop_path(config, fit.drop_path_rate)
     head = head_parameter_names(old_config)
@@ -332,7 +292,7 @@ def _load_pretrained(fit: FitArguments, data: DataArguments, labels: list[str]) 
     rows = match_rows(old_labels if has_head else [], labels)
     if line := describe_rows(name, old_labels if has_head else None, labels, rows):
         logger.warning("%s", line)
-    model = _auto_model().from_config(config)
+    model = auto_model().from_config(config)
     model.load_state_dict(_fit_tensors(model.state_dict(), pretrained.state_dict(), head, rows, name))
     return model
 
@@ -453,31 +413,3 @@ def _check_image_size(config: PretrainedConfig) -> None:
             f"an image size such as {lower or upper} or {upper}",
             f"pass --image_size {upper}, or another patch_size in model_config",
         )
-
-
-@torch.no_grad()
-def check_forward(model: PreTrainedModel, processor: BaseImageProcessor) -> None:
-    """Send one grey image through processor and model, so that a misfit shows before any data is read.
-
-    Raises:
-        ModelError: The model does not take the processor's images, or does not answer with a logit for each class.
-    """
-    from PIL import Image
-
-    training = model.training
-    pixel_values = processor(Image.new("RGB", (320, 240), "gray"), return_tensors="pt")["pixel_values"]
-    try:
-        logits = model.eval()(pixel_values=pixel_values).logits
-    except (RuntimeError, ValueError) as error:
-        raise ModelError(
-            f"the model does not accept the processor's images of shape {tuple(pixel_values.shape)}: {error}",
-            "an image size that model and processor agree on",
-            "pass --image_size, or another --image_processor_name",
-        ) from error
-    if logits.shape != (1, model.config.num_labels):
-        raise ModelError(
-            f"the model answers with shape {tuple(logits.shape)}",
-            f"(1, {model.config.num_labels}), one logit for each class",
-            "use an image classification model",
-        )
-    model.train(training)

@@ -10,7 +10,7 @@ import torch
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from hf_imgcls.fit.probe import Features
+    from hf_imgcls.classifier.features import Features
 
 _NEIGHBOURS, _TEMPERATURE = 20, 0.07
 _MOST_ASKED = 1000  # validation images whose neighbours are looked for, at the cost of N products each

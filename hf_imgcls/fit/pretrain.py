@@ -25,21 +25,21 @@ from torch.utils.data import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from hf_imgcls.compat import keep_fast_processor
+from hf_imgcls.classifier.head import find_head_modules, find_linear_head
+from hf_imgcls.compat.models import keep_fast_processor
 from hf_imgcls.data.collate import WholeBatch
 from hf_imgcls.extras import require
 from hf_imgcls.fit.checkpoints import describe_run
-from hf_imgcls.fit.layers import find_head_modules
 from hf_imgcls.fit.neighbours import ask_neighbours
-from hf_imgcls.fit.probe import compute_features, find_linear_head
+from hf_imgcls.fit.probe import compute_features
 from hf_imgcls.fit.trainer import ImageClassificationTrainer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from hf_imgcls.arguments import Arguments
+    from hf_imgcls.arguments.fields import Arguments
     from hf_imgcls.data.batches import BatchedSplit
-    from hf_imgcls.data.load import ImageDataset
+    from hf_imgcls.data.dataset import ImageDataset
     from hf_imgcls.data.transforms import BatchPlan
 
 _VIEWS = 2
@@ -212,7 +212,7 @@ def build_pretrainer(
         batches: The training split with its transform attached.
         dataset: As loaded.
         args: ``method``, ``projection_dim``, ``temperature``, ``teacher_momentum``.
-        training_args: From ``hf_imgcls.compat.build_training_arguments``; nothing is evaluated.
+        training_args: From ``hf_imgcls.compat.models.build_training_arguments``; nothing is evaluated.
     """
     fit = args.fit
     learner = SelfSupervisedModel(

@@ -12,99 +12,38 @@ import json
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from accelerate import PartialState
-from scipy.optimize import minimize
 from torch import nn
 from tqdm.auto import tqdm
 from transformers.trainer_utils import TrainOutput
 
-from hf_imgcls.argument_checks import find_probe_obstacles
+from hf_imgcls.arguments.rules import find_probe_obstacles
+from hf_imgcls.classifier.features import CHUNK, Features
+from hf_imgcls.classifier.head import find_linear_head
+from hf_imgcls.classifier.reading import Reading
 from hf_imgcls.data.batches import BatchedSplit
 from hf_imgcls.data.cache import find_cache_folder, fingerprint_files, write_atomically
 from hf_imgcls.data.label_sets import read_label_ids
-from hf_imgcls.data.reading import Reading
 from hf_imgcls.data.transforms import EvalTransform
 from hf_imgcls.errors import DataError, ModelError, NumericsError
 from hf_imgcls.fit.evaluation import build_eval_dataloader
-from hf_imgcls.fit.layers import find_head_modules
+from hf_imgcls.fit.solve_head import solve_head
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from hf_imgcls.arguments import Arguments
-    from hf_imgcls.data.load import ImageDataset
+    from hf_imgcls.arguments.fields import Arguments
+    from hf_imgcls.data.dataset import ImageDataset
     from hf_imgcls.data.transforms import BatchPlan
     from hf_imgcls.fit.trainer import ImageClassificationTrainer
 
 logger = logging.getLogger(__name__)
 
 _LAYOUT = "1"  # part of the key: raise it when the features or their file change
-_CHUNK = 8192  # rows that are float64 at a time
-_KEPT_BYTES = 2**29  # of features that stay float64 as long as they are solved for
-# From heavy to hardly any, each solution the start of the next one; the path ends where validation gets worse.
-_PENALTIES = tuple(10.0**power for power in range(2, -7, -1))
-_LBFGS = {"maxiter": 200, "maxcor": 20}
-_TOLERANCES = 5e-3, 5e-4  # shares of the largest slope of a head of zeros: to choose the penalty, for the solution
 _BAR_AFTER_S = 5
-
-
-@dataclass(frozen=True)
-class Features:
-    """What the head is given for the examples of a split.
-
-    Attributes:
-        values: float32 ``(N, D)``, mapped from a file.
-        labels: int64 ``(N,)`` class ids; or float64 ``(N, K)`` of 0 and 1 where an image may have several.
-        seconds: What computing them took; 0 if they were there.
-    """
-
-    values: NDArray[np.float32]
-    labels: NDArray[Any]
-    seconds: float
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def chunks(self, device: torch.device) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Values (float64) and labels, some thousand examples at a time."""
-        for start in range(0, len(self), _CHUNK):
-            rows = slice(start, start + _CHUNK)
-            values = torch.from_numpy(self.values[rows].astype(np.float64))
-            yield values.to(device), torch.from_numpy(self.labels[rows]).to(device)
-
-
-@dataclass(frozen=True)
-class Solution:
-    """A head that was solved for.
-
-    Attributes:
-        weight: float64 ``(K, D)``, for features as the backbone gives them.
-        bias: float64 ``(K,)``.
-        penalty: What the squared weights were held down with.
-        train_loss: Mean loss of the training split, without the penalty.
-        validation_loss: The same of the validation split, which chose the penalty.
-        num_train: Training examples.
-    """
-
-    weight: torch.Tensor
-    bias: torch.Tensor
-    penalty: float
-    train_loss: float
-    validation_loss: float
-    num_train: int
-
-    def answer(self, features: Features) -> NDArray[np.float64]:
-        """Return the logits ``(N, K)``."""
-        weight, bias = self.weight.cpu().numpy(), self.bias.cpu().numpy()
-        return np.concatenate(
-            [features.values[rows : rows + _CHUNK] @ weight.T + bias for rows in range(0, len(features), _CHUNK)]
-        )
 
 
 def train_probe(
@@ -148,23 +87,6 @@ def train_probe(
         "train_penalty": solution.penalty,
     }
     return TrainOutput(0, solution.train_loss, metrics)
-
-
-def find_linear_head(model: nn.Module) -> nn.Linear:
-    """The one linear layer that the head consists of.
-
-    Raises:
-        ModelError: The head is something else.
-    """
-    modules = find_head_modules(model)
-    if len(modules) != 1 or not isinstance(modules[0], nn.Linear) or modules[0].bias is None:
-        found = ", ".join(type(module).__name__ for module in modules)
-        raise ModelError(
-            f"the head of {type(model).__name__} consists of: {found}",
-            "one linear layer with a bias, which can be solved for",
-            "use --adaptation head, which trains any head",
-        )
-    return modules[0]
 
 
 @torch.no_grad()
@@ -235,8 +157,8 @@ def compute_features(
             ) from error
         seconds = time.perf_counter() - started
     values = np.load(path, mmap_mode="r")
-    for start in range(0, len(values), _CHUNK):
-        if not np.isfinite(values[start : start + _CHUNK]).all():
+    for start in range(0, len(values), CHUNK):
+        if not np.isfinite(values[start : start + CHUNK]).all():
             raise NumericsError(f"features of {role} are not finite", "finite numbers", "look for NaN in the weights")
     return Features(values, labels, seconds)
 
@@ -311,103 +233,3 @@ def _write(path: Path, shape: tuple[int, int], batches: Iterator[torch.Tensor]) 
 
 
 # ------------------------------------------------------------------------------------------------ the head
-
-
-def solve_head(train: Features, validation: Features, num_classes: int, device: torch.device) -> Solution:
-    """The linear head with the least loss on validation, over a path of penalties on the squared weights.
-
-    The loss is cross-entropy, or with several labels per image the sum of a binary one for each class. The training
-    split's mean is subtracted from the features, and all of them are divided by one number, so that one path of
-    penalties suits every backbone; both are folded into the weights. A deviation for each feature would blow up those
-    that hardly vary: noise by itself, and in training, which changes the features, weights that answer by hundreds.
-
-    Args:
-        train: Solved on.
-        validation: Chooses the penalty.
-        num_classes: K.
-        device: Where the sums are made, in float64.
-
-    Source: Kornblith et al. 2019, "Do Better ImageNet Models Transfer Better?" (arXiv:1805.08974), appendix A.4, and
-        Radford et al. 2021, "CLIP" (arXiv:2103.00020), appendix A.3: L-BFGS and a sweep of penalties.
-    """
-    mean, scale = _measure_scale(train, device)
-    examples = [_Scaled(split, mean, scale) for split in (train, validation)]
-    best: tuple[NDArray[np.float64], float, float] | None = None
-
-    def solve(start: NDArray[np.float64], penalty: float, tolerance: float) -> tuple[NDArray[np.float64], list[float]]:
-        def evaluate(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-            weight, bias = _unpack(flat, mean)
-            loss, slopes, offsets = _measure_loss(examples[0], weight, bias)
-            total = loss + penalty / 2 * float((weight**2).sum())
-            return total, torch.cat([(slopes + penalty * weight).reshape(-1), offsets]).cpu().numpy()
-
-        options = {**_LBFGS, "gtol": tolerance * steepest}
-        flat = minimize(evaluate, start, jac=True, method="L-BFGS-B", options=options).x
-        return flat, [_measure_loss(split, *_unpack(flat, mean))[0] for split in examples]
-
-    flat = np.zeros(num_classes * (len(mean) + 1))
-    # It shrinks with the number of classes.
-    steepest = max(float(slopes.abs().max()) for slopes in _measure_loss(examples[0], *_unpack(flat, mean))[1:])
-    for penalty in _PENALTIES:
-        flat, losses = solve(flat, penalty, _TOLERANCES[0])
-        if best is not None and losses[1] > best[2]:
-            break
-        best = flat, penalty, losses[1]
-    assert best is not None
-    flat, losses = solve(best[0], best[1], _TOLERANCES[1])
-    weight, bias = _unpack(flat, mean)
-    folded = weight / scale
-    return Solution(folded, bias - folded @ mean, best[1], losses[0], losses[1], len(train))
-
-
-class _Scaled:
-    """A split's centred features on one scale, float64, and its labels; read anew each time if they are many."""
-
-    def __init__(self, features: Features, mean: torch.Tensor, scale: float) -> None:
-        self._features, self._mean, self._scale = features, mean, scale
-        self._kept = list(self._read()) if 2 * features.values.nbytes <= _KEPT_BYTES else None
-
-    def __len__(self) -> int:
-        return len(self._features)
-
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        return self._read() if self._kept is None else iter(self._kept)
-
-    def _read(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for values, labels in self._features.chunks(self._mean.device):
-            yield (values - self._mean) / self._scale, labels
-
-
-def _unpack(flat: NDArray[np.float64], mean: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight ``(K, D)`` and bias ``(K,)``, where the features' mean is."""
-    values, width = torch.from_numpy(flat).to(mean.device), len(mean)
-    num_classes = len(values) // (width + 1)
-    return values[: num_classes * width].reshape(num_classes, width), values[num_classes * width :]
-
-
-def _measure_loss(
-    examples: _Scaled, weight: torch.Tensor, bias: torch.Tensor
-) -> tuple[float, torch.Tensor, torch.Tensor]:
-    """Mean loss, and its gradients by ``weight`` ``(K, D)`` and ``bias`` ``(K,)``, all float64."""
-    loss, slopes, offsets = 0.0, torch.zeros_like(weight), torch.zeros_like(bias)
-    for values, labels in examples:
-        logits = values @ weight.T + bias
-        if labels.dim() == 1:
-            loss += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
-            errors = logits.softmax(1)
-            errors[torch.arange(len(labels)), labels] -= 1
-        else:
-            loss += float(nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum"))
-            errors = logits.sigmoid() - labels
-        slopes += errors.T @ values
-        offsets += errors.sum(0)
-    return loss / len(examples), slopes / len(examples), offsets / len(examples)
-
-
-def _measure_scale(features: Features, device: torch.device) -> tuple[torch.Tensor, float]:
-    """Mean of each feature, float64 ``(D,)``, and the root of the mean of their variances; 1 if all are constant."""
-    total: Any = sum(values.sum(0) for values, _ in features.chunks(device))
-    mean = total / len(features)
-    squares = sum(float(((values - mean) ** 2).sum()) for values, _ in features.chunks(device))
-    scale = (squares / features.values.size) ** 0.5
-    return mean, scale if scale > 1e-6 * max(float(mean.abs().max()), 1e-6) else 1.0

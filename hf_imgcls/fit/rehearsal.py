@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 if TYPE_CHECKING:
-    from hf_imgcls.arguments import Arguments
+    from hf_imgcls.arguments.fields import Arguments
 
 _STEPS = 4  # of a dry run: the first one is slow and not counted
 

@@ -28,7 +28,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallbac
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import TrainOutput
 
-from hf_imgcls.compat import correct_resumed_loss, keep_fast_processor, restore_weights
+from hf_imgcls.compat.models import correct_resumed_loss, keep_fast_processor, restore_weights
 from hf_imgcls.data.streaming import StreamingSplit
 from hf_imgcls.errors import ArgumentError, DataError, Interrupted, NumericsError, UserError
 from hf_imgcls.extras import require
@@ -51,7 +51,7 @@ from hf_imgcls.fit.mirror import mirror_folder
 from hf_imgcls.fit.quantization import is_quantized, plain_state, read_quantizers, save_quantizers
 from hf_imgcls.fit.stopping import Agreement, StopSignals, WorkerGuard, decide_on_main
 from hf_imgcls.fit.trackers import Tracker, wrap_trackers
-from hf_imgcls.process import get_peers
+from hf_imgcls.peers import get_peers
 from hf_imgcls.records import CheckpointRecord, RunIdentity
 
 logger = logging.getLogger(__name__)

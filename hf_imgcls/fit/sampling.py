@@ -14,7 +14,7 @@ from torch.utils.data import Sampler
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-    from hf_imgcls.arguments import FitArguments
+    from hf_imgcls.arguments.fields import FitArguments
     from hf_imgcls.data.transforms import BatchPlan
 
 

@@ -6,7 +6,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hf_imgcls.compat import keep_fast_processor
+from hf_imgcls.arguments.recipe import save_recipe
+from hf_imgcls.compat.models import keep_fast_processor
 from hf_imgcls.fit.adapt import merge_adapter
 from hf_imgcls.fit.quantization import is_quantized, remove_quantizers
 from hf_imgcls.layout import DATA_FILE, QUANTIZERS_FILE, RECIPE_FILE
@@ -14,7 +15,7 @@ from hf_imgcls.layout import DATA_FILE, QUANTIZERS_FILE, RECIPE_FILE
 if TYPE_CHECKING:
     from transformers.image_processing_utils import BaseImageProcessor
 
-    from hf_imgcls.arguments import Arguments
+    from hf_imgcls.arguments.fields import Arguments
     from hf_imgcls.fit.trainer import ImageClassificationTrainer
     from hf_imgcls.records import DataRecord
 
@@ -62,7 +63,7 @@ def save_run(
         # A pickle: nothing in the folder that is published needs it.
         (output_dir / "training_args.bin").unlink(missing_ok=True)
         record.save(output_dir / DATA_FILE)
-        args.save_recipe(output_dir / RECIPE_FILE)
+        save_recipe(args, output_dir / RECIPE_FILE)
         trainer.state.save_to_json(str(output_dir / "trainer_state.json"))
     trainer.accelerator.wait_for_everyone()
     if not args.publish.dry_run:  # then the folder is about to go away

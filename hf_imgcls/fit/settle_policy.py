@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
-from hf_imgcls.compat import update_training_arguments
+from hf_imgcls.arguments.recipe import to_recipe
+from hf_imgcls.arguments.training_policy import AUTO_IMAGES, Situation, choose_values
+from hf_imgcls.compat.arguments import update_training_arguments
 from hf_imgcls.earlier_start import list_changed_arguments, list_left_open
 from hf_imgcls.fit.adapt import choose_finetuning
 from hf_imgcls.fit.probe import explain_no_probe
 from hf_imgcls.fit.rehearsal import count_steps
 from hf_imgcls.records import RunRecord
-from hf_imgcls.training_policy import AUTO_IMAGES, Situation, choose_values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel, TrainingArguments
 
-    from hf_imgcls.arguments import Arguments, FitArguments
-    from hf_imgcls.data.load import ImageDataset
+    from hf_imgcls.arguments.fields import Arguments, FitArguments
+    from hf_imgcls.data.dataset import ImageDataset
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ def describe_policy(asked: Arguments, dataset: ImageDataset, args: TrainingArgum
     """
     if not asked.policy - {"training_policy"}:
         return []
-    values, parts = asked.to_recipe(), []
+    values, parts = to_recipe(asked), []
     images = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     train = dataset.record.splits.get("train")
     if "adaptation" in asked.policy:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hf_imgcls.compat import restore_weights
+from hf_imgcls.compat.models import restore_weights
 from hf_imgcls.fit.checkpoints import list_checkpoints
 from hf_imgcls.fit.mirror import mirror_folder
 from hf_imgcls.fit.stopping import decide_on_main

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import TrainingArguments
 from transformers.trainer_utils import has_length, speed_metrics
 
-from hf_imgcls.compat import refuse_arguments
+from hf_imgcls.compat.arguments import refuse_arguments
 from hf_imgcls.data.collate import collate_batch
 from hf_imgcls.data.streaming import StreamingSplit
 from hf_imgcls.errors import DataError
@@ -27,17 +27,11 @@ from hf_imgcls.fit.evaluation import Accumulator, BatchTransform, build_eval_dat
 from hf_imgcls.fit.layers import decay_learning_rates
 from hf_imgcls.fit.loss import LossFunction, choose_loss, divide_losses
 from hf_imgcls.fit.optimizers import choose_optimizer, describe_optimizer
-from hf_imgcls.fit.probe import Solution
 from hf_imgcls.fit.quantization import is_quantizer
 from hf_imgcls.fit.resumable import ResumableTrainer
-from hf_imgcls.fit.sampling import (
-    EpochSampler,
-    ShuffledSampler,
-    WithoutLast,
-    choose_order_seed,
-    leaves_batch_of_one,
-)
+from hf_imgcls.fit.sampling import EpochSampler, ShuffledSampler, WithoutLast, choose_order_seed, leaves_batch_of_one
 from hf_imgcls.fit.schedule import ScheduleBuilder
+from hf_imgcls.fit.solve_head import Solution
 from hf_imgcls.records import MULTI_LABEL
 
 logger = logging.getLogger(__name__)
@@ -48,7 +42,7 @@ class ImageClassificationTrainer(ResumableTrainer):
 
     Args:
         model: A classification model, or the ``PeftModel`` around one.
-        args: ``TrainingArguments``, best from ``hf_imgcls.compat.build_training_arguments``.
+        args: ``TrainingArguments``, best from ``hf_imgcls.compat.models.build_training_arguments``.
         train_device_transform: Finishes a training batch on the device (normalises, augments).
         eval_device_transform: The same for evaluation; exactly what the saved processor does.
         new_accumulator: Makes an empty accumulator; its ``compute()`` gives the validation metrics.

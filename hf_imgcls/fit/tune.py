@@ -14,17 +14,18 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_imgcls.argument_types import coerce
-from hf_imgcls.arguments import known_arguments
+from hf_imgcls.arguments.parse import known_arguments
+from hf_imgcls.arguments.recipe import save_recipe, to_recipe
+from hf_imgcls.arguments.types import coerce
 from hf_imgcls.errors import OutputError
 from hf_imgcls.extras import require
 from hf_imgcls.fit.rehearsal import count_steps, shorten_run
-from hf_imgcls.run import TUNE_FILE, TUNE_PICTURE, TUNED_RECIPE
+from hf_imgcls.layout import TUNE_FILE, TUNE_PICTURE, TUNED_RECIPE
 
 if TYPE_CHECKING:
     import optuna
 
-    from hf_imgcls.arguments import Arguments
+    from hf_imgcls.arguments.fields import Arguments
     from hf_imgcls.fit.trainer import ImageClassificationTrainer
 
 logger = logging.getLogger(__name__)
@@ -200,7 +201,7 @@ def _suggest(trial: optuna.Trial, name: str, allowed: list[Any], own: dict[str, 
 def _describe(asked: Arguments) -> dict[str, Any]:
     """The recipe that the trials vary, as it can be compared with that of an earlier start."""
     left_out = ("tune", "tune_space", "output_dir", "overwrite_output_dir", "num_processes")
-    recipe = {name: value for name, value in asked.to_recipe().items() if name not in left_out}
+    recipe = {name: value for name, value in to_recipe(asked).items() if name not in left_out}
     return dict(json.loads(json.dumps(recipe, default=str)))
 
 
@@ -248,7 +249,7 @@ def save_best(found: Search, asked: Arguments, path: Path) -> None:
     best = found.trials[0].values
     fit = dataclasses.replace(asked.fit, tune=0, tune_space=None)
     explicit = (asked.explicit - {"tune", "tune_space"}) | set(best)
-    dataclasses.replace(asked, fit=fit, training=asked.training | best, explicit=explicit).save_recipe(path)
+    save_recipe(dataclasses.replace(asked, fit=fit, training=asked.training | best, explicit=explicit), path)
 
 
 def describe_search(found: Search, folder: Path) -> list[str]:

@@ -14,16 +14,16 @@ from typing import Any
 
 import numpy as np
 
+from hf_imgcls.arguments.recall import find_run
+from hf_imgcls.arrays import FloatArray
 from hf_imgcls.errors import DataError
 from hf_imgcls.layout import DATA_FILE, RUN_FILE
 from hf_imgcls.measure.compare import BETTER, COMPARED_METRICS, WORSE, compare_tables
-from hf_imgcls.measure.drawing import shorten_name
-from hf_imgcls.measure.earlier_run import find_run
-from hf_imgcls.measure.formulas import FloatArray
 from hf_imgcls.measure.learning import is_probe
-from hf_imgcls.measure.multilabel_table import MultiLabelTable, Table, load_table
-from hf_imgcls.measure.predictions import PredictionTable, count_top
+from hf_imgcls.measure.multi_label_table import MultiLabelTable, Table, load_table
 from hf_imgcls.measure.remedies import suggest_remedies
+from hf_imgcls.measure.report.drawing import shorten_name
+from hf_imgcls.measure.tables import PredictionTable, count_top
 from hf_imgcls.records import LARGEST_CLASS, PROBE, Baseline, Baselines, DataRecord, MetricComparison, RunRecord
 
 PROBE_FILE = "predictions_{split}_probe.parquet"

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, Value
 
+from hf_imgcls.arrays import IntArray
 from hf_imgcls.data.columns import COLUMNS
-from hf_imgcls.measure.formulas import IntArray
 
 
 def read_columns(split: Any, sample_index: IntArray) -> tuple[list[str | None], dict[str, list[Any]]]:

@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from hf_imgcls.arrays import FloatArray, IntArray
 from hf_imgcls.errors import ArgumentError, DataError
-from hf_imgcls.measure.differences import adjust_by_holm, estimate_paired_difference, run_mcnemar_test
-from hf_imgcls.measure.formulas import FloatArray, IntArray, average_counts
-from hf_imgcls.measure.intervals import DEFAULT_DRAWS, DEFAULT_LEVEL, draw_statistics, take_percentiles
-from hf_imgcls.measure.multilabel_compare import LABEL_METRICS, PairCounts, join_label_tables
-from hf_imgcls.measure.multilabel_table import MultiLabelTable, Table
-from hf_imgcls.measure.predictions import PredictionTable, unique_names
+from hf_imgcls.measure.metrics.single import average_counts
+from hf_imgcls.measure.multi_label_compare import LABEL_METRICS, PairCounts, join_label_tables
+from hf_imgcls.measure.multi_label_table import MultiLabelTable, Table
+from hf_imgcls.measure.statistics.differences import adjust_by_holm, estimate_paired_difference, run_mcnemar_test
+from hf_imgcls.measure.statistics.intervals import DEFAULT_DRAWS, DEFAULT_LEVEL, draw_statistics, take_percentiles
+from hf_imgcls.measure.tables import PredictionTable, unique_names
 from hf_imgcls.records import ComparisonRecord, Estimate, MetricComparison
 
 BETTER, WORSE, NOT_DISTINGUISHABLE = "better", "worse", "not distinguishable"
@@ -118,7 +119,7 @@ def compare_tables(
     Args:
         a: The first model's predictions.
         b: The second model's; all verdicts are about it, and all differences are b - a.
-        metrics: Of `COMPARED_METRICS`, or of `hf_imgcls.measure.multilabel_compare.LABEL_METRICS`; the first one
+        metrics: Of `COMPARED_METRICS`, or of `hf_imgcls.measure.multi_label_compare.LABEL_METRICS`; the first one
             decides. By default accuracy; with several labels per image `SHOWN_LABEL_METRICS`.
         seed: Of the bootstrap and of the exchanges.
         draws: Number of either.

@@ -8,25 +8,26 @@ from typing import TYPE_CHECKING, Any
 
 from accelerate import PartialState
 
+from hf_imgcls.classifier.head import fold_temperature
+from hf_imgcls.classifier.loading import load_classifier
 from hf_imgcls.errors import DataError
-from hf_imgcls.measure.calibration import (
+from hf_imgcls.measure.multi_label_table import MultiLabelTable, Table
+from hf_imgcls.measure.results import flatten_score
+from hf_imgcls.measure.score import score_folder
+from hf_imgcls.measure.statistics.calibration import (
     fit_sigmoid_temperature,
     fit_temperature,
-    fold_temperature,
     read_log_scores,
     read_logits,
 )
-from hf_imgcls.measure.multilabel_table import MultiLabelTable, Table
-from hf_imgcls.measure.multilabel_thresholds import MIN_POSITIVES, tune_thresholds
-from hf_imgcls.measure.results import flatten_score
-from hf_imgcls.measure.score import load_classifier, score_folder
+from hf_imgcls.measure.statistics.thresholds import MIN_POSITIVES, tune_thresholds
 from hf_imgcls.records import THRESHOLDS_KEY
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-    from hf_imgcls.arguments import Arguments
-    from hf_imgcls.data.load import ImageDataset
+    from hf_imgcls.arguments.fields import Arguments
+    from hf_imgcls.data.dataset import ImageDataset
     from hf_imgcls.measure.score import Score
 
 logger = logging.getLogger(__name__)

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from hf_imgcls.arrays import FloatArray
+from hf_imgcls.classifier.pipeline import load_pipeline
+from hf_imgcls.classifier.runtimes import find_exported_file
 from hf_imgcls.errors import ArgumentError, ModelError
-from hf_imgcls.measure.consumer import load_pipeline
-from hf_imgcls.measure.exported_model import find_exported_file
-from hf_imgcls.measure.formulas import FloatArray
 
 # With fewer than 72 runs the slowest of them need not lie above the 95th percentile (0.95^n > 0.025).
 NUM_RUNS = 100

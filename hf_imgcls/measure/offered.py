@@ -7,13 +7,10 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from hf_imgcls.data.decode import EncodedImage
-from hf_imgcls.data.image_source import ImageSource
-from hf_imgcls.data.reading import Reading
+from hf_imgcls.classifier.decode import EncodedImage
+from hf_imgcls.classifier.image_source import ImageSource, Picture
+from hf_imgcls.classifier.reading import Reading
 from hf_imgcls.records import ParityRecord
-
-# A path, the bytes of a file, or a picture in memory
-Picture = str | bytes | Image.Image
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,7 @@ def offer(source: ImageSource, reading: Reading) -> Offer:
     else makes a difference is left for the consumer to find.
 
     Args:
-        source: See `hf_imgcls.data.decode.EncodedImage`.
+        source: See `hf_imgcls.classifier.decode.EncodedImage`.
         reading: How it was read when it was scored.
 
     Raises:

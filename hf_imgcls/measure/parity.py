@@ -1,14 +1,13 @@
 """Served = scored: a plain ``pipeline()`` on the saved folder must predict what was scored.
 
 The consumer's side is exactly ``pipeline("image-classification", model=FOLDER)`` with nothing of ours in it (for an
-exported model see `hf_imgcls.measure.consumer`). It is given the split's own files, and reads them itself. Files that
-it reads otherwise than they were scored, for a known reason (`hf_imgcls.measure.offered`), are given to it twice:
+exported model see `hf_imgcls.classifier.pipeline`). It is given the split's own files, and reads them itself. Files
+that it reads otherwise than they were scored, for a known reason (`hf_imgcls.measure.offered`), are given to it twice:
 converted, which must give the scored answer, and as they are, which gives the second number of the record.
 """
 
 from __future__ import annotations
 
-import io
 import itertools
 import warnings
 from collections import Counter
@@ -18,26 +17,20 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 from torch.utils.data import IterableDataset
 
-from hf_imgcls.data.reading import Reading
+from hf_imgcls.classifier.image_source import Picture
+from hf_imgcls.classifier.pipeline import PipelineConsumer
+from hf_imgcls.classifier.reading import Reading
 from hf_imgcls.errors import DataError, ParityError
-from hf_imgcls.measure.consumer import load_pipeline
-from hf_imgcls.measure.exported_model import ExportedClassifier
-from hf_imgcls.measure.metrics import ExampleTable
-from hf_imgcls.measure.multilabel_metrics import MultiLabelExamples
-from hf_imgcls.measure.offered import Picture, offer
-from hf_imgcls.measure.scored_answers import (
-    Disagreement,
-    ScoredAnswers,
-    Tolerance,
-    build_scored,
-)
+from hf_imgcls.measure.metrics.accumulate import ExampleTable
+from hf_imgcls.measure.metrics.accumulate_multi_label import MultiLabelExamples
+from hf_imgcls.measure.offered import offer
+from hf_imgcls.measure.scored_answers import Disagreement, ScoredAnswers, Tolerance, build_scored
 from hf_imgcls.records import ParityRecord
 
 if TYPE_CHECKING:
-    from hf_imgcls.arguments import DataArguments
+    from hf_imgcls.arguments.fields import DataArguments
 
 PARITY_FILE = "parity.json"
 # Two classes whose scores are closer than this may change places through float noise alone: the same weights in
@@ -68,41 +61,6 @@ class Consumer(Protocol):
         first.
         """
         ...
-
-
-class PipelineConsumer:
-    """``pipeline("image-classification")`` in this process, of an exported model too.
-
-    Args:
-        model: A folder, or a Hub id.
-        revision: Branch, tag or commit on the Hub; a folder has none.
-        data: ``trust_remote_code``, and the token if one is given.
-        prefers_own: Run an exported model without Optimum, whose classes take seconds to import.
-    """
-
-    def __init__(
-        self, model: str | Path, revision: str | None, data: DataArguments, *, prefers_own: bool = False
-    ) -> None:
-        import transformers
-
-        # Nothing but what a consumer writes; device and dtype are what such a consumer gets.
-        options: dict[str, Any] = {}
-        if revision is not None and not Path(model).exists():
-            options |= {"revision": revision} | ({"token": data.token} if data.token else {})
-        if data.trust_remote_code:
-            options["trust_remote_code"] = True
-        self.classifier = load_pipeline(model, is_trusted=data.trust_remote_code, prefers_own=prefers_own, **options)
-        self.device_type: str = self.classifier.device.type
-        runtime = _name_exported(self.classifier)
-        self.is_exported = bool(runtime)
-        self.description = f"pipeline of transformers {transformers.__version__} on {self.device_type}{runtime}"
-
-    def answer(self, images: Iterator[Picture], batch_size: int) -> Iterator[list[dict[str, Any]]]:
-        """See `Consumer`."""
-        num_labels = self.classifier.model.config.num_labels
-        # pipeline() takes paths and pictures; of a path it opens the file, as is done here with bytes.
-        opened = (Image.open(io.BytesIO(image)) if isinstance(image, bytes) else image for image in images)
-        yield from self.classifier(opened, batch_size=batch_size, top_k=num_labels)
 
 
 def check_parity(
@@ -227,13 +185,6 @@ def _choose_tolerance(consumer: Consumer, tie: float | None) -> Tolerance:
     device = consumer.device_type if consumer.device_type in TIE_TOLERANCE else "cuda"
     noise = "exported" if isinstance(consumer, PipelineConsumer) and consumer.is_exported else device
     return Tolerance(TIE_TOLERANCE[device] if tie is None else tie, SCORE_TOLERANCE[noise])
-
-
-def _name_exported(classifier: Any) -> str:
-    """What runs an exported model; nothing for a model of transformers."""
-    name = type(classifier.model).__name__
-    is_exported = name.startswith(("ORTModel", "OVModel")) or isinstance(classifier.model, ExportedClassifier)
-    return f" with {name}" if is_exported else ""
 
 
 def _draw_rows(dataset: Any, max_samples: int | None, seed: int) -> Iterator[dict[str, Any]]:

@@ -22,10 +22,12 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 
-from hf_imgcls.argument_checks import find_probe_obstacles
+from hf_imgcls.arguments.rules import find_probe_obstacles
+from hf_imgcls.classifier.head import find_linear_head
 from hf_imgcls.data.batches import BatchedSplit
 from hf_imgcls.errors import UserError
-from hf_imgcls.fit.probe import Solution, compute_features, find_linear_head, solve_head
+from hf_imgcls.fit.probe import compute_features
+from hf_imgcls.fit.solve_head import Solution, solve_head
 from hf_imgcls.measure.baselines import PROBE_FILE, PROBE_KEY
 from hf_imgcls.measure.learning import is_probe
 from hf_imgcls.measure.score import LabelSetRecorder, Recorder
@@ -34,8 +36,8 @@ from hf_imgcls.records import PROBE
 if TYPE_CHECKING:
     from torch import nn
 
-    from hf_imgcls.arguments import Arguments
-    from hf_imgcls.data.load import ImageDataset
+    from hf_imgcls.arguments.fields import Arguments
+    from hf_imgcls.data.dataset import ImageDataset
     from hf_imgcls.data.transforms import BatchPlan
     from hf_imgcls.fit.trainer import ImageClassificationTrainer
 

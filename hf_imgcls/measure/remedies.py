@@ -7,11 +7,11 @@ from pathlib import Path
 
 from safetensors import safe_open
 
+from hf_imgcls.arguments.training_policy import Situation
 from hf_imgcls.fit.hints import REMEDIES, Outcome, RunPlan, give_hints
 from hf_imgcls.layout import DATA_FILE
 from hf_imgcls.measure.learning import read_state
 from hf_imgcls.records import PROBE, Baseline, DataRecord, RunRecord, read_finetuning
-from hf_imgcls.training_policy import Situation
 
 _TRANSFORMERS_RATE = 5e-5  # of TrainingArguments, in both release lines
 _MOST_TOLD = 2

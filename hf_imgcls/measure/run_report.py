@@ -11,37 +11,37 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch.utils.data import IterableDataset
 
-from hf_imgcls.data.decode import decode_image
-from hf_imgcls.data.reading import Reading
+from hf_imgcls.arguments.recall import find_run
+from hf_imgcls.classifier.decode import decode_image
+from hf_imgcls.classifier.loading import load_classifier
+from hf_imgcls.classifier.reading import Reading
+from hf_imgcls.classifier.runtimes import ExportedClassifier
 from hf_imgcls.digests import describe_changes, find_changes, recording
 from hf_imgcls.errors import ArgumentError, DataError, printable
 from hf_imgcls.fit.imbalance import describe_effect
 from hf_imgcls.layout import COMPARISON_FILE, DATA_FILE, REPORT_FOLDER, RUN_FILE
 from hf_imgcls.measure.baselines import find_baselines
-from hf_imgcls.measure.earlier_run import find_run
-from hf_imgcls.measure.exported_model import ExportedClassifier
 from hf_imgcls.measure.final_model import score_validation
-from hf_imgcls.measure.gallery import find_rows
-from hf_imgcls.measure.goals import check_goals, describe_judgement, judge, parse_goals
-from hf_imgcls.measure.image_statistics import measure_images
 from hf_imgcls.measure.learning import read_learning
-from hf_imgcls.measure.multilabel_summary import summarise_label_sets
-from hf_imgcls.measure.multilabel_table import MultiLabelTable, Table, load_table
+from hf_imgcls.measure.multi_label_table import MultiLabelTable, Table, load_table
 from hf_imgcls.measure.offered import describe_plain
 from hf_imgcls.measure.parity import PARITY_FILE
-from hf_imgcls.measure.predictions import PREDICTIONS_FILE, PredictionTable
-from hf_imgcls.measure.report import REPORT_FILE, read_report, write_report
-from hf_imgcls.measure.score import load_classifier
-from hf_imgcls.measure.slices import build_slices, find_identifiers, relate_support_to_recall
-from hf_imgcls.measure.summary import summarise
+from hf_imgcls.measure.report.gallery import find_rows
+from hf_imgcls.measure.report.goals import check_goals, describe_judgement, judge, parse_goals
+from hf_imgcls.measure.report.image_statistics import measure_images
+from hf_imgcls.measure.report.multi_label_summary import summarise_label_sets
+from hf_imgcls.measure.report.slices import build_slices, find_identifiers, relate_support_to_recall
+from hf_imgcls.measure.report.summary import summarise
+from hf_imgcls.measure.report.write import REPORT_FILE, read_report, write_report
+from hf_imgcls.measure.tables import PREDICTIONS_FILE, PredictionTable
 from hf_imgcls.measure.unseen import describe_unseen, measure_unseen
 from hf_imgcls.records import MULTI_LABEL, DataRecord, ParityRecord, RunRecord
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-    from hf_imgcls.arguments import Arguments, DataArguments, MeasureArguments
-    from hf_imgcls.data.load import ImageDataset
+    from hf_imgcls.arguments.fields import Arguments, DataArguments, MeasureArguments
+    from hf_imgcls.data.dataset import ImageDataset
     from hf_imgcls.measure.score import Score
     from hf_imgcls.records import ReportRecord
 
@@ -85,7 +85,7 @@ def report_score(
         training_args: ``output_dir``, batch size and loader processes.
 
     Returns:
-        What became of ``--goals``, see `hf_imgcls.measure.goals.judge`; nothing on other processes.
+        What became of ``--goals``, see `hf_imgcls.measure.report.goals.judge`; nothing on other processes.
     """
     if score is None or not wants_report(args.measure):
         return []
@@ -119,7 +119,7 @@ def report_table(
         folder: Gets ``report/``.
 
     Returns:
-        One dict for each of ``--goals``, see `hf_imgcls.measure.goals.judge`.
+        One dict for each of ``--goals``, see `hf_imgcls.measure.report.goals.judge`.
     """
     measure = args.measure
     goals = parse_goals(measure.goals or [])
@@ -220,7 +220,7 @@ def _explain_mistakes(
     table: PredictionTable, split: Any, data: DataArguments, count: int, folder: Path
 ) -> dict[str, Any] | None:
     """Heat maps for the mistakes with the largest loss: why the model gave the answer that it gave."""
-    from hf_imgcls.measure.explain import explain_examples
+    from hf_imgcls.measure.explain.explain import explain_examples
 
     wrong = np.flatnonzero(~table.correct)
     chosen = wrong[np.argsort(-table.log_loss[wrong], kind="stable")][:count]
@@ -308,8 +308,8 @@ def compare_runs(paths: Sequence[str], split: str, folder: Path, seed: int) -> N
     for note in record.notes:
         print(printable(f"  note: {note}"))
     if find_spec("matplotlib"):
-        from hf_imgcls.measure.drawing import PRINT, encode_png
-        from hf_imgcls.measure.row_plots import draw_comparison
+        from hf_imgcls.measure.report.drawing import PRINT, encode_png
+        from hf_imgcls.measure.report.row_plots import draw_comparison
 
         (folder / "comparison.png").write_bytes(encode_png(draw_comparison(record.to_json(), PRINT)))
     print(f"  written to            {folder}")

@@ -7,24 +7,24 @@ from typing import TYPE_CHECKING
 
 from accelerate import PartialState
 
+from hf_imgcls.classifier.saved_reading import adopt_reading
+from hf_imgcls.classifier.source import find_commit
 from hf_imgcls.digests import recording
 from hf_imgcls.errors import printable
-from hf_imgcls.fit.saved_reading import adopt_reading
-from hf_imgcls.fit.weights import find_commit
 from hf_imgcls.measure.baselines import describe_baseline, find_baselines
-from hf_imgcls.measure.multilabel_table import MultiLabelTable
+from hf_imgcls.measure.multi_label_table import MultiLabelTable
 from hf_imgcls.measure.offered import describe_agreement, describe_plain
 from hf_imgcls.measure.parity import PARITY_FILE, check_parity
-from hf_imgcls.measure.predictions import PREDICTIONS_FILE
 from hf_imgcls.measure.results import write_results
 from hf_imgcls.measure.score import Score, score_folder
+from hf_imgcls.measure.tables import PREDICTIONS_FILE
 from hf_imgcls.measure.unseen import describe_unseen, measure_unseen
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-    from hf_imgcls.arguments import Arguments, DataArguments
-    from hf_imgcls.data.load import ImageDataset
+    from hf_imgcls.arguments.fields import Arguments, DataArguments
+    from hf_imgcls.data.dataset import ImageDataset
     from hf_imgcls.records import ParityRecord
 
 

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from hf_imgcls.measure.formulas import Measured, measure_roc_auc
-from hf_imgcls.measure.metrics import ClassificationAccumulator, ExampleTable
-from hf_imgcls.measure.multilabel_metrics import MultiLabelExamples, measure_examples
-from hf_imgcls.measure.multilabel_table import MultiLabelTable, Table
-from hf_imgcls.measure.predictions import PredictionTable
+from hf_imgcls.measure.metrics.accumulate import ClassificationAccumulator, ExampleTable
+from hf_imgcls.measure.metrics.accumulate_multi_label import MultiLabelExamples, measure_examples
+from hf_imgcls.measure.metrics.single import Measured, measure_roc_auc
+from hf_imgcls.measure.multi_label_table import MultiLabelTable, Table
+from hf_imgcls.measure.tables import PredictionTable
 
 if TYPE_CHECKING:
+    from hf_imgcls.arrays import IntArray
     from hf_imgcls.data.manifest import Manifest
-    from hf_imgcls.measure.formulas import IntArray
 
 ExamplesT = TypeVar("ExamplesT", ExampleTable, MultiLabelExamples)
 

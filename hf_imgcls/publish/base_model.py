@@ -10,13 +10,13 @@ from huggingface_hub import ModelCard, hf_hub_download
 
 from hf_imgcls.fit.quantization import is_quantizer
 from hf_imgcls.layout import CARD_FILE
+from hf_imgcls.process import is_main_process
 from hf_imgcls.records import ModelRecord
-from hf_imgcls.run import is_main_process
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from hf_imgcls.arguments import DataArguments, FitArguments
+    from hf_imgcls.arguments.fields import DataArguments, FitArguments
 
 
 def describe_model(

@@ -1,8 +1,5 @@
 """The model card: a function of a run's records, and of what the author adds to them.
 
-    python -m hf_imgcls.publish.card RUN                                    # write RUN/README.md again
-    python -m hf_imgcls.publish.card RUN --into model_cards/digits_vit_tiny # with the records it is made of
-
 Everything in it comes from the records; what they do not hold is "not measured" or "not stated". What stands between
 the two marks of the author's notes is kept when the card is written again, and so is a README of somebody else's.
 """
@@ -22,6 +19,7 @@ from typing import Any, NamedTuple
 import jinja2
 from huggingface_hub import ModelCard
 
+from hf_imgcls.arguments.hub_names import NOTES_BEGIN, NOTES_END, find_notes_problem
 from hf_imgcls.digests import RESTORE, describe_changes, find_changes
 from hf_imgcls.errors import CardError
 from hf_imgcls.layout import CARD_FILE
@@ -29,7 +27,6 @@ from hf_imgcls.publish.adapter_card import render_adapter_card
 from hf_imgcls.publish.card_metadata import build_metadata, choose_license
 from hf_imgcls.publish.card_records import CardRecords, read_records
 from hf_imgcls.publish.card_view import build_view
-from hf_imgcls.publish.hub_rules import NOTES_BEGIN, NOTES_END, find_notes_problem
 from hf_imgcls.publish.lint import lint_card
 
 ADAPTER_CARD = "adapter/README.md"
@@ -153,7 +150,7 @@ def check_card(folder: str | Path) -> None:
     """
     folder = Path(folder)
     if not (folder / CARD_FILE).is_file():
-        raise CardError(f"{folder} has no {CARD_FILE}", "a model card", f"python -m hf_imgcls.publish.card {folder}")
+        raise CardError(f"{folder} has no {CARD_FILE}", "a model card", f"python -m hf_imgcls.commands.card {folder}")
     if changes := describe_changes(find_changes(folder)):
         raise CardError(f"{folder} was changed. {changes}", "the files that the run has left", RESTORE)
     if problems := _list_problems(folder):
@@ -214,9 +211,3 @@ def _replace(path: Path, text: str) -> None:
     except OSError:  # a full disk
         aside.unlink(missing_ok=True)
         raise
-
-
-if __name__ == "__main__":
-    from hf_imgcls.publish.golden import main
-
-    main(__doc__ or "")

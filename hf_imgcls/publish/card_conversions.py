@@ -6,7 +6,7 @@ from hf_imgcls.publish.card_records import CardRecords
 from hf_imgcls.records import READING_KEY
 
 _TRANSPARENT = "transparent"
-# Kind of depth, see `hf_imgcls.data.intensity.Depth` -> range of its type
+# Kind of depth, see `hf_imgcls.classifier.intensity.Depth` -> range of its type
 _RANGES = {
     "12-bit": (0, 4095),
     "16-bit": (0, 65535),
@@ -48,7 +48,7 @@ def _compose(background: str | None) -> list[str]:
 
 
 def _scale(kind: str, low_high: tuple[float, float] | None) -> list[str]:
-    """The formula of `hf_imgcls.data.intensity.scale_values`."""
+    """The formula of `hf_imgcls.classifier.intensity.scale_values`."""
     stored = f'np.asarray({_OPEN}).view("uint32")' if kind == "32-bit" else f"np.asarray({_OPEN})"
     lines = [f"values = {stored}.astype(float)"]
     if low_high is None and kind == "float":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from hf_imgcls.arguments.defaults import MIN_STEPS
 from hf_imgcls.measure.baselines import name_answer
 from hf_imgcls.measure.offered import describe_agreement, describe_plain
 from hf_imgcls.measure.unseen import describe_unseen
@@ -21,7 +22,6 @@ from hf_imgcls.publish.markdown import (
     show_share,
 )
 from hf_imgcls.records import LARGEST_CLASS, Estimate, read_finetuning
-from hf_imgcls.training_defaults import MIN_STEPS
 
 # Below these, a run shows that the machinery works, and nothing about the model; but few steps are enough for one that
 # is better than its largest class.
@@ -29,20 +29,20 @@ MIN_EPOCHS = 1
 MIN_SHARE = 0.1
 # Width of an interval that is called wide.
 _WIDE = 0.02
-_FEW_EXAMPLES = 30  # as hf_imgcls.measure.slices: fewer leave an accuracy open by more than 0.2
+_FEW_EXAMPLES = 30  # as hf_imgcls.measure.report.slices: fewer leave an accuracy open by more than 0.2
 _MAX_NAMED = 3
 
 
 def name_metric(name: str) -> str:
     """A metric's name in words."""
-    from hf_imgcls.measure.page import METRIC_TITLES
+    from hf_imgcls.measure.report.page import METRIC_TITLES
 
     return METRIC_TITLES[name][0] if name in METRIC_TITLES else name.replace("_", " ").capitalize()
 
 
 def explain_metric(name: str, *, multi_label: bool = False) -> str:
     """What a metric says; nothing where its name does."""
-    from hf_imgcls.measure.page import LABEL_METRIC_TITLES, METRIC_TITLES
+    from hf_imgcls.measure.report.page import LABEL_METRIC_TITLES, METRIC_TITLES
 
     return (METRIC_TITLES | (LABEL_METRIC_TITLES if multi_label else {})).get(name, ("", ""))[1]
 
@@ -125,7 +125,7 @@ def judge_confidence(records: CardRecords) -> dict[str, Any]:
     """The test of whether scores are higher or lower than the share that is right; nothing where there was none.
 
     Returns:
-        See `hf_imgcls.measure.confidence`.
+        See `hf_imgcls.measure.statistics.confidence`.
     """
     return (records.report.calibration.get("confidence") or {}) if records.report else {}
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from hf_imgcls.arguments.hub_names import OTHER_LICENSE, list_licenses
 from hf_imgcls.publish.card_facts import find_smoke_reasons, name_metric
 from hf_imgcls.publish.card_records import CardRecords
-from hf_imgcls.publish.hub_rules import OTHER_LICENSE, list_licenses
 from hf_imgcls.publish.markdown import clean
 
 TASK = "image-classification"

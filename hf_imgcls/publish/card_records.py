@@ -14,16 +14,16 @@ from typing import Any
 
 import yaml
 
+from hf_imgcls.arguments.hub_names import is_repo_id
 from hf_imgcls.digests import find_changes
 from hf_imgcls.errors import CardError
+from hf_imgcls.layout import DATA_FILE, EXPORTS_PICTURE, RECIPE_FILE, RUN_FILE
 from hf_imgcls.measure.results import RESULT_PREFIXES, read_baselines
 from hf_imgcls.publish.consistency import SPLITS, check_records, read_json
 from hf_imgcls.publish.export.table import read_exports
 from hf_imgcls.publish.files import MODEL_SUFFIXES
-from hf_imgcls.publish.hub_rules import is_repo_id
 from hf_imgcls.publish.privacy import cut_paths, list_paths
 from hf_imgcls.records import Baselines, DataRecord, Estimate, ExportRecord, ParityRecord, ReportRecord, RunRecord
-from hf_imgcls.run import DATA_FILE, EXPORTS_PICTURE, RECIPE_FILE, RUN_FILE
 
 BUILT_IN_SAMPLE = "digits"
 _SPLIT_NAMES = ("train", "training", "validation", "valid", "val", "dev", "test", "testing")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from hf_imgcls.arguments import DataArguments, FitArguments, MeasureArguments, PublishArguments
+from hf_imgcls.arguments.fields import DataArguments, FitArguments, MeasureArguments, PublishArguments
 from hf_imgcls.publish.card_facts import (
     describe_baselines,
     describe_confidence,

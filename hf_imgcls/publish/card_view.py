@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from hf_imgcls.layout import EXPORTS_PICTURE
 from hf_imgcls.measure.offered import describe_plain
 from hf_imgcls.publish.card_conversions import build_conversions
 from hf_imgcls.publish.card_facts import (
@@ -45,13 +46,12 @@ from hf_imgcls.publish.markdown import (
     show_share,
 )
 from hf_imgcls.records import MULTI_LABEL, SINGLE_LABEL, DataRecord, RunRecord, name_selection_metric
-from hf_imgcls.run import EXPORTS_PICTURE
 
 _PICTURES = (
     ("report/confusion.png", "Confusion matrix: true classes in rows, answers in columns"),
     ("report/classes.png", "Recall of the classes with intervals"),
 )
-# What groups are formed by whatever the data, see `hf_imgcls.measure.image_statistics`.
+# What groups are formed by whatever the data, see `hf_imgcls.measure.report.image_statistics`.
 _MEASURED_GROUPS = (
     "brightness", "contrast", "sharpness", "width", "height", "aspect_ratio", "file_bytes",
 )  # fmt: skip

@@ -72,7 +72,7 @@ def _read_table(folder: Path, split: str, prefix: str) -> dict[str, float]:
     path = folder / f"predictions_{split}.parquet"
     if not path.is_file():
         return {}
-    from hf_imgcls.measure.multilabel_table import load_table
+    from hf_imgcls.measure.multi_label_table import load_table
 
     table = load_table(path)
     means = {"num_examples": len(table), table.share_name: table.correct.mean(), "log_loss": table.log_loss.mean()}

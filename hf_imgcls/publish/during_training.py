@@ -24,7 +24,7 @@ from hf_imgcls.retries import Patience
 from hf_imgcls.tokens import hide_secrets
 
 if TYPE_CHECKING:
-    from hf_imgcls.arguments import Arguments
+    from hf_imgcls.arguments.fields import Arguments
 
 CHECKPOINT_BRANCH = "checkpoints"
 _SNAPSHOT_PREFIX = ".push-"

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from hf_imgcls.data.decode import decode_image
-from hf_imgcls.data.reading import Reading
+from hf_imgcls.classifier.decode import decode_image
+from hf_imgcls.classifier.reading import Reading
 from hf_imgcls.publish.files import EXAMPLES_FOLDER
 from hf_imgcls.publish.verify import RunData
 

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from hf_imgcls.digests import restate_digests
 from hf_imgcls.errors import PushError
 from hf_imgcls.layout import CARD_FILE, EXPORT_FILE, EXPORTS_PICTURE, HASHES_FILE, QUANTIZERS_FILE, RUN_FILE
-from hf_imgcls.measure.page import drop_pictures
+from hf_imgcls.measure.report.page import drop_pictures
 from hf_imgcls.model_files import ADAPTER_CONFIG, CONFIG_FILE, refuse_adapter
 from hf_imgcls.publish.privacy import check_texts, clean_texts
 

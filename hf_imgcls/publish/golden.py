@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 from hf_imgcls.errors import OutputError
+from hf_imgcls.layout import DATA_FILE, EXPORT_FILE, RECIPE_FILE, RUN_FILE
 from hf_imgcls.publish.privacy import clean_texts
-from hf_imgcls.run import DATA_FILE, EXPORT_FILE, RECIPE_FILE, RUN_FILE, run_recipe
 
 _RECORDS = (
     RECIPE_FILE, DATA_FILE, "train_results.json", "eval_results.json", "test_results.json", "parity.json",
@@ -52,30 +51,6 @@ def copy_records(run: str | Path, target: str | Path) -> Path:
         if (run / name).is_file():
             shutil.copyfile(run / name, target / name)
     return target
-
-
-def main(description: str) -> None:
-    """Write the card of a run again, where it is or elsewhere."""
-    from hf_imgcls.publish.card import check_card, write_card
-
-    parser = argparse.ArgumentParser(
-        prog="python -m hf_imgcls.publish.card",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("run", type=Path, help="the run's folder")
-    parser.add_argument("--into", type=Path, help="copy the card's records there, and write the card there")
-    parser.add_argument("--card_notes", type=Path, help="Markdown file with what the author adds")
-    parser.add_argument("--license", help="licence of the model, as the Hub names it")
-    arguments = parser.parse_args()
-
-    def write() -> None:
-        folder = arguments.run if arguments.into is None else copy_records(arguments.run, arguments.into)
-        license = {"license": arguments.license} if arguments.license else None
-        print(write_card(folder, notes=arguments.card_notes, license=license))
-        check_card(folder)
-
-    run_recipe(write)
 
 
 def _leave_out(text: str, names: tuple[str, ...]) -> str:

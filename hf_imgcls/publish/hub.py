@@ -14,19 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_imgcls.arguments.hub_names import is_repo_id
 from hf_imgcls.digests import RESTORE, describe_changes, find_changes
 from hf_imgcls.errors import ParityError, PushError
 from hf_imgcls.layout import CARD_FILE, HASHES_FILE, MANIFEST_FILE, PUSH_FILE, RUN_FILE
 from hf_imgcls.publish.card import NO_NOTES, Notes, check_card, choose_notes, write_card
-from hf_imgcls.publish.files import (
-    PublishedFile,
-    check_model,
-    list_names,
-    read_files,
-    select_images,
-    select_published,
-)
-from hf_imgcls.publish.hub_rules import is_repo_id
+from hf_imgcls.publish.files import PublishedFile, check_model, list_names, read_files, select_images, select_published
 from hf_imgcls.publish.remote_card import digest_card, keep_remote_notes
 from hf_imgcls.publish.staging import Staged, compare_with_hub, stage
 from hf_imgcls.publish.upload import Destination, Remote, find_owner, finish, look_at, upload
@@ -36,7 +29,7 @@ from hf_imgcls.retries import Patience
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-    from hf_imgcls.arguments import Arguments
+    from hf_imgcls.arguments.fields import Arguments
     from hf_imgcls.publish.client import Commit
     from hf_imgcls.publish.verify import RunData
 

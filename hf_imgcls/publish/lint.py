@@ -9,7 +9,8 @@ from pathlib import Path
 import yaml
 from huggingface_hub import ModelCard
 
-from hf_imgcls.publish.hub_rules import NOTES_BEGIN, NOTES_END, find_metadata_problems, find_placeholders
+from hf_imgcls.arguments.hub_names import NOTES_BEGIN, NOTES_END, find_placeholders
+from hf_imgcls.publish.hub_rules import find_metadata_problems
 
 _FRONT = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 _FENCE = re.compile(r"^(`{3,}|~{3,}).*?^\1[ \t]*$", re.MULTILINE | re.DOTALL)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_imgcls.errors import PushError
-from hf_imgcls.run import RECIPE_FILE
+from hf_imgcls.layout import RECIPE_FILE
 from hf_imgcls.tokens import TOKEN, list_secrets
 
 # Home folders, of this machine and of the one that a run was brought from.

@@ -15,11 +15,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_imgcls.arguments.hub_names import NOTES_BEGIN, NOTES_END
 from hf_imgcls.errors import PushError
 from hf_imgcls.layout import CARD_FILE
 from hf_imgcls.publish.card import Notes, read_notes
 from hf_imgcls.publish.client import PUSH_TRAILER, ask
-from hf_imgcls.publish.hub_rules import NOTES_BEGIN, NOTES_END
 from hf_imgcls.retries import Patience
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from hf_imgcls.publish.upload import Destination, find_owner, finish, look_at, u
 from hf_imgcls.retries import Patience
 
 if TYPE_CHECKING:
-    from hf_imgcls.arguments import Arguments
+    from hf_imgcls.arguments.fields import Arguments
 
 # The Gradio release that goes with each line of huggingface_hub, and both with pillow below 13.
 _GRADIO = {"0": "6.17.3", "2": "6.31.0"}

@@ -18,16 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_imgcls.arguments import parse_arguments
+from hf_imgcls.arguments.parse import parse_arguments
 from hf_imgcls.errors import ParityError, UserError
-from hf_imgcls.measure.earlier_run import compare_data
+from hf_imgcls.layout import DATA_FILE, RECIPE_FILE
 from hf_imgcls.records import DataRecord
-from hf_imgcls.run import DATA_FILE, RECIPE_FILE
+from hf_imgcls.run_folder import compare_data
 
 if TYPE_CHECKING:
-    from hf_imgcls.arguments import DataArguments
-    from hf_imgcls.data.load import ImageDataset
-    from hf_imgcls.measure.offered import Picture
+    from hf_imgcls.arguments.fields import DataArguments
+    from hf_imgcls.classifier.image_source import Picture
+    from hf_imgcls.data.dataset import ImageDataset
     from hf_imgcls.records import ParityRecord
 
 MAX_VERIFIED = 256
@@ -61,9 +61,9 @@ class RunData:
 
 def recall_data(folder: Path) -> RunData:
     """Load the data that a run's recipe names, but for its training split."""
+    from hf_imgcls.classifier.saved_reading import adopt_reading
     from hf_imgcls.data.load import load_image_dataset
     from hf_imgcls.data.scan import check_images
-    from hf_imgcls.fit.saved_reading import adopt_reading
 
     if not (folder / RECIPE_FILE).is_file():
         return RunData(None, reason=f"{folder} has no {RECIPE_FILE}, which names the data")
@@ -117,9 +117,9 @@ def verify_revision(repo_id: str, revision: str, folder: Path, source: RunData) 
 
 
 def _verify(consumer: Stranger, folder: Path, source: RunData, max_samples: int) -> ParityRecord | str:
-    from hf_imgcls.measure.multilabel_table import MultiLabelTable, load_table
+    from hf_imgcls.measure.multi_label_table import MultiLabelTable, load_table
     from hf_imgcls.measure.parity import check_parity
-    from hf_imgcls.measure.predictions import PREDICTIONS_FILE
+    from hf_imgcls.measure.tables import PREDICTIONS_FILE
 
     split = next((name for name in _SPLITS if (folder / PREDICTIONS_FILE.format(split=name)).is_file()), None)
     if (reason := _find_obstacle(folder, source, split)) or split is None or not source.dataset or not source.data:

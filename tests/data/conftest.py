@@ -11,8 +11,9 @@ import pytest
 from hub import Hub, serve_hub
 from numbered_images import encode_png
 
-from hf_imgcls.arguments import DataArguments
-from hf_imgcls.data.load import ImageDataset, load_image_dataset
+from hf_imgcls.arguments.fields import DataArguments
+from hf_imgcls.data.dataset import ImageDataset
+from hf_imgcls.data.load import load_image_dataset
 
 
 @pytest.fixture

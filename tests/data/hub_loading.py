@@ -16,7 +16,7 @@ from numbered_images import encode_png, make_dataset
 
 LOADING = """
 import dataclasses, json
-from hf_imgcls.arguments import DataArguments
+from hf_imgcls.arguments.fields import DataArguments
 from hf_imgcls.data.load import load_image_dataset
 from hf_imgcls.errors import DataError
 

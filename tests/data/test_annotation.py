@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from numbered_images import decode_value, encode_png, make_dataset
 
-from hf_imgcls.arguments import parse_arguments
+from hf_imgcls.arguments.parse import parse_arguments
 from hf_imgcls.errors import DataError, UserError
 
 ONE = {"test_split": 0, "train_val_split": 0}

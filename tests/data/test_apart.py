@@ -11,12 +11,12 @@ from datasets import Image as ImageFeature
 from pictures import encode, photo
 from PIL import Image
 
-from hf_imgcls.arguments import DataArguments
+from hf_imgcls.arguments.fields import DataArguments
+from hf_imgcls.classifier.source import find_manifest
 from hf_imgcls.data.apart import count_seen, save_manifest
 from hf_imgcls.data.manifest import Manifest
 from hf_imgcls.data.scan import check_images
 from hf_imgcls.errors import DataError
-from hf_imgcls.fit.weights import find_manifest
 from hf_imgcls.layout import HASHES_FILE, MANIFEST_FILE
 from hf_imgcls.records import DataRecord
 

@@ -11,9 +11,9 @@ from pictures import attach, encode, photo
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from hf_imgcls.arguments import DataArguments
+from hf_imgcls.arguments.augmentation import POLICIES, Augmentation, resolve_augmentation
+from hf_imgcls.arguments.fields import DataArguments
 from hf_imgcls.data.collate import collate_batch
-from hf_imgcls.data.policies import POLICIES, Augmentation, resolve_augmentation
 
 # What each argument does by itself, on top of no augmentation at all.
 PARTS = {

@@ -13,11 +13,11 @@ from pictures import attach, build_split, build_vit_processor, encode, photo
 from PIL import Image
 from torchvision.transforms.v2 import InterpolationMode
 
+from hf_imgcls.classifier.reading import Reading
 from hf_imgcls.data import cache as cache_module
 from hf_imgcls.data.augment import crop_and_resize
 from hf_imgcls.data.cache import DecodedCache, build_decoded_cache
 from hf_imgcls.data.collate import collate_batch
-from hf_imgcls.data.reading import Reading
 from hf_imgcls.errors import DataError
 
 READING = Reading(max_pixels=10**6)

@@ -8,7 +8,7 @@ from datasets import Image as ImageFeature
 from numbered_images import encode_png
 from scipy.sparse import csr_array
 
-from hf_imgcls.arguments import DataArguments
+from hf_imgcls.arguments.fields import DataArguments
 from hf_imgcls.data.apart import save_manifest
 from hf_imgcls.data.groups import cut_groups
 from hf_imgcls.data.scan import check_images

@@ -15,7 +15,7 @@ ROWS_PER_GROUP = 20
 READING = """
 import itertools, json, os
 from torch.utils.data import DataLoader
-from hf_imgcls.arguments import DataArguments
+from hf_imgcls.arguments.fields import DataArguments
 from hf_imgcls.data.load import load_image_dataset
 
 def open_stream(name, **options):

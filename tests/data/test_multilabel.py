@@ -12,7 +12,7 @@ from numbered_images import encode_png
 from pictures import build_vit_processor
 from scipy.sparse import csr_array
 
-from hf_imgcls.arguments import DataArguments
+from hf_imgcls.arguments.fields import DataArguments
 from hf_imgcls.data.find_columns import find_label_column
 from hf_imgcls.data.iterative_stratification import cut_iteratively
 from hf_imgcls.data.label_sets import read_label_ids

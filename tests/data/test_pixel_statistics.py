@@ -10,7 +10,7 @@ import pytest
 from datasets import Dataset, Features, Image
 from PIL import Image as Pillow
 
-from hf_imgcls.arguments import DataArguments, FitArguments
+from hf_imgcls.arguments.fields import DataArguments, FitArguments
 from hf_imgcls.data import pixel_statistics
 from hf_imgcls.data.load import load_image_dataset
 from hf_imgcls.data.pixel_statistics import measure_pixels, resolve_pixel_statistics

@@ -7,7 +7,7 @@ import pytest
 from pictures import encode, photo
 from PIL import Image
 
-from hf_imgcls.arguments import DataArguments
+from hf_imgcls.arguments.fields import DataArguments
 from hf_imgcls.data.scan import check_images
 
 

@@ -12,10 +12,10 @@ from datasets import Image as ImageFeature
 from pictures import build_vit_processor, encode
 from PIL import Image, ImageDraw
 
-from hf_imgcls.arguments import DataArguments
+from hf_imgcls.arguments.augmentation import Augmentation
+from hf_imgcls.arguments.fields import DataArguments
 from hf_imgcls.data.contact_sheet import draw_batch
 from hf_imgcls.data.load import load_image_dataset
-from hf_imgcls.data.policies import Augmentation
 from hf_imgcls.data.safety import check_augmentation
 from hf_imgcls.data.transforms import attach_transforms
 

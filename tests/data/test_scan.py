@@ -25,9 +25,9 @@ from numbered_images import decode_value, encode_png, make_dataset
 from pictures import encode, photo
 from PIL import Image
 
-from hf_imgcls.arguments import DataArguments
+from hf_imgcls.arguments.fields import DataArguments
 from hf_imgcls.data import survey as survey_module
-from hf_imgcls.data.load import ImageDataset
+from hf_imgcls.data.dataset import ImageDataset
 from hf_imgcls.data.scan import check_images
 from hf_imgcls.errors import ArgumentError, DataError, MachineError
 from hf_imgcls.records import DataRecord
@@ -417,7 +417,7 @@ def prints(checked):
 
 FINGERPRINT = """
 import sys
-from hf_imgcls.arguments import DataArguments
+from hf_imgcls.arguments.fields import DataArguments
 from hf_imgcls.data.load import load_image_dataset
 from hf_imgcls.data.scan import check_images
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_imgcls.arguments import DataArguments
+from hf_imgcls.arguments.fields import DataArguments
 from hf_imgcls.data.load import load_image_dataset
 from hf_imgcls.data.splits import choose_shots
 from hf_imgcls.errors import DataError

@@ -5,13 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from hf_imgcls.data.splits import (
-    assign_roles,
-    choose_subset,
-    count_held_out,
-    cut_stratified,
-    match_split_names,
-)
+from hf_imgcls.data.splits import assign_roles, choose_subset, count_held_out, cut_stratified, match_split_names
 from hf_imgcls.errors import DataError
 
 NOTHING = {"train": None, "validation": None, "test": None}

@@ -13,11 +13,12 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional as tv
 
-from hf_imgcls.arguments import DataArguments
+from hf_imgcls.arguments.augmentation import POLICIES
+from hf_imgcls.arguments.fields import DataArguments
+from hf_imgcls.classifier.memory import ReusedMemory
+from hf_imgcls.classifier.preprocess import Normalizer, Preprocessor
 from hf_imgcls.data.augment import draw_crops_and_flips, hash_uniforms
-from hf_imgcls.data.collate import ReusedMemory, collate_batch
-from hf_imgcls.data.policies import POLICIES
-from hf_imgcls.data.preprocess import Normalizer, Preprocessor
+from hf_imgcls.data.collate import collate_batch
 from hf_imgcls.data.transforms import TrainTransform
 from hf_imgcls.errors import ArgumentError, DataError, ModelError
 

@@ -18,14 +18,14 @@ from faults.test_signals import TWO, launch, needs_proc, ranks_of, wait_for
 from fit.test_trainer import DATA, digits  # noqa: F401 (a fixture)
 from tiny_models import TINY_CONFIGS
 
-from hf_imgcls.arguments import FitArguments
-from hf_imgcls.compat import build_training_arguments
+from hf_imgcls.arguments.fields import FitArguments
+from hf_imgcls.compat.arguments import build_training_arguments
 from hf_imgcls.errors import LaunchError, OutputError
 from hf_imgcls.fit.batch_size import divide_batch, find_batch_size, settle_batch_size
 from hf_imgcls.fit.checkpoints import Inspection, describe_run, inspect_checkpoint, list_checkpoints
 from hf_imgcls.fit.model import build_model
 from hf_imgcls.records import CheckpointRecord
-from hf_imgcls.run import check_disk_space
+from hf_imgcls.run_folder import check_disk_space
 
 
 def test_a_disk_that_is_full_while_saving_leaves_older_checkpoints(whole_run, tmp_path):

@@ -21,17 +21,18 @@ from datasets import ClassLabel, Sequence
 from safetensors.torch import save_file
 from tiny_models import TINY_CONFIGS
 
-from hf_imgcls.arguments import DataArguments, FitArguments
-from hf_imgcls.compat import build_training_arguments
-from hf_imgcls.data.load import ImageDataset, load_image_dataset
+from hf_imgcls.arguments.fields import DataArguments, FitArguments
+from hf_imgcls.compat.arguments import build_training_arguments
+from hf_imgcls.data.dataset import ImageDataset
+from hf_imgcls.data.load import load_image_dataset
 from hf_imgcls.data.transforms import attach_transforms
 from hf_imgcls.fit.adapt import adapt_model
 from hf_imgcls.fit.loss import SampleLoss
 from hf_imgcls.fit.model import build_model
 from hf_imgcls.fit.sampling import ClassBalancedSampler
 from hf_imgcls.fit.trainer import ImageClassificationTrainer
-from hf_imgcls.measure.metrics import ClassificationAccumulator
-from hf_imgcls.measure.multilabel_metrics import MultiLabelAccumulator
+from hf_imgcls.measure.metrics.accumulate import ClassificationAccumulator
+from hf_imgcls.measure.metrics.accumulate_multi_label import MultiLabelAccumulator
 from hf_imgcls.records import MULTI_LABEL
 
 # The last two are ViTs: for several labels per image; and with weighted classes, of which it sees as many of each, and

@@ -7,10 +7,11 @@ import torch
 from tiny_models import TINY_CONFIGS
 from transformers import AutoModelForImageClassification
 
-from hf_imgcls.arguments import DataArguments, FitArguments
+from hf_imgcls.arguments.fields import DataArguments, FitArguments
+from hf_imgcls.classifier.head import head_parameter_names
 from hf_imgcls.errors import ModelError
 from hf_imgcls.fit.adapt import adapt_model, merge_adapter
-from hf_imgcls.fit.model import build_model, head_parameter_names
+from hf_imgcls.fit.model import build_model
 from hf_imgcls.fit.sampling import leaves_batch_of_one
 
 

@@ -10,12 +10,12 @@ from faults.processes import RUN, Run
 from tiny_models import TINY_CONFIGS
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
-from hf_imgcls.arguments import Arguments, DataArguments, FitArguments, MeasureArguments, PublishArguments
-from hf_imgcls.compat import build_training_arguments
+from hf_imgcls.arguments.fields import Arguments, DataArguments, FitArguments, MeasureArguments, PublishArguments
+from hf_imgcls.compat.arguments import build_training_arguments
 from hf_imgcls.data.load import load_image_dataset
 from hf_imgcls.fit.advice import advise, advise_precision, describe_data, describe_plan, read_sizes
+from hf_imgcls.layout import BATCH_PICTURE
 from hf_imgcls.provenance import has_bfloat16
-from hf_imgcls.run import BATCH_PICTURE
 
 PRETRAINED = FitArguments(model_name_or_path="some/model")
 FROM_SCRATCH = FitArguments(model_type="convnext")

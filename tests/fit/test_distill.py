@@ -12,12 +12,13 @@ from measure.trained_models import digits_arguments, find_trained_model, load_di
 from PIL import Image
 from torch.nn import functional as F
 
-from hf_imgcls.arguments import DataArguments, FitArguments, parse_arguments
-from hf_imgcls.compat import load_image_processor, plain_image_processor_class
+from hf_imgcls.arguments.fields import DataArguments, FitArguments
+from hf_imgcls.arguments.parse import parse_arguments
+from hf_imgcls.classifier.loading import load_classifier
+from hf_imgcls.compat.models import load_image_processor, plain_image_processor_class
 from hf_imgcls.data.load import load_image_dataset
 from hf_imgcls.errors import ArgumentError, ModelError
 from hf_imgcls.fit.distill import build_distiller
-from hf_imgcls.measure.score import load_classifier
 
 DATA = DataArguments(dataset_name="digits", image_size=32, max_train_samples=64, max_eval_samples=32)
 

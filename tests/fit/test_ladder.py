@@ -10,9 +10,10 @@ import torch
 from fit.test_probe import make_run
 from sklearn.neighbors import KNeighborsClassifier
 
+from hf_imgcls.classifier.features import Features
 from hf_imgcls.fit.ladder import climb, is_negligible, judge
 from hf_imgcls.fit.neighbours import ask_neighbours
-from hf_imgcls.fit.probe import Features, explain_no_probe, train_probe
+from hf_imgcls.fit.probe import explain_no_probe, train_probe
 
 # Without augmentation that a ResNet of some thousand weights would need long to learn from.
 PLAIN = {

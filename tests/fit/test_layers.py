@@ -10,11 +10,11 @@ from fit.test_adapt import build, trainable
 from fit.test_trainer import DATA, digits, make_trainer  # noqa: F401 (a fixture)
 from tiny_models import TINY_CONFIGS
 
-from hf_imgcls.arguments import Arguments, FitArguments, MeasureArguments, PublishArguments
+from hf_imgcls.arguments.fields import Arguments, FitArguments, MeasureArguments, PublishArguments
+from hf_imgcls.classifier.head import find_head_modules, head_parameter_names
 from hf_imgcls.errors import ModelError, OutputError
 from hf_imgcls.fit.checkpoints import Inspection, check_same_run, describe_run
-from hf_imgcls.fit.layers import GradualUnfreezing, decay_learning_rates, find_head_modules, number_layers
-from hf_imgcls.fit.model import head_parameter_names
+from hf_imgcls.fit.layers import GradualUnfreezing, decay_learning_rates, number_layers
 from hf_imgcls.records import CheckpointRecord
 
 
@@ -32,7 +32,7 @@ def test_layers_are_numbered_from_the_image_to_the_head(family):
 
 def test_layers_of_a_timm_model():
     pytest.importorskip("timm")
-    from hf_imgcls.arguments import DataArguments, FitArguments
+    from hf_imgcls.arguments.fields import DataArguments, FitArguments
     from hf_imgcls.fit.model import build_model
 
     fit = FitArguments(model_type="timm_wrapper", model_config={"architecture": "test_vit"})

@@ -11,7 +11,7 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional as F
 
-from hf_imgcls.arguments import FitArguments
+from hf_imgcls.arguments.fields import FitArguments
 from hf_imgcls.errors import ArgumentError
 from hf_imgcls.fit.imbalance import build_loss, compute_class_weights, describe_effect
 from hf_imgcls.fit.loss import LOSSES, SampleLoss, choose_loss, compute_classification_loss

@@ -11,7 +11,7 @@ from faults.processes import RUN, Run
 from PIL import Image
 
 from hf_imgcls.fit.lr_range import describe_curve, grow_learning_rate, read_curve
-from hf_imgcls.run import LR_RANGE_PICTURE
+from hf_imgcls.layout import LR_RANGE_PICTURE
 
 
 def test_the_rate_grows_by_the_same_factor():

@@ -10,10 +10,11 @@ from PIL import Image
 from tiny_models import TINY_CONFIGS
 from transformers import pipeline
 
-from hf_imgcls.arguments import DataArguments, FitArguments
+from hf_imgcls.arguments.fields import DataArguments, FitArguments
+from hf_imgcls.classifier.head import head_parameter_names
 from hf_imgcls.errors import ModelError
 from hf_imgcls.fit.head_rows import match_rows, pick_rows
-from hf_imgcls.fit.model import build_model, check_model, head_parameter_names
+from hf_imgcls.fit.model import build_model, check_model
 
 LABELS = ["ant", "bee", "cat", "dog"]
 

@@ -13,18 +13,13 @@ from safetensors.torch import load_file
 from tiny_models import TINY_CONFIGS
 from transformers import AutoModelForImageClassification, TrainerControl, TrainerState
 
-from hf_imgcls.arguments import DataArguments, FitArguments, parse_arguments
+from hf_imgcls.arguments.fields import DataArguments, FitArguments
+from hf_imgcls.arguments.parse import parse_arguments
 from hf_imgcls.data.load import load_image_dataset, load_unlabelled
 from hf_imgcls.data.transforms import attach_transforms
 from hf_imgcls.errors import ArgumentError, DataError
 from hf_imgcls.fit.model import build_model
-from hf_imgcls.fit.pretrain import (
-    MomentumTeacher,
-    SelfSupervisedModel,
-    Views,
-    describe_neighbours,
-    save_backbone,
-)
+from hf_imgcls.fit.pretrain import MomentumTeacher, SelfSupervisedModel, Views, describe_neighbours, save_backbone
 
 pytest.importorskip("lightly")
 

@@ -13,16 +13,19 @@ from sklearn.linear_model import LogisticRegression
 from tiny_models import TINY_CONFIGS
 from transformers import AutoConfig, AutoModelForImageClassification
 
-from hf_imgcls.arguments import Arguments, DataArguments, FitArguments, MeasureArguments, PublishArguments
-from hf_imgcls.compat import build_training_arguments
+from hf_imgcls.arguments.fields import Arguments, DataArguments, FitArguments, MeasureArguments, PublishArguments
+from hf_imgcls.classifier.features import Features
+from hf_imgcls.classifier.head import find_linear_head, head_parameter_names
+from hf_imgcls.compat.arguments import build_training_arguments
 from hf_imgcls.data.load import load_image_dataset
 from hf_imgcls.data.transforms import attach_transforms
 from hf_imgcls.errors import DataError, ModelError
 from hf_imgcls.fit.adapt import adapt_model
 from hf_imgcls.fit.build import build_trainer
-from hf_imgcls.fit.model import build_model, head_parameter_names
-from hf_imgcls.fit.probe import Features, compute_features, digest_backbone, find_linear_head, solve_head, train_probe
-from hf_imgcls.measure.metrics import ClassificationAccumulator
+from hf_imgcls.fit.model import build_model
+from hf_imgcls.fit.probe import compute_features, digest_backbone, train_probe
+from hf_imgcls.fit.solve_head import solve_head
+from hf_imgcls.measure.metrics.accumulate import ClassificationAccumulator
 
 CPU = torch.device("cpu")
 

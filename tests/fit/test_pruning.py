@@ -9,7 +9,8 @@ import torch
 from tiny_models import TINY_CONFIGS
 from transformers import AutoModelForImageClassification
 
-from hf_imgcls.arguments import DataArguments, FitArguments, parse_arguments
+from hf_imgcls.arguments.fields import DataArguments, FitArguments
+from hf_imgcls.arguments.parse import parse_arguments
 from hf_imgcls.errors import ArgumentError, ModelError
 from hf_imgcls.fit.model import build_model
 from hf_imgcls.fit.pruning import prune_model

@@ -17,10 +17,13 @@ from safetensors.torch import load_file, save_file
 from tiny_models import TINY_CONFIGS
 from transformers import AutoConfig, AutoModelForImageClassification
 
-from hf_imgcls.arguments import Arguments, FitArguments, MeasureArguments, PublishArguments, parse_arguments
-from hf_imgcls.compat import build_training_arguments, load_image_processor
+from hf_imgcls.arguments.fields import Arguments, FitArguments, MeasureArguments, PublishArguments
+from hf_imgcls.arguments.parse import parse_arguments
+from hf_imgcls.classifier.preprocess import Normalizer
+from hf_imgcls.classifier.runtimes import keep_signal_stack
+from hf_imgcls.compat.arguments import build_training_arguments
+from hf_imgcls.compat.models import load_image_processor
 from hf_imgcls.data.calibration import read_calibration
-from hf_imgcls.data.preprocess import Normalizer
 from hf_imgcls.data.transforms import attach_transforms
 from hf_imgcls.errors import ArgumentError, ModelError
 from hf_imgcls.fit.build import build_trainer
@@ -35,8 +38,7 @@ from hf_imgcls.fit.quantization import (
 )
 from hf_imgcls.fit.saving import save_run
 from hf_imgcls.layout import QUANTIZERS_FILE
-from hf_imgcls.measure.exported_model import keep_signal_stack
-from hf_imgcls.measure.metrics import ClassificationAccumulator
+from hf_imgcls.measure.metrics.accumulate import ClassificationAccumulator
 from hf_imgcls.publish.export.exporter import ExportSource
 from hf_imgcls.publish.export.openvino_files import OpenVinoInt8Exporter
 from hf_imgcls.records import Estimate, ExportRecord

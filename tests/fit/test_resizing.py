@@ -10,7 +10,7 @@ from fit.test_trainer import DATA, make_trainer
 from tiny_models import TINY_CONFIGS
 from transformers import TrainerCallback
 
-from hf_imgcls.arguments import parse_arguments
+from hf_imgcls.arguments.parse import parse_arguments
 from hf_imgcls.data.load import load_image_dataset
 from hf_imgcls.errors import ArgumentError, ModelError
 from hf_imgcls.fit.resizing import plan_sizes

@@ -10,17 +10,11 @@ import pytest
 from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import BatchSampler
 
-from hf_imgcls.arguments import DataArguments, FitArguments
-from hf_imgcls.compat import plain_image_processor_class
+from hf_imgcls.arguments.fields import DataArguments, FitArguments
+from hf_imgcls.compat.models import plain_image_processor_class
 from hf_imgcls.data.load import load_image_dataset
 from hf_imgcls.data.transforms import attach_transforms
-from hf_imgcls.fit.sampling import (
-    ClassBalancedSampler,
-    RepeatedSampler,
-    ShuffledSampler,
-    WithoutLast,
-    build_sampler,
-)
+from hf_imgcls.fit.sampling import ClassBalancedSampler, RepeatedSampler, ShuffledSampler, WithoutLast, build_sampler
 
 DATA = DataArguments(dataset_name="digits", max_train_samples=61)
 LABELS = [0] * 70 + [1] * 25 + [3] * 6  # nobody has class 2

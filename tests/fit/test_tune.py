@@ -6,10 +6,10 @@ import pytest
 from faults.processes import RUN, Run
 from PIL import Image
 
-from hf_imgcls.arguments import parse_arguments
+from hf_imgcls.arguments.parse import parse_arguments
 from hf_imgcls.errors import ArgumentError, OutputError
 from hf_imgcls.fit.tune import Search, Trial, default_space, describe_search, draw_search, finish_search
-from hf_imgcls.run import RUN_FILE, TUNE_FILE, TUNE_PICTURE, TUNED_RECIPE
+from hf_imgcls.layout import RUN_FILE, TUNE_FILE, TUNE_PICTURE, TUNED_RECIPE
 
 pytest.importorskip("optuna")
 

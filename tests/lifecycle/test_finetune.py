@@ -285,7 +285,7 @@ def test_a_full_disk_is_noticed_before_training(run_recipe, tmp_path, monkeypatc
 
 
 def test_a_stream_trains_and_resumes_where_it_stopped(run_recipe, tmp_path):
-    from hf_imgcls.arguments import DataArguments
+    from hf_imgcls.arguments.fields import DataArguments
     from hf_imgcls.data.load import load_image_dataset
 
     source = load_image_dataset(DataArguments(dataset_name="digits", test_split=0.2, train_val_split=0.2))

@@ -54,7 +54,7 @@ def test_a_recipe_is_repeated_with_other_seeds(repository, tmp_path):
 def test_processes_that_do_not_find_each_other_are_refused(monkeypatch):
     from transformers import TrainingArguments
 
-    from hf_imgcls.compat import build_training_arguments
+    from hf_imgcls.compat.arguments import build_training_arguments
     from hf_imgcls.errors import LaunchError
 
     arguments = {"output_dir": "unused", "report_to": "none"}
@@ -70,7 +70,7 @@ def test_processes_that_do_not_find_each_other_are_refused(monkeypatch):
 
 @pytest.mark.parametrize("name", ["fsdp", "deepspeed"])
 def test_a_model_is_not_sharded_on_cpus_in_name_only(name, monkeypatch):
-    from hf_imgcls.compat import build_training_arguments
+    from hf_imgcls.compat.arguments import build_training_arguments
     from hf_imgcls.errors import LaunchError
 
     arguments = {"output_dir": "unused", "report_to": "none", "use_cpu": True}
@@ -89,7 +89,7 @@ def test_a_model_is_not_sharded_on_cpus_in_name_only(name, monkeypatch):
 def test_threads_leave_their_core_to_others_while_they_wait(given, expected):
     """Said to the OpenMP library before it is loaded; the user's own word counts."""
     program = (
-        "import os, sys; from hf_imgcls.run import run_recipe; "
+        "import os, sys; from hf_imgcls.commands.command import run_recipe; "
         "run_recipe(lambda: print('torch' in sys.modules, os.environ.get('GOMP_SPINCOUNT')))"
     )
     environment = {
@@ -105,7 +105,7 @@ def test_memory_that_a_step_frees_is_kept_for_the_next_one(given, kept):
     """100 MiB taken and freed again and again cost no page faults; the user's own word counts."""
     program = """
 import resource
-from hf_imgcls.run import run_recipe
+from hf_imgcls.commands.command import run_recipe
 
 def step():
     blocks = [b"x" * 2**20 for _ in range(100)]

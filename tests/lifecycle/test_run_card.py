@@ -14,10 +14,10 @@ from publish.number_walk import find_foreign_numbers
 from publish.planted_runs import plant_export, plant_run
 from sklearn.datasets import load_digits
 
-from hf_imgcls.arguments import parse_arguments
+from hf_imgcls.arguments.parse import parse_arguments
 from hf_imgcls.publish.card import check_card, write_card
 from hf_imgcls.records import RunRecord
-from hf_imgcls.run import open_output_folder
+from hf_imgcls.run_folder import open_output_folder
 
 
 @pytest.fixture(scope="module")

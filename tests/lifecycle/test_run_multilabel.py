@@ -94,8 +94,8 @@ def test_a_run_learns_reports_and_says_what_it_found(trained):
 
 @pytest.mark.slow
 def test_thresholds_are_those_of_the_validation_split_after_the_temperature(trained):
-    from hf_imgcls.measure.multilabel_table import load_table
-    from hf_imgcls.measure.multilabel_thresholds import tune_thresholds
+    from hf_imgcls.measure.multi_label_table import load_table
+    from hf_imgcls.measure.statistics.thresholds import tune_thresholds
 
     folder, _ = trained
     validation = load_table(folder / "predictions_validation.parquet")
@@ -109,7 +109,7 @@ def test_thresholds_are_those_of_the_validation_split_after_the_temperature(trai
 @pytest.mark.slow
 def test_a_consumer_gets_sigmoid_scores_and_the_labels(trained, pairs):
     """Plain transformers on pictures of the test split: the scores of the table, and labels by the thresholds."""
-    from hf_imgcls.measure.multilabel_table import load_table
+    from hf_imgcls.measure.multi_label_table import load_table
 
     folder, _ = trained
     table = load_table(folder / "predictions_test.parquet")

@@ -9,7 +9,7 @@ import yaml
 from lifecycle.command_lines import TINY_VIT
 from safetensors.numpy import load_file
 
-from hf_imgcls.training_policy import FINETUNING_BUDGET
+from hf_imgcls.arguments.training_policy import FINETUNING_BUDGET
 
 DATA = (
     "--dataset_name", "digits", "--image_size", "16", "--max_train_samples", "64", "--max_eval_samples", "32",

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from hf_imgcls.measure.metrics import ClassificationAccumulator
-from hf_imgcls.measure.predictions import PredictionTable
-from hf_imgcls.measure.top_scores import TopScores
+from hf_imgcls.measure.metrics.accumulate import ClassificationAccumulator
+from hf_imgcls.measure.metrics.top_scores import TopScores
+from hf_imgcls.measure.tables import PredictionTable
 
 CASES = {
     "random": (500, 12),

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from tiny_models import TINY_CONFIGS
 
-from hf_imgcls.arguments import DataArguments, FitArguments
+from hf_imgcls.arguments.fields import DataArguments, FitArguments
 from hf_imgcls.fit.model import build_model
 
 SIDE, PATCH = 32, 8

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_imgcls.measure.predictions import PredictionTable
+from hf_imgcls.measure.tables import PredictionTable
 
 
 def make_table(

@@ -18,7 +18,7 @@ from hf_imgcls.measure.baselines import (
     describe_baseline,
     find_baselines,
 )
-from hf_imgcls.measure.multilabel_table import load_table
+from hf_imgcls.measure.multi_label_table import load_table
 from hf_imgcls.measure.results import read_baselines
 from hf_imgcls.publish.card import check_card, write_card
 from hf_imgcls.records import LARGEST_CLASS, PROBE, SplitRecord, write_json

@@ -18,19 +18,19 @@ from tiny_models import TINY_CONFIGS
 from trained_models import digits_arguments, find_trained_model, load_digits
 from transformers import AutoConfig, AutoModelForImageClassification, ViTForImageClassification, pipeline
 
-from hf_imgcls.compat import load_image_processor
+from hf_imgcls.classifier.head import fold_temperature
+from hf_imgcls.compat.models import load_image_processor
 from hf_imgcls.errors import DataError, ModelError
-from hf_imgcls.measure.calibration import (
+from hf_imgcls.measure.metrics.single import measure_adaptive_calibration_error, measure_calibration_error
+from hf_imgcls.measure.score import score_folder
+from hf_imgcls.measure.statistics.calibration import (
     TEMPERATURE_KEY,
     apply_temperature,
     fit_temperature,
-    fold_temperature,
     measure_brier,
     measure_reliability,
     read_log_scores,
 )
-from hf_imgcls.measure.formulas import measure_adaptive_calibration_error, measure_calibration_error
-from hf_imgcls.measure.score import score_folder
 
 
 def test_calibration_errors_made_by_hand():

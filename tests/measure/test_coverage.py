@@ -21,16 +21,16 @@ from made_tables import make_case, make_table
 from places import REPOSITORY
 from scipy.stats import norm
 
-from hf_imgcls.measure.calibration import measure_reliability
-from hf_imgcls.measure.estimates import SUMMARY_NAMES, estimate_classes, estimate_metrics, rank_classes
-from hf_imgcls.measure.multilabel_estimates import (
+from hf_imgcls.measure.report.estimates import SUMMARY_NAMES, estimate_classes, estimate_metrics, rank_classes
+from hf_imgcls.measure.report.multi_label_estimates import (
     MULTI_LABEL_SUMMARY_NAMES,
     estimate_label_classes,
     estimate_label_metrics,
     rank_label_sets,
 )
-from hf_imgcls.measure.multilabel_summary import list_label_mistakes, summarise_label_sets
-from hf_imgcls.measure.summary import summarise
+from hf_imgcls.measure.report.multi_label_summary import list_label_mistakes, summarise_label_sets
+from hf_imgcls.measure.report.summary import summarise
+from hf_imgcls.measure.statistics.calibration import measure_reliability
 from hf_imgcls.records import Estimate
 
 NUM_SIMULATIONS, NUM_LABELS, SAMPLE, POPULATION = 400, 4, 300, 20_000

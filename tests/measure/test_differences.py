@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, fisher_exact
 
-from hf_imgcls.measure.differences import (
+from hf_imgcls.measure.statistics.differences import (
     adjust_by_holm,
     estimate_difference,
     estimate_paired_difference,

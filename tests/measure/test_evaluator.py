@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from trained_models import find_trained_model
 from transformers import pipeline
 
-from hf_imgcls.measure.evaluate_metrics import Accuracy, ConfusionMatrix, PrecisionRecallF1
+from hf_imgcls.measure.metrics.modules import Accuracy, ConfusionMatrix, PrecisionRecallF1
 
 NAMES = [str(number) for number in range(10)]
 

@@ -15,19 +15,20 @@ from tiny_models import TINY_CONFIGS
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from hf_imgcls.arguments import DataArguments, FitArguments
+from hf_imgcls.arguments.fields import DataArguments, FitArguments
+from hf_imgcls.classifier.head import head_parameter_names
 from hf_imgcls.errors import MissingExtraError
-from hf_imgcls.fit.model import build_model, head_parameter_names
-from hf_imgcls.measure.explain import draw_overlay, explain_examples
-from hf_imgcls.measure.faithfulness import (
+from hf_imgcls.fit.model import build_model
+from hf_imgcls.measure.explain.explain import draw_overlay, explain_examples
+from hf_imgcls.measure.explain.faithfulness import (
     correlate_maps,
     draw_random_map,
     judge,
     measure_curves,
     randomize_weights,
 )
-from hf_imgcls.measure.feature_layers import NotApplicableError, find_feature_layer, split_tokens, watch_layers
-from hf_imgcls.measure.heat_maps import METHODS, compute_heat_maps, compute_log_odds
+from hf_imgcls.measure.explain.feature_layers import NotApplicableError, find_feature_layer, split_tokens, watch_layers
+from hf_imgcls.measure.explain.heat_maps import METHODS, compute_heat_maps, compute_log_odds
 from hf_imgcls.records import ReportRecord
 
 WITHOUT_ATTENTION = ("convnext", "resnet", "mobilenet_v2")

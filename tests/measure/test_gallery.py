@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from planted_reports import make_images, make_table
 
-from hf_imgcls.measure.gallery import build_gallery, find_rows, make_thumbnail
+from hf_imgcls.measure.report.gallery import build_gallery, find_rows, make_thumbnail
 
 
 def open_png(data):

@@ -14,8 +14,8 @@ from made_tables import make_table
 from scipy.stats import binomtest
 
 from hf_imgcls.errors import ArgumentError
-from hf_imgcls.measure.estimates import SUMMARY_NAMES
-from hf_imgcls.measure.goals import (
+from hf_imgcls.measure.report.estimates import SUMMARY_NAMES
+from hf_imgcls.measure.report.goals import (
     GOAL_NAMES,
     GOALS_EXIT_CODE,
     choose_exit_code,
@@ -24,9 +24,9 @@ from hf_imgcls.measure.goals import (
     parse_goal,
     parse_goals,
 )
-from hf_imgcls.measure.intervals import wilson
-from hf_imgcls.measure.multilabel_summary import summarise_label_sets
-from hf_imgcls.measure.summary import summarise
+from hf_imgcls.measure.report.multi_label_summary import summarise_label_sets
+from hf_imgcls.measure.report.summary import summarise
+from hf_imgcls.measure.statistics.intervals import wilson
 from hf_imgcls.records import Estimate, ReportRecord
 
 
@@ -87,7 +87,7 @@ def test_all_wrong_goals_are_named_together():
 
 
 def test_goals_are_read_without_numpy_or_torch():
-    code = "import sys, hf_imgcls.measure.goals as g; g.parse_goals(['ece<=0.1']); print('numpy' in sys.modules)"
+    code = "import sys, hf_imgcls.measure.report.goals as g; g.parse_goals(['ece<=0.1']); print('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 

@@ -9,8 +9,9 @@ from scipy import stats
 from scipy.special import expit, logit
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from hf_imgcls.measure.formulas import assign_bins, assign_mass_bins, average_counts, sum_gaps
-from hf_imgcls.measure.intervals import (
+from hf_imgcls.measure.metrics.ranking import rank_class
+from hf_imgcls.measure.metrics.single import assign_bins, assign_mass_bins, average_counts, sum_gaps
+from hf_imgcls.measure.statistics.intervals import (
     bootstrap,
     draw_statistics,
     enclose_absolute_sum,
@@ -19,7 +20,6 @@ from hf_imgcls.measure.intervals import (
     take_percentiles,
     wilson,
 )
-from hf_imgcls.measure.ranking import rank_class
 
 NUM_SIMULATIONS = 1000
 
@@ -140,7 +140,7 @@ def test_draws_are_seeded_and_do_not_depend_on_memory(monkeypatch):
     whole = draw(1)
     np.testing.assert_array_equal(whole, draw(1))
     assert not np.array_equal(whole, draw(2))
-    monkeypatch.setattr("hf_imgcls.measure.intervals._CHUNK_BYTES", 8 * 50 * 7)
+    monkeypatch.setattr("hf_imgcls.measure.statistics.intervals._CHUNK_BYTES", 8 * 50 * 7)
     np.testing.assert_allclose(draw(1), whole, rtol=1e-12)
     # Each draw is a sample of the examples, and a statistic may have several columns.
     counts = draw_statistics(lambda counts: counts, 50, seed=1, draws=40)

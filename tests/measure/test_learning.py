@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from hf_imgcls.measure.drawing import PRINT
 from hf_imgcls.measure.learning import read_learning
-from hf_imgcls.measure.plots import draw_learning
+from hf_imgcls.measure.report.drawing import PRINT
+from hf_imgcls.measure.report.plots import draw_learning
 from hf_imgcls.records import write_json
 
 HISTORY = [

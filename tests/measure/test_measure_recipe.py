@@ -12,10 +12,12 @@ import pytest
 from places import REPOSITORY
 from trained_models import digits_arguments, find_trained_model, load_digits
 
-from hf_imgcls.arguments import parse_arguments
+from hf_imgcls.arguments.parse import parse_arguments
+from hf_imgcls.arguments.recall import names_dataset, recall_arguments
+from hf_imgcls.arguments.recipe import save_recipe
 from hf_imgcls.data.load import load_image_dataset
-from hf_imgcls.measure.earlier_run import compare_data, names_dataset, recall_arguments
 from hf_imgcls.measure.score import score_folder
+from hf_imgcls.run_folder import compare_data
 
 TRAINED_WITH = "--dataset_name digits --max_test_samples 61 --test_split 0.2 --model_type vit --output_dir"
 
@@ -25,7 +27,7 @@ def run_folder(tmp_path_factory):
     """A folder as recipes/finetune.py leaves it."""
     folder = shutil.copytree(find_trained_model("vit"), tmp_path_factory.mktemp("runs") / "digits_run")
     args = parse_arguments([*TRAINED_WITH.split(), str(folder)])
-    args.save_recipe(folder / "recipe.yaml")
+    save_recipe(args, folder / "recipe.yaml")
     load_image_dataset(args.data).record.save(folder / "data.json")
     return folder
 

@@ -12,7 +12,8 @@ from sklearn import metrics as sk
 from transformers import Trainer, TrainingArguments
 
 from hf_imgcls.errors import DataError, ModelError, NumericsError
-from hf_imgcls.measure.evaluate_metrics import (
+from hf_imgcls.measure.metrics.accumulate import METRIC_NAMES, ClassificationAccumulator, trainer_metrics
+from hf_imgcls.measure.metrics.modules import (
     Accuracy,
     BalancedAccuracy,
     ConfusionMatrix,
@@ -22,7 +23,6 @@ from hf_imgcls.measure.evaluate_metrics import (
     RocAuc,
     TopKAccuracy,
 )
-from hf_imgcls.measure.metrics import METRIC_NAMES, ClassificationAccumulator, trainer_metrics
 
 TOLERANCE = {"rel": 0, "abs": 1e-12}
 

@@ -10,17 +10,17 @@ from made_tables import make_table
 from scipy.special import softmax
 from scipy.stats import binom, binomtest
 
-from hf_imgcls.measure.confidence import judge_confidence, judge_label_confidence
-from hf_imgcls.measure.goals import judge, parse_goal
-from hf_imgcls.measure.intervals import clopper_pearson
-from hf_imgcls.measure.mistakes import (
+from hf_imgcls.measure.report.goals import judge, parse_goal
+from hf_imgcls.measure.report.summary import summarise
+from hf_imgcls.measure.statistics.confidence import judge_confidence, judge_label_confidence
+from hf_imgcls.measure.statistics.intervals import clopper_pearson
+from hf_imgcls.measure.statistics.mistakes import (
     Mistakes,
     enclose_mean_loss,
     enclose_mistakes,
     enclose_pooled_share,
     find_lower_tail,
 )
-from hf_imgcls.measure.summary import summarise
 
 
 def enclose(n, lost, cost, **options):

@@ -12,9 +12,9 @@ from scipy.special import expit
 from sklearn import metrics as sk
 
 from hf_imgcls.errors import DataError, ModelError, NumericsError
-from hf_imgcls.measure.formulas import measure_calibration_error
-from hf_imgcls.measure.multilabel_metrics import MultiLabelAccumulator
-from hf_imgcls.measure.multilabel_thresholds import MIN_POSITIVES, tune_thresholds
+from hf_imgcls.measure.metrics.accumulate_multi_label import MultiLabelAccumulator
+from hf_imgcls.measure.metrics.single import measure_calibration_error
+from hf_imgcls.measure.statistics.thresholds import MIN_POSITIVES, tune_thresholds
 
 EXACT = {"rel": 1e-12, "abs": 1e-12}
 
@@ -160,7 +160,7 @@ def test_other_thresholds_change_answers_only():
 def test_evaluate_metrics():
     import evaluate
 
-    from hf_imgcls.measure.evaluate_multilabel import MeanAveragePrecision, MultiLabelDecisions
+    from hf_imgcls.measure.metrics.multi_label_modules import MeanAveragePrecision, MultiLabelDecisions
 
     logits, targets = make_label_logits("random")
     scores = expit(logits)

@@ -19,14 +19,14 @@ from test_multilabel_metrics import expected_metrics
 from test_page import Page
 
 from hf_imgcls.errors import ArgumentError, DataError
-from hf_imgcls.measure.calibration import fit_sigmoid_temperature, read_logits
 from hf_imgcls.measure.compare import compare_tables
-from hf_imgcls.measure.goals import check_goals, judge, parse_goals
-from hf_imgcls.measure.multilabel_gallery import build_label_gallery
-from hf_imgcls.measure.multilabel_summary import list_co_occurrences, list_label_mistakes, summarise_label_sets
-from hf_imgcls.measure.multilabel_table import MultiLabelTable, load_table
-from hf_imgcls.measure.report import read_report, write_report
-from hf_imgcls.measure.slices import build_slices, relate_support_to_recall
+from hf_imgcls.measure.multi_label_table import MultiLabelTable, load_table
+from hf_imgcls.measure.report.goals import check_goals, judge, parse_goals
+from hf_imgcls.measure.report.multi_label_gallery import build_label_gallery
+from hf_imgcls.measure.report.multi_label_summary import list_co_occurrences, list_label_mistakes, summarise_label_sets
+from hf_imgcls.measure.report.slices import build_slices, relate_support_to_recall
+from hf_imgcls.measure.report.write import read_report, write_report
+from hf_imgcls.measure.statistics.calibration import fit_sigmoid_temperature, read_logits
 
 CLOSE = {"rel": 1e-9, "abs": 1e-9}
 
@@ -291,7 +291,7 @@ def test_a_better_model_is_told_and_the_mirror_says_worse():
 
 
 def test_a_weighted_average_precision_is_that_of_repeated_examples():
-    from hf_imgcls.measure.multilabel_compare import LABEL_METRICS, join_label_tables
+    from hf_imgcls.measure.multi_label_compare import LABEL_METRICS, join_label_tables
 
     table = make_label_case("ties")
     rows, ids = np.arange(len(table)), np.arange(len(table.labels))

@@ -23,10 +23,11 @@ from planted_reports import (
 )
 
 from hf_imgcls.errors import OutputError, UserError
-from hf_imgcls.measure import gallery, report
-from hf_imgcls.measure.page import clean_text, format_number, judge_report
-from hf_imgcls.measure.report import read_report, write_report
-from hf_imgcls.measure.summary import list_confused_pairs
+from hf_imgcls.measure.report import gallery
+from hf_imgcls.measure.report import write as report
+from hf_imgcls.measure.report.page import clean_text, format_number, judge_report
+from hf_imgcls.measure.report.summary import list_confused_pairs
+from hf_imgcls.measure.report.write import read_report, write_report
 
 VOID = {"meta", "link", "img", "br", "input"}
 NUMBER = re.compile(r"[-+]?\d+(?:,\d{3})*(?:\.\d+)?(?:e-?\d+)?")

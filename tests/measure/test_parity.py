@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from trained_models import digits_arguments, find_trained_model, load_digits
 
+from hf_imgcls.classifier.pipeline import PipelineConsumer
 from hf_imgcls.errors import DataError, ParityError
-from hf_imgcls.measure.metrics import ExampleTable
-from hf_imgcls.measure.multilabel_metrics import MultiLabelExamples
-from hf_imgcls.measure.parity import PipelineConsumer, check_parity
+from hf_imgcls.measure.metrics.accumulate import ExampleTable
+from hf_imgcls.measure.metrics.accumulate_multi_label import MultiLabelExamples
+from hf_imgcls.measure.parity import check_parity
 from hf_imgcls.measure.score import score_folder
 from hf_imgcls.measure.scored_answers import Tolerance, build_scored
 from hf_imgcls.records import ParityRecord

@@ -16,12 +16,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from trained_models import digits_arguments, find_trained_model, load_digits
 
-from hf_imgcls.data.decode import decode_image
+from hf_imgcls.classifier.decode import decode_image
+from hf_imgcls.classifier.pipeline import PipelineConsumer
+from hf_imgcls.classifier.saved_reading import adopt_reading, save_reading
 from hf_imgcls.errors import ModelError, ParityError
-from hf_imgcls.fit.saved_reading import adopt_reading, save_reading
-from hf_imgcls.measure.multilabel_metrics import MultiLabelExamples
+from hf_imgcls.measure.metrics.accumulate_multi_label import MultiLabelExamples
 from hf_imgcls.measure.offered import describe_agreement, describe_plain
-from hf_imgcls.measure.parity import PipelineConsumer, check_parity
+from hf_imgcls.measure.parity import check_parity
 from hf_imgcls.measure.score import score_folder
 from hf_imgcls.measure.scored_answers import build_scored
 from hf_imgcls.records import READING_KEY
@@ -253,7 +254,7 @@ def test_a_reading_that_makes_no_sense_is_refused(tmp_path, value):
     ],
 )
 def test_the_cards_lines_convert_a_picture_into_what_was_scored(change, format, choice, tmp_path, monkeypatch):
-    from hf_imgcls.data.reading import Reading
+    from hf_imgcls.classifier.reading import Reading
     from hf_imgcls.publish.card_conversions import build_conversions
     from hf_imgcls.publish.card_records import CardRecords
 

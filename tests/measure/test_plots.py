@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 from planted_reports import HOSTILE_NAMES, make_labels, make_record, make_table
 
-from hf_imgcls.measure import plots, row_plots
 from hf_imgcls.measure.compare import compare_tables
-from hf_imgcls.measure.drawing import PAGE, PNG_DPI, PRINT, ClassNames, encode_png, encode_svg, shorten_name
-from hf_imgcls.measure.report import draw_charts
+from hf_imgcls.measure.report import plots, row_plots
+from hf_imgcls.measure.report.drawing import PAGE, PNG_DPI, PRINT, ClassNames, encode_png, encode_svg, shorten_name
+from hf_imgcls.measure.report.write import draw_charts
 
 CHARTS = {"reliability", "confusion", "classes", "imbalance", "risk_coverage", "slices"}
 

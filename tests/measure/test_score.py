@@ -19,13 +19,14 @@ from torch.utils.data import IterableDataset
 from trained_models import digits_arguments, find_trained_model, load_digits
 from transformers import AutoConfig, pipeline
 
-from hf_imgcls.arguments import DataArguments
-from hf_imgcls.data.decode import decode_image
+from hf_imgcls.arguments.fields import DataArguments
+from hf_imgcls.classifier.decode import decode_image
+from hf_imgcls.classifier.loading import align_labels
 from hf_imgcls.data.load import load_image_dataset
 from hf_imgcls.errors import DataError, ModelError
 from hf_imgcls.measure.parity import check_parity
 from hf_imgcls.measure.results import write_results
-from hf_imgcls.measure.score import align_labels, score_folder
+from hf_imgcls.measure.score import score_folder
 
 NUM_EXAMPLES = 61
 SPEED = {"runtime", "samples_per_second"}

@@ -14,10 +14,10 @@ from PIL import Image, ImageFilter
 from planted_tables import make_table
 from scipy.stats import binomtest, fisher_exact, spearmanr
 
-from hf_imgcls.arguments import DataArguments
+from hf_imgcls.arguments.fields import DataArguments
 from hf_imgcls.errors import ArgumentError, DataError
-from hf_imgcls.measure.image_statistics import STATISTICS, measure_images
-from hf_imgcls.measure.slices import build_slices, check_columns, find_identifiers, relate_support_to_recall
+from hf_imgcls.measure.report.image_statistics import STATISTICS, measure_images
+from hf_imgcls.measure.report.slices import build_slices, check_columns, find_identifiers, relate_support_to_recall
 
 NUM_LABELS = 10
 
@@ -285,9 +285,9 @@ def test_dark_images_are_found_by_the_automatic_slices(monkeypatch):
     split = make_split(sources)
     correct = generator.random(n) < np.where(dark, 0.5, 0.95)
     table = make_table(np.arange(n) % NUM_LABELS, correct)
-    monkeypatch.setattr("hf_imgcls.measure.image_statistics.count_cores", lambda: 2)
+    monkeypatch.setattr("hf_imgcls.measure.report.image_statistics.count_cores", lambda: 2)
     parallel = measure_images(split, DataArguments(), table.sample_index)
-    monkeypatch.setattr("hf_imgcls.measure.image_statistics.count_cores", lambda: 1)
+    monkeypatch.setattr("hf_imgcls.measure.report.image_statistics.count_cores", lambda: 1)
     alone = measure_images(split, DataArguments(), table.sample_index)
     for name in STATISTICS:
         np.testing.assert_array_equal(parallel[name], alone[name])

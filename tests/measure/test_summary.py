@@ -16,9 +16,9 @@ from scipy.stats import binomtest
 from sklearn import metrics as sk
 
 from hf_imgcls.errors import DataError
-from hf_imgcls.measure.estimates import SUMMARY_NAMES
-from hf_imgcls.measure.predictions import PredictionTable
-from hf_imgcls.measure.summary import summarise
+from hf_imgcls.measure.report.estimates import SUMMARY_NAMES
+from hf_imgcls.measure.report.summary import summarise
+from hf_imgcls.measure.tables import PredictionTable
 from hf_imgcls.records import Estimate, ReportRecord
 
 DRAWS = 60

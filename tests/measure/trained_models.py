@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
-from hf_imgcls.arguments import DataArguments, FitArguments
-from hf_imgcls.data.load import ImageDataset, load_image_dataset
+from hf_imgcls.arguments.fields import DataArguments, FitArguments
+from hf_imgcls.data.dataset import ImageDataset
+from hf_imgcls.data.load import load_image_dataset
 from hf_imgcls.data.transforms import attach_transforms
 from hf_imgcls.fit.model import build_model
 

@@ -25,7 +25,7 @@ CLIENT = {"HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1", "PYTHONPATH": str(REPOSI
 _PUSH = """
 import json, sys
 from pathlib import Path
-from hf_imgcls.arguments import parse_arguments
+from hf_imgcls.arguments.parse import parse_arguments
 from hf_imgcls.errors import UserError
 from hf_imgcls.retries import Patience
 from hf_imgcls.publish.hub import push_run

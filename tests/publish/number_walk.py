@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from hf_imgcls.measure.page import METRIC_TITLES
+from hf_imgcls.measure.report.page import METRIC_TITLES
 
 _NUMBER = re.compile(r"(?<![\w.-])\d[\d,]*(?:\.\d+)*(?:e[+-]?\d+)?(?![\w])")
 _IN_TEXT = re.compile(r"\d+(?:\.\d+)*(?:e[+-]?\d+)?")

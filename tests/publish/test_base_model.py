@@ -8,7 +8,7 @@ import pytest
 from hub import run_client, serve_hub
 from tiny_models import TINY_CONFIGS
 
-from hf_imgcls.arguments import DataArguments, FitArguments
+from hf_imgcls.arguments.fields import DataArguments, FitArguments
 from hf_imgcls.fit.adapt import adapt_model
 from hf_imgcls.fit.model import build_model
 from hf_imgcls.publish.base_model import describe_model
@@ -70,8 +70,8 @@ def test_a_model_of_the_hub_is_recorded_with_its_commit_and_licence(base, tmp_pa
         code = textwrap.dedent(
             """
             import json
-            from hf_imgcls.arguments import DataArguments
-            from hf_imgcls.fit.weights import find_commit
+            from hf_imgcls.arguments.fields import DataArguments
+            from hf_imgcls.classifier.source import find_commit
             from hf_imgcls.publish.base_model import read_license
             found = {}
             for name in ("org/stated", "org/silent"):

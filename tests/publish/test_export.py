@@ -25,18 +25,20 @@ from PIL import Image
 from places import REPOSITORY
 from transformers import BeitImageProcessor, CLIPImageProcessor, ViTImageProcessor
 
-from hf_imgcls.argument_checks import EXPORT_FORMATS
-from hf_imgcls.arguments import parse_arguments
-from hf_imgcls.compat import TRANSFORMERS_MAJOR, load_image_processor
+from hf_imgcls.arguments.fields import EXPORT_FORMATS
+from hf_imgcls.arguments.parse import parse_arguments
+from hf_imgcls.arguments.recall import find_run, recall_arguments
+from hf_imgcls.arguments.recipe import save_recipe
+from hf_imgcls.classifier.loading import load_classifier
+from hf_imgcls.classifier.runtimes import OpenVino, find_exported_file, keep_signal_stack, load_exported
+from hf_imgcls.compat.models import TRANSFORMERS_MAJOR, load_image_processor
 from hf_imgcls.data.calibration import read_calibration
 from hf_imgcls.data.load import load_image_dataset
 from hf_imgcls.data.transforms import attach_transforms
 from hf_imgcls.errors import ArgumentError, ModelError, OutputError, ParityError
-from hf_imgcls.measure.earlier_run import find_run, recall_arguments
-from hf_imgcls.measure.exported_model import OpenVino, find_exported_file, keep_signal_stack, load_exported
-from hf_imgcls.measure.report import read_report, write_report
-from hf_imgcls.measure.score import load_classifier, score_folder
-from hf_imgcls.measure.summary import summarise
+from hf_imgcls.measure.report.summary import summarise
+from hf_imgcls.measure.report.write import read_report, write_report
+from hf_imgcls.measure.score import score_folder
 from hf_imgcls.publish.export import build, exporter
 from hf_imgcls.publish.export.build import WORK_FOLDER, export_model
 from hf_imgcls.publish.export.description import describe_preprocessing
@@ -76,7 +78,7 @@ def copy_run(model_type, folder):
     """A folder as recipes/finetune.py leaves it."""
     shutil.copytree(find_trained_model(model_type), folder)
     args = arguments(folder)
-    args.save_recipe(folder / "recipe.yaml")
+    save_recipe(args, folder / "recipe.yaml")
     load_image_dataset(args.data).record.save(folder / "data.json")
     return folder
 
@@ -645,7 +647,7 @@ def test_mistakes_are_said_in_one_line(run_folder, monkeypatch, capsys, argv, wo
 def test_learned_ranges_come_from_the_same_commit_of_a_private_repository(tmp_path):
     code = """
 import json
-from hf_imgcls.arguments import parse_arguments
+from hf_imgcls.arguments.parse import parse_arguments
 from hf_imgcls.publish.export.build import find_quantizers
 
 def read(name, *flags):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from publish.planted_runs import plant_run
 
+from hf_imgcls.arguments.hub_names import is_repo_id, list_licenses
 from hf_imgcls.errors import CardError
 from hf_imgcls.publish.card import check_card, write_card
-from hf_imgcls.publish.hub_rules import find_metadata_problems, is_repo_id, list_licenses
+from hf_imgcls.publish.hub_rules import find_metadata_problems
 from hf_imgcls.publish.lint import lint_card
 
 

@@ -25,9 +25,9 @@ from hf_imgcls.records import PushRecord
 
 SEEN = """
 import json
-from hf_imgcls.arguments import DataArguments
+from hf_imgcls.arguments.fields import DataArguments
 from hf_imgcls.data.manifest import Manifest
-from hf_imgcls.fit.weights import find_manifest
+from hf_imgcls.classifier.source import find_manifest
 
 path = find_manifest("me/digits", DataArguments(), "main")
 splits = Manifest.load(path).images["split"].to_pylist() if path else []
@@ -229,7 +229,7 @@ def change_processor(run):
 _PUSH_ALL = """
 import json
 from pathlib import Path
-from hf_imgcls.arguments import parse_arguments
+from hf_imgcls.arguments.parse import parse_arguments
 from hf_imgcls.errors import UserError
 from hf_imgcls.publish.hub import push_run
 

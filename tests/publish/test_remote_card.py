@@ -7,9 +7,9 @@ import shutil
 
 import pytest
 
+from hf_imgcls.arguments.hub_names import NOTES_BEGIN, NOTES_END
 from hf_imgcls.errors import PushError
 from hf_imgcls.publish.card import Notes, read_notes
-from hf_imgcls.publish.hub_rules import NOTES_BEGIN, NOTES_END
 from hf_imgcls.publish.remote_card import merge_notes
 
 

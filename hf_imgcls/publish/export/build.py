@@ -22,23 +22,26 @@ import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 
-from hf_imgcls.compat import explain_export, keep_fast_processor
+from hf_imgcls.classifier.loading import load_classifier
+from hf_imgcls.classifier.pipeline import PipelineConsumer
+from hf_imgcls.classifier.preprocess import Normalizer
+from hf_imgcls.classifier.runtimes import ExportedClassifier
+from hf_imgcls.classifier.source import pin_source
+from hf_imgcls.compat.exporters import explain_export
+from hf_imgcls.compat.models import keep_fast_processor
 from hf_imgcls.data.calibration import read_batches, read_calibration, take_rows
-from hf_imgcls.data.preprocess import Normalizer
 from hf_imgcls.errors import DataError, ModelError, OutputError, ParityError, UserError, find_full_disk
-from hf_imgcls.fit.weights import pin_source
 from hf_imgcls.layout import EXPORT_FILE, QUANTIZERS_FILE
-from hf_imgcls.measure.exported_model import ExportedClassifier
-from hf_imgcls.measure.parity import PipelineConsumer, check_parity
-from hf_imgcls.measure.predictions import PredictionTable
-from hf_imgcls.measure.score import load_classifier, score_folder
+from hf_imgcls.measure.parity import check_parity
+from hf_imgcls.measure.score import score_folder
+from hf_imgcls.measure.tables import PredictionTable
 from hf_imgcls.publish.export.exporter import ExportSource, find_exporter
 from hf_imgcls.publish.export.gate import THROUGHPUT_BATCH_SIZE, compare_accuracy, measure_export
 from hf_imgcls.records import Estimate
 
 if TYPE_CHECKING:
-    from hf_imgcls.arguments import Arguments
-    from hf_imgcls.data.load import ImageDataset
+    from hf_imgcls.arguments.fields import Arguments
+    from hf_imgcls.data.dataset import ImageDataset
 
 logger = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from hf_imgcls.classifier.runtimes import ExportedClassifier, find_exported_file
 from hf_imgcls.errors import ParityError
-from hf_imgcls.measure.differences import estimate_paired_difference
-from hf_imgcls.measure.exported_model import ExportedClassifier, find_exported_file
-from hf_imgcls.measure.goals import MET, NOT_DISTINGUISHABLE, NOT_MEASURED, NOT_MET
+from hf_imgcls.measure.report.goals import MET, NOT_DISTINGUISHABLE, NOT_MEASURED, NOT_MET
+from hf_imgcls.measure.statistics.differences import estimate_paired_difference
 
 if TYPE_CHECKING:
     from hf_imgcls.publish.export.exporter import ExportSource
@@ -38,7 +38,7 @@ def exceeds_budget_perhaps(drop: Estimate, budget: float) -> bool:
 
 
 def judge_budget(drop: Estimate, budget: float) -> str:
-    """What the interval says about the budget, in the words of `hf_imgcls.measure.goals`."""
+    """What the interval says about the budget, in the words of `hf_imgcls.measure.report.goals`."""
     if drop.value is None or drop.low is None or drop.high is None:
         return NOT_MEASURED
     if drop.low >= -budget:

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy.typing as npt
 
-from hf_imgcls.compat import require_exporter, write_onnx, write_openvino
+from hf_imgcls.compat.exporters import require_exporter, write_onnx, write_openvino
 from hf_imgcls.extras import require
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from transformers.image_processing_utils import BaseImageProcessor
 
-    from hf_imgcls.arguments import PublishArguments
-    from hf_imgcls.data.preprocess import Normalizer
+    from hf_imgcls.arguments.fields import PublishArguments
+    from hf_imgcls.classifier.preprocess import Normalizer
     from hf_imgcls.records import Estimate
 
 # Format -> the module of this package that writes it.

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
+from hf_imgcls.classifier.runtimes import load_exported
 from hf_imgcls.errors import ParityError
 from hf_imgcls.measure.compare import compare_tables
-from hf_imgcls.measure.exported_model import load_exported
-from hf_imgcls.measure.intervals import wilson
 from hf_imgcls.measure.latency import measure_size_mb, name_device, summarize_timings, time_calls
+from hf_imgcls.measure.statistics.intervals import wilson
 from hf_imgcls.provenance import list_versions
 from hf_imgcls.publish.export.description import describe_steps
 from hf_imgcls.publish.export.exclusion import exceeds_budget, judge_budget
 from hf_imgcls.records import Estimate, ExportRecord
 
 if TYPE_CHECKING:
-    from hf_imgcls.measure.exported_model import ExportedClassifier
-    from hf_imgcls.measure.predictions import PredictionTable
+    from hf_imgcls.classifier.runtimes import ExportedClassifier
+    from hf_imgcls.measure.tables import PredictionTable
     from hf_imgcls.publish.export.exporter import Exporter, ExportSource, Written
 
 _NUM_ROUNDS = 10

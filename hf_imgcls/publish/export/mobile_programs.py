@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from hf_imgcls.compat import explain_export
+from hf_imgcls.compat.exporters import explain_export
 from hf_imgcls.extras import require
 from hf_imgcls.publish.export.exporter import Exporter, ExportSource, Written
 from hf_imgcls.publish.export.torch_programs import Logits

@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from hf_imgcls.compat import explain_export
+from hf_imgcls.classifier.runtimes import keep_signal_stack
+from hf_imgcls.compat.exporters import explain_export
 from hf_imgcls.extras import require
 from hf_imgcls.fit.quantization import load_nncf, load_quantizers
-from hf_imgcls.measure.exported_model import keep_signal_stack
 from hf_imgcls.publish.export.description import RT_INFO_SECTION, describe_model
 from hf_imgcls.publish.export.exclusion import exceeds_budget, find_float_layers
 from hf_imgcls.publish.export.exporter import Exporter, ExportSource, Written

@@ -8,11 +8,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_imgcls.layout import EXPORT_FILE, EXPORTS_PICTURE
 from hf_imgcls.records import ExportRecord
-from hf_imgcls.run import EXPORT_FILE, EXPORTS_PICTURE
 
 if TYPE_CHECKING:
-    from hf_imgcls.measure.drawing import Chart, Theme
+    from hf_imgcls.measure.report.drawing import Chart, Theme
 
 
 def read_exports(folder: Path) -> list[ExportRecord]:
@@ -37,13 +37,13 @@ def show_exports(folder: Path) -> list[ExportRecord]:
     if records:
         print_exports(records)
         if find_spec("matplotlib"):
-            from hf_imgcls.measure.drawing import PRINT, encode_png
+            from hf_imgcls.measure.report.drawing import PRINT, encode_png
 
             (folder / EXPORTS_PICTURE).write_bytes(encode_png(draw_exports(records, PRINT)))
             print(f"  picture: {folder / EXPORTS_PICTURE}")
     if all(find_spec(name) for name in ("matplotlib", "jinja2")):
         # Not above: cards are written from here too, and need neither datasets nor pandas.
-        from hf_imgcls.measure.report import add_exports
+        from hf_imgcls.measure.report.write import add_exports
 
         add_exports(folder, [list_figures(record) for record in records])
     return records
@@ -129,7 +129,7 @@ def draw_exports(records: Sequence[ExportRecord], theme: Theme) -> Chart:
         theme: Where the chart goes.
     """
     from hf_imgcls.extras import require
-    from hf_imgcls.measure.drawing import Chart, make_figure, set_title, styled
+    from hf_imgcls.measure.report.drawing import Chart, make_figure, set_title, styled
 
     require("report")
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter

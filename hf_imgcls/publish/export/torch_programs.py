@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from hf_imgcls.compat import explain_export
+from hf_imgcls.compat.exporters import explain_export
 from hf_imgcls.errors import ModelError
 from hf_imgcls.publish.export.exporter import Exporter, ExportSource, Written
 

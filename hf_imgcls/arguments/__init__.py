@@ -1,0 +1,1 @@
+"""What a run is asked to do: fields, rules, and how they are read."""

@@ -1,0 +1,1 @@
+"""What answers a picture: decoding, preprocessing, loading, runtimes. No dataset, no Trainer."""

@@ -1,0 +1,1 @@
+"""What differs between transformers 4.57 and 5.x."""

@@ -1,0 +1,1 @@
+"""Where in a picture an answer comes from."""
