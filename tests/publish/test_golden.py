@@ -92,7 +92,7 @@ def test_the_command_writes_a_card_elsewhere(tmp_path):
     command = [
         sys.executable,
         "-m",
-        "hf_imgcls.publish.card",
+        "hf_imgcls.commands.card",
         str(run),
         "--into",
         str(tmp_path / "card"),
