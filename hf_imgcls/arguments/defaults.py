@@ -62,9 +62,8 @@ def _output_dir(arguments: Arguments) -> str:
 
 def _do_train(arguments: Arguments) -> bool:
     data = arguments.data
-    return not arguments.training.get("do_eval") and bool(
-        data.dataset_name or data.train_dir or data.train_file or data.unlabelled_dir
-    )
+    sources = (arguments.in_memory, data.dataset_name, data.train_dir, data.train_file, data.unlabelled_dir)
+    return any(sources) and not arguments.training.get("do_eval")
 
 
 def _do_eval(arguments: Arguments) -> bool:
@@ -72,7 +71,7 @@ def _do_eval(arguments: Arguments) -> bool:
     if "do_train" in arguments.explicit and training["do_train"]:
         return training.get("eval_strategy", "no") != "no"
     sources = (data.dataset_name, data.train_dir, data.train_file, data.validation_dir, data.validation_file)
-    return any(sources)
+    return arguments.in_memory or any(sources)
 
 
 def _evaluates(arguments: Arguments) -> bool:

@@ -335,8 +335,7 @@ class FitArguments:
         choices=["lora", "full"],
     )
     freeze_batch_norm: bool = _setting(
-        False,
-        "Keep the statistics of BatchNorm as the pretrained model has them, while its weights learn.",
+        False, "Keep the statistics of BatchNorm as the pretrained model has them, while its weights learn."
     )
     freeze_layers: int = _setting(
         0, "Keep the embeddings and the first N layers or stages as they are.", within="[0, inf)"
@@ -391,9 +390,7 @@ class FitArguments:
         choices=["none", "weights", "effective_number", "balanced_sampler", "focal", "logit_adjust"],
     )
     effective_number_beta: float = _setting(
-        0.999,
-        "With effective_number: 0 weighs all classes alike, towards 1 by frequency.",
-        within="[0, 1)",
+        0.999, "With effective_number: 0 weighs all classes alike, towards 1 by frequency.", within="[0, 1)"
     )
     teacher_model: str | None = _setting(
         None, "Learn from this classifier's answers besides the labels (Hub id or folder; classes go by name)."
@@ -600,6 +597,7 @@ class Arguments:
         explicit: Names the user gave, in today's spelling.
         notes: What was changed about the user's words, one sentence each.
         policy: Names that the training policy has filled in, see `hf_imgcls.fit.settle_policy`.
+        in_memory: Whether the data is an object at hand, so that no source of data has to be named.
     """
 
     data: DataArguments
@@ -611,3 +609,4 @@ class Arguments:
     explicit: set[str] = field(default_factory=set, compare=False)
     notes: list[str] = field(default_factory=list, compare=False)
     policy: set[str] = field(default_factory=set, compare=False)
+    in_memory: bool = field(default=False, compare=False)

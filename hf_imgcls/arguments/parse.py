@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -26,11 +27,13 @@ from hf_imgcls.arguments.other_names import OTHER_NAMES
 from hf_imgcls.arguments.reading import name_first_word, read_file, read_flags
 from hf_imgcls.arguments.rules import check_arguments, check_value
 from hf_imgcls.arguments.small_configs import choose_small_config
-from hf_imgcls.arguments.types import SECRETS, Argument, CoercionError, coerce, show_value
+from hf_imgcls.arguments.types import SECRETS, Argument, CoercionError, coerce, plain_value, show_value
 from hf_imgcls.errors import ArgumentError, join_errors
 
 FINETUNE_GROUPS = tuple(group for group in GROUPS if group not in ("score", "push", "pretrain", "repeat"))
 
+# What a message has before the name of an argument; for a file, its own name.
+FLAG, KEYWORD = "--", ""
 _PATHS = frozenset(f"{split}_{kind}" for split in ("train", "validation", "test") for kind in ("dir", "file")) | {
     "unlabelled_dir",
     "image_folder",
@@ -76,21 +79,72 @@ def parse_arguments(
     used = {argument.group for argument in known.values()}
     titles = {group: title for group, title in GROUPS.items() if group in used}
     flags, unknown = read_flags(argv, known, titles, description, problems, positional)
-    problems += [_unknown(name, "--", known) for name in unknown]
-    config = flags.pop("config", None)
-    content = read_file(config, problems) if config is not None else {}
-    content = {name: value for name, value in content.items() if name in known or name not in known_arguments()}
-    given = _settle(content, config, known, problems)
-    on_command_line = _settle(flags, None, known, problems)
-    # Two ways to say one thing: the flag replaces both ways of the file.
-    if on_command_line.keys() & {"warmup_steps", "warmup_ratio"}:
-        given = {name: value for name, value in given.items() if name not in ("warmup_steps", "warmup_ratio")}
-    # `null` means "not given", so that a flag can undo what the file says.
-    given = {name: value for name, value in (given | on_command_line).items() if value is not None}
-    arguments = _build(given, known, problems)
-    problems += check_arguments(arguments, known, complete=not problems)
+    problems += [_unknown(name, FLAG, known) for name in unknown]
+    content = _read_config(flags.pop("config", None), known, problems)
+    arguments = _combine(content, _settle(flags, FLAG, known, problems), known, problems)
     if problems:
         raise join_errors(list(problems))
+    return arguments
+
+
+def make_arguments(
+    *, groups: Sequence[str] = FINETUNE_GROUPS, also: Sequence[str] = (), in_memory: bool = False, **names: Any
+) -> Arguments:
+    """Check arguments given as Python keywords, and fill in the defaults, as `parse_arguments` does for a command line.
+
+    ``make_arguments(dataset_name="digits", learning_rate=1e-4, config="run.yaml")`` is
+    ``--dataset_name digits --learning_rate 1e-4 --config run.yaml``. A value may also be a path object, a tuple, an
+    enumeration's member or a NumPy scalar; ``None`` means "not given" and undoes what the file says.
+
+    Args:
+        groups: The groups of arguments that are accepted, as for `parse_arguments`.
+        also: Names out of other groups that are accepted too.
+        in_memory: Whether the data is an object at hand, so that no source of data has to be named.
+        **names: The arguments.
+
+    Returns:
+        The arguments, with defaults filled in.
+
+    Raises:
+        ArgumentError: Anything that is wrong with them: all of it, in one error.
+    """
+    known = {name: argument for name, argument in known_arguments().items() if argument.group in groups or name in also}
+    problems: list[ArgumentError] = []
+    values = {name: plain_value(value) for name, value in names.items()}
+    content = _read_config(values.pop("config", None), known, problems)
+    arguments = _combine(content, _settle(values, KEYWORD, known, problems), known, problems, in_memory)
+    if problems:
+        raise join_errors([_as_keywords(problem, known) for problem in problems])
+    return arguments
+
+
+def _read_config(path: Any, known: dict[str, Argument], problems: list[ArgumentError]) -> dict[str, Any]:
+    """The settled content of a file of arguments, without what only other commands have."""
+    if path is None:
+        return {}
+    if not isinstance(path, str):
+        problems.append(ArgumentError(f"config is {show_value(path)}", "the path of a YAML or JSON file", "correct it"))
+        return {}
+    content = read_file(path, problems)
+    content = {name: value for name, value in content.items() if name in known or name not in known_arguments()}
+    return _settle(content, f"{path}: ", known, problems)
+
+
+def _combine(
+    content: dict[str, Any],
+    named: dict[str, Any],
+    known: dict[str, Argument],
+    problems: list[ArgumentError],
+    in_memory: bool = False,
+) -> Arguments:
+    """Merge what a file and the user's words say, fill in the defaults and check the whole."""
+    # Two ways to say one thing: the word replaces both ways of the file.
+    if named.keys() & {"warmup_steps", "warmup_ratio"}:
+        content = {name: value for name, value in content.items() if name not in ("warmup_steps", "warmup_ratio")}
+    # `null` means "not given", so that a flag can undo what the file says.
+    given = {name: value for name, value in (content | named).items() if value is not None}
+    arguments = _build(given, known, problems, in_memory)
+    problems += check_arguments(arguments, known, complete=not problems)
     return arguments
 
 
@@ -105,36 +159,41 @@ def _current_name(name: str) -> str:
 
 
 def _settle(
-    content: dict[str, Any], file: str | None, known: dict[str, Argument], problems: list[ArgumentError]
+    content: dict[str, Any], prefix: str, known: dict[str, Argument], problems: list[ArgumentError]
 ) -> dict[str, Any]:
     """Give each value its type and each name its current spelling; mistakes are added to ``problems``.
 
     Args:
         content: Name as written -> value as written.
-        file: The file it comes from; ``None`` for the command line.
+        prefix: What a message has before the name: `FLAG`, `KEYWORD`, or the name of a file and ``": "``.
+        known: The arguments of this command.
+        problems: The list that mistakes are added to.
     """
     settled: dict[str, Any] = {}
     written: dict[str, str] = {}
-    prefix = f"{file}: " if file else "--"
     for name, raw in content.items():
-        argument = known.get(name)
+        argument, current = known.get(name), _current_name(name)
         if argument is None:
             problems.append(_unknown(name, prefix, known))
             continue
-        shown = "a hidden value" if _current_name(name) in SECRETS else show_value(raw)
+        if raw is None and prefix == KEYWORD:
+            settled.setdefault(current, None)
+            continue
+        shown = "a hidden value" if current in SECRETS else show_value(raw)
         try:
             value = coerce(raw, argument.type)
         except CoercionError as expected:
-            found = f"{prefix}{name} is {shown}" + (f" ({type(raw).__name__})" if file else "")
-            quote = "put it in quotes" if "str" in argument.type.kinds else "correct the value"
-            problems.append(ArgumentError(found, str(expected), quote if file else "correct the value"))
+            found, fix = f"{prefix}{name} is {shown}", "correct the value"
+            if prefix != FLAG:
+                found += f" ({type(raw).__name__})"
+                fix = "put it in quotes" if "str" in argument.type.kinds else fix
+            problems.append(ArgumentError(found, str(expected), fix))
             continue
         problem = check_value(argument, value, prefix)
         if problem:
             problems.append(problem)
             continue
-        current = _current_name(name)
-        if current in settled:
+        if settled.get(current) is not None:
             problems.append(
                 ArgumentError(
                     f"{prefix}{name} and {written[current]} are both given", "one of them", f"keep {current} only"
@@ -157,7 +216,7 @@ def _unknown(name: str, prefix: str, known: dict[str, Argument]) -> ArgumentErro
         return ArgumentError(
             f"{prefix}{name} is not an argument of this command", "a name that --help lists", "leave it out"
         )
-    dashes = "--" if prefix == "--" else ""
+    dashes = FLAG if prefix == FLAG else ""
     ours = [dashes + other for other in OTHER_NAMES.get(name, ()) if other in known]
     close = [dashes + other for other in difflib.get_close_matches(name, known, n=3)]
     if ours:
@@ -167,7 +226,28 @@ def _unknown(name: str, prefix: str, known: dict[str, Argument]) -> ArgumentErro
     return ArgumentError(f"{prefix}{name} is not a known argument", "a name that --help lists", fix)
 
 
-def _build(given: dict[str, Any], known: dict[str, Argument], problems: list[ArgumentError]) -> Arguments:
+def _as_keywords(problem: ArgumentError, known: dict[str, Argument]) -> ArgumentError:
+    """Return an error whose advice names keywords: ``loss="focal"`` where a command line has ``--loss focal``."""
+
+    def spell(flag: re.Match[str]) -> str:
+        name, space, word = flag.groups(default="")
+        if name == "help":
+            return f"the command's --help{space}{word}"
+        if name not in known and name != "NAME":
+            return flag[0]
+        if word in ("true", "false", "null"):
+            return f"{name}={'None' if word == 'null' else word.title()}"
+        if word.isdigit() or word in (known[name].type.choices or () if name in known else ()):
+            return f"{name}={word if word.isdigit() else repr(word)}"
+        return f"{name}{space}{word}"
+
+    texts = (re.sub(r"(?<![\w-])--(\w+)(?:( )(\w+))?", spell, text) for text in (problem.expected, problem.fix))
+    return ArgumentError(problem.found, *texts)
+
+
+def _build(
+    given: dict[str, Any], known: dict[str, Argument], problems: list[ArgumentError], in_memory: bool
+) -> Arguments:
     """Sort the values into their dataclasses and fill in what was not given."""
     explicit, hub_token = set(given), given.pop("hub_token", None)
     for name in _PATHS & given.keys():
@@ -182,7 +262,7 @@ def _build(given: dict[str, Any], known: dict[str, Argument], problems: list[Arg
         fit.model_name_or_path = DEFAULT_MODEL
     is_open = fit.training_policy == "auto"
     small = choose_small_config(fit.model_type, data.image_size, fit.model_config or {}) if is_open else None
-    arguments = Arguments(data, fit, measure, publish, given, hub_token, explicit)
+    arguments = Arguments(data, fit, measure, publish, given, hub_token, explicit, in_memory=in_memory)
     if small is not None:
         fit.model_config = small
         arguments.notes.append(

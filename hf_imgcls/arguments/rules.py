@@ -56,12 +56,8 @@ _STEPS_ONLY = (
     "find_lr", "progressive_resizing",
 )  # fmt: skip
 _NOT_FOR_PRETRAINING = (
-    "gradient_checkpointing",
-    "activation_checkpointing",
-    "fsdp",
-    "deepspeed",
-    "auto_find_batch_size",
-)
+    "gradient_checkpointing", "activation_checkpointing", "fsdp", "deepspeed", "auto_find_batch_size",
+)  # fmt: skip
 _LORA_ONLY = ("lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules")
 
 
@@ -75,7 +71,9 @@ def check_value(argument: Argument, value: Any, prefix: str) -> ArgumentError | 
     """
     found = f"{prefix}{argument.name} is {show_value(value)}"
     if argument.type.choices and isinstance(value, str) and value not in argument.type.choices:
-        return ArgumentError(found, str(argument.type), "choose one of these")
+        near = difflib.get_close_matches(value, argument.type.choices, n=2)
+        fix = f"did you mean {' or '.join(near)}?" if near else "choose one of these"
+        return ArgumentError(found, str(argument.type), fix)
     numbers = [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, (int, float))]
     if any(isinstance(number, int) and abs(number) >= 2**63 for number in numbers):
         return ArgumentError(found, "an integer below 2**63", "choose a smaller value")
@@ -95,7 +93,8 @@ def check_arguments(
         complete: Whether everything the user wrote was understood; if not, nothing is said to be missing.
     """
     measure = arguments.measure
-    needs_data = complete and "dataset_name" in known and not (measure.predictions or measure.compare)
+    has_data = arguments.in_memory or measure.predictions or measure.compare
+    needs_data = complete and "dataset_name" in known and not has_data
     problems = _check_sources(arguments.data, needs_data) + _check_pixels(arguments.data) + _check_measure(measure)
     problems += _check_model(arguments.fit, arguments.explicit) + _check_card(arguments.publish)
     problems += _check_push(arguments, known, complete) + _check_export(arguments.publish)
@@ -495,15 +494,14 @@ def _check_training(arguments: Arguments, complete: bool) -> list[ArgumentError]
         problems.append(_error("layer_lr_decay with fsdp", "layers that are not sharded", "leave one of them out"))
     if not any(training.get(name) for name in ("do_train", "do_eval", "do_predict")):
         problems.append(_error("do_train, do_eval and do_predict are all false", "something to do", "set one of them"))
-    if training["do_train"] and complete and not (data.dataset_name or data.train_dir or data.train_file):
+    sources = (arguments.in_memory, data.dataset_name, data.train_dir, data.train_file)
+    if training["do_train"] and complete and not any(sources):
         problems.append(
             _error("do_train without training data", "a training source", "add --train_dir or --dataset_name")
         )
     if not training["do_train"] and complete and not fit.model_name_or_path:
-        found = (
-            f"do_train false with model_type {fit.model_type}" if fit.model_type else "do_train false without a model"
-        )
-        problems.append(_error(found, "a trained model", "name it: --model_name_or_path"))
+        found = f"with model_type {fit.model_type}" if fit.model_type else "without a model"
+        problems.append(_error(f"do_train false {found}", "a trained model", "name it: --model_name_or_path"))
     if arguments.publish.export_formats and not training["do_train"]:
         problems.append(
             _error(

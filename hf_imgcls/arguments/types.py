@@ -12,8 +12,11 @@ follow the core schema of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema
 from __future__ import annotations
 
 import ast
+import enum
 import json
 import math
+import numbers
+import os
 import re
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -160,6 +163,24 @@ def coerce(value: Any, expected: ValueType) -> Any:
             except (ValueError, OverflowError, yaml.YAMLError):
                 continue
     raise CoercionError(str(expected))
+
+
+def plain_value(value: Any) -> Any:
+    """Return a Python object as a file of arguments would hold it.
+
+    Paths become text, tuples and sets lists, members of enumerations their values, NumPy's scalars Python's numbers.
+    """
+    if isinstance(value, enum.Enum):
+        return plain_value(value.value)
+    if isinstance(value, os.PathLike):
+        return os.fsdecode(value)
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain_value(item) for item in value]
+    if isinstance(value, dict):
+        return {key: plain_value(item) for key, item in value.items()}
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else value
 
 
 def _to_bool(value: Any, expected: ValueType) -> bool:
