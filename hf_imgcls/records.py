@@ -24,8 +24,6 @@ BuiltT = TypeVar("BuiltT")
 # Values of ``config.problem_type``, as transformers spells them.
 SINGLE_LABEL = "single_label_classification"
 MULTI_LABEL = "multi_label_classification"
-# What ``--metric_for_best_model auto`` stands for, see `name_selection_metric`.
-SELECTED_BY = {SINGLE_LABEL: "accuracy", MULTI_LABEL: "mean_average_precision"}
 
 # Names of baselines.
 LARGEST_CLASS, PROBE = "largest class", "linear probe"
@@ -34,16 +32,6 @@ LARGEST_CLASS, PROBE = "largest class", "linear probe"
 TEMPERATURE_KEY = "calibration_temperature"  # what its head was divided by
 READING_KEY = "image_reading"  # how its images were read: alpha_background, intensity_range, where they were chosen
 THRESHOLDS_KEY = "label_thresholds"  # by class id: from which sigmoid score on an image has the label
-
-
-def name_selection_metric(problem_type: str, adaptation: str) -> str:
-    """The metric that ``--metric_for_best_model auto`` stands for.
-
-    Args:
-        problem_type: Of the model.
-        adaptation: Of the run; ``auto`` goes by what it compares its models by.
-    """
-    return "log_loss" if adaptation == "auto" else SELECTED_BY[problem_type]
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:

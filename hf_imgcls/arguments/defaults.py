@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_imgcls.arguments.augmentation import AUGMENTATION_PARTS
+from hf_imgcls.catalogue import is_higher_better
 from hf_imgcls.errors import ArgumentError
 from hf_imgcls.provenance import count_cores
 
@@ -128,7 +129,7 @@ def _save_total_limit(arguments: Arguments) -> int:
 
 
 def _greater_is_better(arguments: Arguments) -> bool:
-    return not str(arguments.training["metric_for_best_model"]).endswith(("loss", "ece"))
+    return is_higher_better(str(arguments.training["metric_for_best_model"]))
 
 
 # In this order: a row may look at the rows above it.

@@ -15,22 +15,12 @@ from hf_imgcls.arguments.defaults import steps_agree
 from hf_imgcls.arguments.fields import EXPORT_FORMATS
 from hf_imgcls.arguments.hub_names import find_license_problem, find_notes_problem, is_repo_id
 from hf_imgcls.arguments.types import Argument, CoercionError, coerce, is_within, show_value
+from hf_imgcls.catalogue import EVALUATION, TRAINING, list_metrics
 from hf_imgcls.errors import ArgumentError
 
 if TYPE_CHECKING:
     from hf_imgcls.arguments.fields import Arguments, DataArguments, FitArguments, MeasureArguments, PublishArguments
 
-# What ``measure.metrics`` computes and a best model can be chosen by.
-SELECTION_METRICS = (
-    "loss", "accuracy", "top5_accuracy", "macro_precision", "macro_recall", "macro_f1", "weighted_precision",
-    "weighted_recall", "weighted_f1", "balanced_accuracy", "log_loss", "roc_auc", "ece",
-)  # fmt: skip
-# The same where images have several labels; what both have is the loss, the averages over classes and the calibration.
-MULTI_LABEL_SELECTION_METRICS = (
-    "loss", "mean_average_precision", "micro_average_precision", "subset_accuracy", "hamming_loss", "micro_precision",
-    "micro_recall", "micro_f1", "macro_precision", "macro_recall", "macro_f1", "weighted_precision", "weighted_recall",
-    "weighted_f1", "log_loss", "roc_auc", "ece",
-)  # fmt: skip
 # What ``--tune`` may vary, with an example: what a Trainer that is already built still asks its arguments for.
 TUNABLE = {
     "learning_rate": "[0.0001, 0.01]",
@@ -547,7 +537,7 @@ def _check_training(arguments: Arguments, complete: bool) -> list[ArgumentError]
     if fit.progressive_resizing < 1 and int(training.get("max_steps") or -1) > 0:
         problems.append(_error("progressive_resizing with max_steps", "a run of epochs", "use --num_train_epochs"))
     metric = str(training["metric_for_best_model"]).removeprefix("eval_")
-    metrics = dict.fromkeys(("auto", *SELECTION_METRICS, *MULTI_LABEL_SELECTION_METRICS))
+    metrics = ("auto", *list_metrics(TRAINING, EVALUATION))
     if metric not in metrics:
         problems.append(
             _error(f"metric_for_best_model is {metric!r}", "one of " + ", ".join(metrics), "choose one of these")

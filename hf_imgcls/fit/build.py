@@ -13,7 +13,7 @@ from torch import nn
 from transformers import EarlyStoppingCallback
 from transformers.trainer_utils import has_length
 
-from hf_imgcls.arguments.rules import MULTI_LABEL_SELECTION_METRICS, SELECTION_METRICS
+from hf_imgcls.catalogue import EVALUATION, TRAINING, choose_selection, is_higher_better, list_metrics
 from hf_imgcls.compat.arguments import refuse_arguments
 from hf_imgcls.data.streaming import StreamingSplit
 from hf_imgcls.errors import ArgumentError, DataError, ModelError
@@ -26,7 +26,7 @@ from hf_imgcls.fit.resizing import resize_progressively
 from hf_imgcls.fit.sampling import build_sampler, choose_order_seed
 from hf_imgcls.fit.schedule import ScheduleBuilder, schedule_steps
 from hf_imgcls.fit.trainer import ImageClassificationTrainer
-from hf_imgcls.records import MULTI_LABEL, SINGLE_LABEL, RunIdentity, SplitRecord, name_selection_metric
+from hf_imgcls.records import MULTI_LABEL, RunIdentity, SplitRecord
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -184,11 +184,11 @@ def choose_selection_metric(
     """
     name = training_args.metric_for_best_model
     if name == "auto":
-        name = name_selection_metric(MULTI_LABEL if multi_label else SINGLE_LABEL, adaptation)
+        name = choose_selection(adaptation, multi_label=multi_label)
         training_args.metric_for_best_model = name
-        training_args.greater_is_better = name != "log_loss"
+        training_args.greater_is_better = is_higher_better(name)
     elif name is not None and training_args.load_best_model_at_end:
-        known: tuple[str, ...] = MULTI_LABEL_SELECTION_METRICS if multi_label else SELECTION_METRICS
+        known = list_metrics(TRAINING, EVALUATION, multi_label=multi_label)
         kind = "several labels" if multi_label else "one label"
         if name.removeprefix("eval_") not in known:
             raise ArgumentError(

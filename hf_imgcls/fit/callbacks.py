@@ -11,6 +11,8 @@ from typing import Any, Protocol
 from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from hf_imgcls.catalogue import HEADLINE, has_several_labels, list_shown
+
 logger = logging.getLogger(__name__)
 
 
@@ -187,7 +189,9 @@ class ThroughputProgress(TrainerCallback):
     ) -> None:
         """Print the validation numbers a person follows."""
         if self._bar is not None and metrics:
-            shown = [f"{name[5:]} {metrics[name]:.4f}" for name in _SHOWN if isinstance(metrics.get(name), float)]
+            found = {name.removeprefix("eval_"): value for name, value in metrics.items() if isinstance(value, float)}
+            names = ("loss", *list_shown(HEADLINE, multi_label=has_several_labels(found)))
+            shown = [f"{name} {found[name]:.4f}" for name in names if name in found]
             self._bar.write(f"epoch {state.epoch:.2f}: {self._loss}validation " + ", ".join(shown))
 
     def on_log(
@@ -205,6 +209,3 @@ class ThroughputProgress(TrainerCallback):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-
-
-_SHOWN = ("eval_loss", "eval_accuracy", "eval_macro_f1")

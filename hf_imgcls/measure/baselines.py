@@ -16,6 +16,7 @@ import numpy as np
 
 from hf_imgcls.arguments.recall import find_run
 from hf_imgcls.arrays import FloatArray
+from hf_imgcls.catalogue import get_primary
 from hf_imgcls.errors import DataError
 from hf_imgcls.layout import DATA_FILE, RUN_FILE
 from hf_imgcls.measure.compare import BETTER, COMPARED_METRICS, WORSE, compare_tables
@@ -71,12 +72,13 @@ def choose_metric(recipe: Mapping[str, Any], *, several: bool) -> str:
         recipe: The run's arguments.
         several: Whether an image may have several labels, which are compared by mean average precision.
     """
+    primary = get_primary(multi_label=several)
     if several:
-        return "mean_average_precision"
+        return primary
     selected = str(recipe.get("metric_for_best_model") or "").removeprefix("eval_")
     if selected in _AVERAGES_OVER_CLASSES:
         return selected
-    return "balanced_accuracy" if recipe.get("imbalance", "none") != "none" else "accuracy"
+    return "balanced_accuracy" if recipe.get("imbalance", "none") != "none" else primary
 
 
 def find_unbeaten(baselines: Sequence[Baseline]) -> list[tuple[Baseline, MetricComparison]]:

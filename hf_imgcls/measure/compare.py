@@ -17,6 +17,16 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_imgcls.arrays import FloatArray, IntArray
+from hf_imgcls.catalogue import (
+    AVERAGE,
+    COMPARISON,
+    EVALUATION,
+    METRICS,
+    SHARE,
+    is_higher_better,
+    list_metrics,
+    list_shown,
+)
 from hf_imgcls.errors import ArgumentError, DataError
 from hf_imgcls.measure.metrics.single import average_counts
 from hf_imgcls.measure.multi_label_compare import LABEL_METRICS, PairCounts, join_label_tables
@@ -89,17 +99,13 @@ def _weigh_average(name: str, answers: _Answers, counts: FloatArray) -> FloatArr
 
 # Each takes (d, N) weights of the examples and gives (d,) values.
 _Measure = Callable[[Any, FloatArray], FloatArray]
-_AVERAGES = ("balanced_accuracy", "macro_precision", "macro_recall", "macro_f1", "weighted_precision", "weighted_f1")
+_AVERAGES = [name for name in list_metrics(EVALUATION, multi_label=False) if METRICS[name].kind == AVERAGE]
 _METRICS: dict[str, _Measure] = {
     "accuracy": _weigh_accuracy,
     **{name: functools.partial(_weigh_average, name) for name in _AVERAGES},
     "log_loss": _weigh_log_loss,
 }
-_LOWER_IS_BETTER = ("log_loss", "hamming_loss")
 COMPARED_METRICS = tuple(_METRICS)
-# What a comparison shows by default; the first one decides.
-SHOWN_METRICS = ("accuracy", "macro_f1", "log_loss")
-SHOWN_LABEL_METRICS = ("mean_average_precision", "subset_accuracy", "micro_f1", "macro_f1", "hamming_loss", "log_loss")
 # Ranking anew in every draw takes time: so many examples times classes are ranked at most, in at least 200 draws.
 _MOST_RANKED = {"bootstrap": 400_000_000, "exchange": 100_000_000}
 _FEWEST_DRAWS = 200
@@ -120,7 +126,7 @@ def compare_tables(
         a: The first model's predictions.
         b: The second model's; all verdicts are about it, and all differences are b - a.
         metrics: Of `COMPARED_METRICS`, or of `hf_imgcls.measure.multi_label_compare.LABEL_METRICS`; the first one
-            decides. By default accuracy; with several labels per image `SHOWN_LABEL_METRICS`.
+            decides. By default accuracy; with several labels per image all that a comparison shows.
         seed: Of the bootstrap and of the exchanges.
         draws: Number of either.
         level: Of the intervals; the tests are held at 1 - level.
@@ -137,7 +143,7 @@ def compare_tables(
     several = isinstance(a, MultiLabelTable)
     known: dict[str, _Measure] = dict(LABEL_METRICS) if several else _METRICS
     if metrics is None:
-        metrics = SHOWN_LABEL_METRICS if several else ("accuracy",)
+        metrics = list_shown(COMPARISON, multi_label=True) if several else ("accuracy",)
     _check_metrics(metrics, known)
     notes = _check_same_data(a, b)
     labels, first, second, common_notes = _join_tables(a, b)
@@ -157,7 +163,7 @@ def compare_tables(
         drawn = draw_statistics(subtract, n, seed=seed, draws=limits["bootstrap"])
         low, high = (float(end) for end in take_percentiles(drawn, level))
         method = "bootstrap"
-        if name in ("accuracy", "subset_accuracy"):
+        if METRICS[name].kind == SHARE:
             p_value, is_exact = run_mcnemar_test(only_a, only_b)
             p, test = float(p_value), f"McNemar ({'exact' if is_exact else 'mid-p'})"
             if low == high:  # no example tells them apart, and a bootstrap cannot see beyond that
@@ -173,7 +179,7 @@ def compare_tables(
             difference=Estimate(value_b - value_a, low, high, n, method),
             p=p,
             test=test,
-            verdict=_judge(low, high, p, level, lower_is_better=name in _LOWER_IS_BETTER),
+            verdict=_judge(low, high, p, level, lower_is_better=not is_higher_better(name)),
         )
     return ComparisonRecord(
         split=a.split,

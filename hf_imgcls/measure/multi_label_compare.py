@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_imgcls.arrays import FloatArray, IntArray
+from hf_imgcls.catalogue import EVALUATION, METRICS, list_metrics
 from hf_imgcls.measure.metrics.multi_label import BoolArray, average_decisions
 from hf_imgcls.measure.multi_label_table import MultiLabelTable
 
@@ -126,9 +127,7 @@ def _weigh_average_precision(answers: LabelAnswers, counts: FloatArray) -> Float
     return values
 
 
-_AVERAGES = (
-    "micro_f1", "micro_precision", "micro_recall", "macro_precision", "macro_recall", "macro_f1", "weighted_f1",
-)  # fmt: skip
+_AVERAGES = [name for name in list_metrics(EVALUATION, multi_label=True) if METRICS[name].average is not None]
 LABEL_METRICS: dict[str, Callable[[LabelAnswers, FloatArray], FloatArray]] = {
     "mean_average_precision": _weigh_average_precision,
     "subset_accuracy": _weigh_subset_accuracy,

@@ -9,8 +9,9 @@ from typing import Any
 
 from scipy.stats import t as student_t
 
+from hf_imgcls.catalogue import REPEATS, has_several_labels, list_shown
+
 _LEVEL = 0.95
-_SHOWN = ("accuracy", "macro_f1", "balanced_accuracy", "mean_average_precision", "log_loss", "ece")
 
 
 def summarise_repeats(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -55,7 +56,7 @@ def describe_repeats(summary: Mapping[str, Any]) -> list[str]:
         summary: From `summarise_repeats`.
     """
     lines = [f"{summary['num_runs']} runs; mean, its 95 % interval over seeds, and each run"]
-    for name in _SHOWN:
+    for name in list_shown(REPEATS, multi_label=has_several_labels(summary["metrics"])):
         if (found := summary["metrics"].get(name)) is None:
             continue
         interval = "" if found["low"] is None else f" ({found['low']:.4f} to {found['high']:.4f})"

@@ -12,6 +12,7 @@ import numpy as np
 from torch.utils.data import IterableDataset
 
 from hf_imgcls.arguments.recall import find_run
+from hf_imgcls.catalogue import COMPARISON, get_primary, list_shown
 from hf_imgcls.classifier.decode import decode_image
 from hf_imgcls.classifier.loading import load_classifier
 from hf_imgcls.classifier.reading import Reading
@@ -245,7 +246,7 @@ def _explain_mistakes(
 
 
 def _print_report(record: ReportRecord, folder: Path) -> None:
-    name = "accuracy" if "accuracy" in record.metrics else "mean_average_precision"
+    name = get_primary(multi_label=record.multi_label is not None)
     first = record.metrics[name]
     if first.low is not None and first.high is not None:
         shown = name.replace("_", " ")
@@ -295,10 +296,10 @@ def compare_runs(paths: Sequence[str], split: str, folder: Path, seed: int) -> N
     Raises:
         DataError: A table is missing, or the two are about other data.
     """
-    from hf_imgcls.measure.compare import SHOWN_METRICS, compare_tables, describe_comparison
+    from hf_imgcls.measure.compare import compare_tables, describe_comparison
 
     a, b = (find_tables(path, split)[0] for path in paths)
-    record = compare_tables(a, b, metrics=None if isinstance(a, MultiLabelTable) else SHOWN_METRICS, seed=seed)
+    record = compare_tables(a, b, metrics=list_shown(COMPARISON, multi_label=isinstance(a, MultiLabelTable)), seed=seed)
     folder.mkdir(parents=True, exist_ok=True)
     record.save(folder / COMPARISON_FILE)
     print(printable(describe_comparison(record)))

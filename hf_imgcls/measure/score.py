@@ -50,8 +50,8 @@ class Score:
     Attributes:
         split: ``train``, ``validation`` or ``test``.
         labels: The dataset's class names, then those that only the model knows; the position is the class id below.
-        metrics: `METRIC_NAMES`, ``loss``, ``num_examples``, ``runtime`` (seconds) and ``samples_per_second`` -> value;
-            ``None`` where not defined.
+        metrics: Those of an evaluation, ``loss``, ``num_examples``, ``runtime`` (seconds) and ``samples_per_second`` ->
+            value; ``None`` where not defined.
         reasons: Metric -> why it is ``None``.
         remarks: Metric -> what its value leaves out.
         notes: How model and data were brought together, one sentence each.

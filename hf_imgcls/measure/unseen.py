@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from hf_imgcls.catalogue import get_primary, has_several_labels
 from hf_imgcls.measure.metrics.accumulate import ClassificationAccumulator, ExampleTable
 from hf_imgcls.measure.metrics.accumulate_multi_label import MultiLabelExamples, measure_examples
 from hf_imgcls.measure.metrics.single import Measured, measure_roc_auc
@@ -55,7 +56,7 @@ def describe_unseen(unseen: dict[str, Any], metrics: dict[str, Any]) -> str:
     count = f"{unseen['num_seen']:,} image{'s' if unseen['num_seen'] > 1 else ''}"
     if not unseen["num_examples"]:
         return f"Training or selection has seen all {count}: none is left to judge the model by."
-    name = "accuracy" if "accuracy" in metrics else "mean_average_precision"
+    name = get_primary(multi_label=has_several_labels(metrics))
     values = (unseen.get(name), metrics.get(name))
     numbers = ["not defined" if value is None else f"{value:.4f}" for value in values]
     return (

@@ -33,20 +33,6 @@ _FEW_EXAMPLES = 30  # as hf_imgcls.measure.report.slices: fewer leave an accurac
 _MAX_NAMED = 3
 
 
-def name_metric(name: str) -> str:
-    """A metric's name in words."""
-    from hf_imgcls.measure.report.page import METRIC_TITLES
-
-    return METRIC_TITLES[name][0] if name in METRIC_TITLES else name.replace("_", " ").capitalize()
-
-
-def explain_metric(name: str, *, multi_label: bool = False) -> str:
-    """What a metric says; nothing where its name does."""
-    from hf_imgcls.measure.report.page import LABEL_METRIC_TITLES, METRIC_TITLES
-
-    return (METRIC_TITLES | (LABEL_METRIC_TITLES if multi_label else {})).get(name, ("", ""))[1]
-
-
 def find_smoke_reasons(records: CardRecords) -> list[str]:
     """Why a run is only a smoke run: sentences' ends, nothing where it is a real one."""
     reasons = []

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
 from hf_imgcls.arguments.hub_names import OTHER_LICENSE, list_licenses
-from hf_imgcls.publish.card_facts import find_smoke_reasons, name_metric
+from hf_imgcls.catalogue import get_metric
+from hf_imgcls.publish.card_facts import find_smoke_reasons
 from hf_imgcls.publish.card_records import CardRecords
 from hf_imgcls.publish.markdown import clean
 
@@ -19,8 +19,6 @@ _ORDER = [
     "license", "license_name", "license_link", "library_name", "pipeline_tag", "base_model", "base_model_relation",
     "datasets", "tags", "metrics", "widget", "model_name", "eval_results",
 ]  # fmt: skip
-_AVERAGED = re.compile(r"(macro|micro|weighted|samples)_(precision|recall|f1)")
-_HUB_METRICS = ("accuracy", "f1", "precision", "recall", "roc_auc")
 
 
 def build_metadata(
@@ -47,8 +45,8 @@ def build_metadata(
         fields["datasets"] = [records.data_name]
     family = records.config.get("model_type")
     fields["tags"] = [TASK, "vision", *([family] if isinstance(family, str) else []), "hf_imgcls"]
-    measured = {_split_metric(metric)[0] for metric, estimate in records.metrics.items() if estimate.value is not None}
-    fields["metrics"] = [metric for metric in _HUB_METRICS if metric in measured] or None
+    measured = [get_metric(name) for name, estimate in records.metrics.items() if estimate.value is not None]
+    fields["metrics"] = sorted({metric.hub_name for metric in measured if metric.is_on_hub}) or None
     fields["widget"] = [_clean_example(example) for example in widget or ()] or None
     if results:
         fields |= {"model_name": clean(name), "eval_results": results}
@@ -73,18 +71,18 @@ def list_results(records: CardRecords) -> list[EvalResult]:
         "dataset_args": {"held_out": clean(part.source, 200)} if part.is_cut else None,
     }
     results = []
-    for metric, estimate in records.metrics.items():
-        if estimate.value is None or metric.startswith("weighted_"):
+    for name, estimate in records.metrics.items():
+        metric = get_metric(name)
+        if estimate.value is None or metric.average == "weighted":
             continue
-        kind, average = _split_metric(metric)
         results.append(
             EvalResult(
                 task_type=TASK,
                 task_name="Image Classification",
-                metric_type=kind,
+                metric_type=metric.hub_name,
                 metric_value=_round(estimate.value),
-                metric_name=name_metric(metric),
-                metric_args={"average": average} if average else None,
+                metric_name=metric.title,
+                metric_args={"average": metric.average} if metric.average else None,
                 **where,
             )
         )
@@ -129,12 +127,6 @@ def choose_license(records: CardRecords, license: Mapping[str, str] | None = Non
             link = f"https://huggingface.co/{records.base_model}/blob/{records.run.base_model_revision}/{link}"
         fields |= {"license_name": clean(model.base_license_name), "license_link": link}
     return fields, f"{fields.get('license_name', base)}, inherited from {base_name}, whose card states it."
-
-
-def _split_metric(name: str) -> tuple[str, str | None]:
-    """The Hub's name of a metric, and its average."""
-    match = _AVERAGED.fullmatch(name)
-    return (match[2], match[1]) if match else (name, None)
 
 
 def _round(value: float) -> float:

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from hf_imgcls.arguments.fields import DataArguments, FitArguments, MeasureArguments, PublishArguments
+from hf_imgcls.catalogue import CLASS, HEADLINE, get_metric, list_metrics, list_shown
 from hf_imgcls.publish.card_facts import (
     describe_baselines,
     describe_confidence,
@@ -13,8 +14,6 @@ from hf_imgcls.publish.card_facts import (
     describe_latency,
     describe_parity,
     describe_slices,
-    explain_metric,
-    name_metric,
     rank_classes,
     read_classes,
 )
@@ -36,7 +35,6 @@ from hf_imgcls.records import PROBE, Estimate
 MAX_CLASSES = 20  # more are shown by their two ends
 MAX_WORST, MAX_BEST = 10, 5
 MAX_GROUPS = 10
-_CLASS_COLUMNS = ("recall", "precision", "f1")
 # Settings of a run that say where, how loud and how often, and not how the model is trained.
 _OPERATIONAL = {
     "output_dir", "overwrite_output_dir", "num_processes", "do_train", "do_eval", "do_predict", "model_name_or_path",
@@ -61,7 +59,7 @@ def build_overview(records: CardRecords, license_sentence: str) -> str:
     for name in _headline_metrics(records):
         estimate = records.metrics.get(name)
         of = f" of {estimate.n:,} {split} images" if estimate and estimate.value is not None else ""
-        rows.append((name_metric(name), show_estimate(estimate) + of))
+        rows.append((get_metric(name).title, show_estimate(estimate) + of))
     rows.append(("Baselines", describe_baselines(records)))
     ranked = rank_classes(records)
     weakest = NOT_MEASURED
@@ -83,12 +81,9 @@ def build_overview(records: CardRecords, license_sentence: str) -> str:
 
 
 def _headline_metrics(records: CardRecords) -> list[str]:
-    if not records.is_multi_label:
-        return ["accuracy", "macro_f1"]
-    # What there is of a multi-label model's, the most telling first.
-    found: list[str] = [
-        name for name in ("mean_average_precision", "subset_accuracy", "micro_f1") if name in records.metrics
-    ]
+    # What there is of the model's, the most telling first.
+    shown = list_shown(HEADLINE, multi_label=records.is_multi_label)
+    found = [name for name in shown if name in records.metrics or not records.is_multi_label]
     return found or list(records.metrics)[:2]
 
 
@@ -96,8 +91,8 @@ def build_metrics(records: CardRecords) -> str:
     """Every metric with its interval and n."""
     rows = [
         (
-            name_metric(name)
-            + (f": {text}" if (text := explain_metric(name, multi_label=records.is_multi_label)) else ""),
+            get_metric(name).title
+            + (f": {text}" if (text := get_metric(name).describe(multi_label=records.is_multi_label)) else ""),
             show_number(estimate.value),
             show_interval(estimate) if estimate.value is not None else escape(estimate.remark, 200) or NOT_MEASURED,
             f"{estimate.n:,}",
@@ -124,7 +119,7 @@ def build_baselines(records: CardRecords) -> str:
         rows.append(
             (
                 what,
-                f"{name_metric(item.metric)} {show_number(told.a)}",
+                f"{get_metric(item.metric).title} {show_number(told.a)}",
                 show_number(told.b),
                 f"{show_number(told.difference.value)} ({show_interval(told.difference)})",
                 f"{told.verdict}, n = {told.difference.n:,}",
@@ -143,11 +138,11 @@ def build_classes(records: CardRecords) -> str:
     else:
         ranked = [_show_class(*item) for item in rank_classes(records)]
         rows = [*ranked[:MAX_WORST], ("…",) * len(ranked[0]), *ranked[-MAX_BEST:]]
-    return build_table(("Class", ">Images", *(f">{name_metric(column)}" for column in _CLASS_COLUMNS)), rows)
+    return build_table(("Class", ">Images", *(f">{get_metric(column).title}" for column in list_metrics(CLASS))), rows)
 
 
 def _show_class(name: str, numbers: dict[str, Estimate]) -> tuple[str, ...]:
-    found = [numbers.get(column) for column in _CLASS_COLUMNS]
+    found = [numbers.get(column) for column in list_metrics(CLASS)]
     cells = [NOT_MEASURED if item is None or item.value is None else show_estimate(item) for item in found]
     return (escape(name), f"{numbers['recall'].n:,}", *cells)
 

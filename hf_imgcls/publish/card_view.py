@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from hf_imgcls.catalogue import choose_selection
 from hf_imgcls.layout import EXPORTS_PICTURE
 from hf_imgcls.measure.offered import describe_plain
 from hf_imgcls.publish.card_conversions import build_conversions
@@ -45,7 +46,7 @@ from hf_imgcls.publish.markdown import (
     show_number,
     show_share,
 )
-from hf_imgcls.records import MULTI_LABEL, SINGLE_LABEL, DataRecord, RunRecord, name_selection_metric
+from hf_imgcls.records import DataRecord, RunRecord
 
 _PICTURES = (
     ("report/confusion.png", "Confusion matrix: true classes in rows, answers in columns"),
@@ -185,8 +186,8 @@ def describe_training(records: CardRecords) -> str:
     if records.recipe.get("load_best_model_at_end") and state.get("best_global_step"):
         metric = str(records.recipe.get("metric_for_best_model", "auto")).removeprefix("eval_")
         if metric == "auto":
-            kind = MULTI_LABEL if records.is_multi_label else SINGLE_LABEL
-            metric = name_selection_metric(kind, records.recipe.get("adaptation", "full"))
+            adaptation = str(records.recipe.get("adaptation", "full"))
+            metric = choose_selection(adaptation, multi_label=records.is_multi_label)
         best = f" ({show_number(float(state['best_metric']))})" if state.get("best_metric") is not None else ""
         step = f"{state['best_global_step']:,}"
         sentences.append(f"The weights of step {step} were kept: the best {escape(metric)} on validation{best}.")

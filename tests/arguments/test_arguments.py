@@ -29,7 +29,6 @@ from hf_imgcls.arguments.known import known_arguments
 from hf_imgcls.arguments.other_names import OTHER_NAMES
 from hf_imgcls.arguments.parse import FINETUNE_GROUPS, parse_arguments
 from hf_imgcls.arguments.recipe import save_recipe, to_recipe
-from hf_imgcls.arguments.rules import MULTI_LABEL_SELECTION_METRICS, SELECTION_METRICS
 from hf_imgcls.arguments.types import ValueType, coerce, dump_yaml, is_within, load_yaml, read_annotation
 from hf_imgcls.errors import ArgumentError
 
@@ -658,14 +657,6 @@ def test_lora_flags_belong_to_lora() -> None:
     fit = digits("--adaptation lora " + " ".join(f"--{name} {value}" for name, value in LORA_ONLY.items())).fit
     assert (fit.lora_rank, fit.lora_alpha, fit.lora_dropout) == (4, 8.0, 0.1)
     assert fit.lora_target_modules == ["a", "b"]
-
-
-def test_selection_metrics_are_those_that_are_measured() -> None:
-    from hf_imgcls.measure.metrics.accumulate import METRIC_NAMES
-    from hf_imgcls.measure.metrics.multi_label import MULTI_LABEL_METRIC_NAMES
-
-    assert {"loss", *METRIC_NAMES} == set(SELECTION_METRICS)
-    assert {"loss", *MULTI_LABEL_METRIC_NAMES} == set(MULTI_LABEL_SELECTION_METRICS)
 
 
 # --- defaults ---

@@ -21,9 +21,9 @@ from made_tables import make_case, make_table
 from places import REPOSITORY
 from scipy.stats import norm
 
-from hf_imgcls.measure.report.estimates import SUMMARY_NAMES, estimate_classes, estimate_metrics, rank_classes
+from hf_imgcls.catalogue import EVALUATION, REPORT, list_metrics
+from hf_imgcls.measure.report.estimates import estimate_classes, estimate_metrics, rank_classes
 from hf_imgcls.measure.report.multi_label_estimates import (
-    MULTI_LABEL_SUMMARY_NAMES,
     estimate_label_classes,
     estimate_label_metrics,
     rank_label_sets,
@@ -92,16 +92,26 @@ def name_classes(classes):
 
 
 OF_CLASSES = {" precision", " recall", " f1", " average_precision"}
+OF_LABELS = {" brier", " ece", " missed", " invented", " bins"}
 CASES = {
     "one label": (
         draw_one_label,
         estimate_one_label,
-        {*SUMMARY_NAMES, *OF_CLASSES} - {"top5_accuracy"},  # there are four classes
+        {*list_metrics(EVALUATION, REPORT, multi_label=False), *OF_CLASSES}
+        - {"top5_accuracy"},  # there are four classes
     ),
     "several labels": (
         draw_several_labels,
         estimate_several_labels,
-        {*MULTI_LABEL_SUMMARY_NAMES, *OF_CLASSES, " brier", " ece", " missed", " invented", " bins"},
+        {
+            *list_metrics(EVALUATION, REPORT, multi_label=True),
+            *OF_CLASSES,
+            " brier",
+            " ece",
+            " missed",
+            " invented",
+            " bins",
+        },
     ),
 }
 

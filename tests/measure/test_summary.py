@@ -15,8 +15,8 @@ from scipy.special import softmax
 from scipy.stats import binomtest
 from sklearn import metrics as sk
 
+from hf_imgcls.catalogue import EVALUATION, REPORT, list_metrics
 from hf_imgcls.errors import DataError
-from hf_imgcls.measure.report.estimates import SUMMARY_NAMES
 from hf_imgcls.measure.report.summary import summarise
 from hf_imgcls.measure.tables import PredictionTable
 from hf_imgcls.records import Estimate, ReportRecord
@@ -77,7 +77,7 @@ def test_every_metric_and_class_from_the_file(case, tmp_path):
     record, columns = summarise_saved(make_case(case), tmp_path)
     label, prediction, scores = columns["label"], columns["prediction"], columns["probabilities"]
     num_labels = scores.shape[1]
-    assert set(record.metrics) == set(SUMMARY_NAMES)
+    assert set(record.metrics) == set(list_metrics(EVALUATION, REPORT, multi_label=False))
     values = {name: item.value for name, item in record.metrics.items() if item.value is not None}
     assert values == pytest.approx(expected_metrics(columns), **CLOSE)
     assert all(item.remark for item in record.metrics.values() if item.value is None)

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from hf_imgcls.measure.report.page import METRIC_TITLES
+from hf_imgcls.catalogue import METRICS
 
 _NUMBER = re.compile(r"(?<![\w.-])\d[\d,]*(?:\.\d+)*(?:e[+-]?\d+)?(?![\w])")
 _IN_TEXT = re.compile(r"\d+(?:\.\d+)*(?:e[+-]?\d+)?")
@@ -28,7 +28,7 @@ class Numbers:
     def __init__(self, folder: Path) -> None:
         self.values: set[float] = set()
         self.texts: set[str] = set()
-        self.words: list[str] = [str(text) for text in METRIC_TITLES.values()]
+        self.words: list[str] = [str(metric) for metric in METRICS.values()]
         for path in [*folder.glob("*.json"), *folder.glob("*/*.json")]:
             self._add(json.loads(path.read_text(encoding="utf-8")))
         for path in folder.glob("*.yaml"):

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_imgcls.arrays import FloatArray, IntArray
+from hf_imgcls.catalogue import EVALUATION, list_metrics
 from hf_imgcls.errors import DataError, ModelError, NumericsError
 from hf_imgcls.measure.metrics.single import (
     Measured,
@@ -25,21 +26,6 @@ from hf_imgcls.measure.metrics.single import (
     measure_top_k,
     rank_references,
     softmax,
-)
-
-METRIC_NAMES = (
-    "accuracy",
-    "top5_accuracy",
-    "macro_precision",
-    "macro_recall",
-    "macro_f1",
-    "weighted_precision",
-    "weighted_recall",
-    "weighted_f1",
-    "balanced_accuracy",
-    "log_loss",
-    "roc_auc",
-    "ece",
 )
 
 
@@ -231,7 +217,7 @@ class ClassificationAccumulator:
         return count_confusions(examples.label, examples.prediction, self.num_labels)
 
     def compute(self, prefix: str = "") -> dict[str, float | None]:
-        """Every metric of `METRIC_NAMES`, and ``num_examples``.
+        """Every metric of an evaluation, and ``num_examples``.
 
         Args:
             prefix: Put before each name, for example ``"test_"``.
@@ -258,7 +244,9 @@ class ClassificationAccumulator:
         }
         self.reasons = {name: item.remark or "" for name, item in measured.items() if item.value is None}
         self.remarks = {name: item.remark for name, item in measured.items() if item.value is not None and item.remark}
-        values: dict[str, float | None] = {prefix + name: measured[name].value for name in METRIC_NAMES}
+        values: dict[str, float | None] = {
+            prefix + name: measured[name].value for name in list_metrics(EVALUATION, multi_label=False)
+        }
         return values | {f"{prefix}num_examples": self.num_examples}
 
 

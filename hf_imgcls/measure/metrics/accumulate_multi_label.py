@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_imgcls.arrays import FloatArray, IntArray
+from hf_imgcls.catalogue import EVALUATION, list_metrics
 from hf_imgcls.errors import DataError, ModelError
 from hf_imgcls.measure.metrics.accumulate import ClassificationAccumulator, as_array, check_finite, join_indices
 from hf_imgcls.measure.metrics.multi_label import (
     DEFAULT_THRESHOLD,
-    MULTI_LABEL_METRIC_NAMES,
     BoolArray,
     binary_log_losses,
     measure_decisions,
@@ -130,7 +130,7 @@ class MultiLabelAccumulator:
         )
 
     def compute(self, prefix: str = "") -> dict[str, float | None]:
-        """Every metric of `MULTI_LABEL_METRIC_NAMES`, and ``num_examples``.
+        """Every metric of an evaluation, and ``num_examples``.
 
         Args:
             prefix: Put before each name, for example ``"test_"``.
@@ -142,7 +142,9 @@ class MultiLabelAccumulator:
         measured = measure_examples(examples, self.thresholds)
         self.reasons = {name: item.remark or "" for name, item in measured.items() if item.value is None}
         self.remarks = {name: item.remark for name, item in measured.items() if item.value is not None and item.remark}
-        values: dict[str, float | None] = {prefix + name: measured[name].value for name in MULTI_LABEL_METRIC_NAMES}
+        values: dict[str, float | None] = {
+            prefix + name: measured[name].value for name in list_metrics(EVALUATION, multi_label=True)
+        }
         return values | {f"{prefix}num_examples": len(examples)}
 
 
@@ -157,7 +159,7 @@ def decide(scores: npt.NDArray[Any], thresholds: npt.ArrayLike) -> BoolArray:
 
 
 def measure_examples(examples: MultiLabelExamples, thresholds: npt.ArrayLike) -> dict[str, Measured]:
-    """Every metric of `MULTI_LABEL_METRIC_NAMES`."""
+    """Every metric of an evaluation."""
     targets, scores = examples.targets, examples.scores
     pooled, _ = rank_scores(scores.ravel(), targets.ravel())
     return {

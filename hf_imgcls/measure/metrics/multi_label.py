@@ -26,27 +26,6 @@ BoolArray = npt.NDArray[np.bool_]
 
 DEFAULT_THRESHOLD = 0.5
 
-MULTI_LABEL_METRIC_NAMES = (
-    "mean_average_precision",
-    "micro_average_precision",
-    "subset_accuracy",
-    "hamming_loss",
-    "micro_precision",
-    "micro_recall",
-    "micro_f1",
-    "macro_precision",
-    "macro_recall",
-    "macro_f1",
-    "weighted_precision",
-    "weighted_recall",
-    "weighted_f1",
-    "log_loss",
-    "roc_auc",
-    "ece",
-)
-# Those that depend on the thresholds; the others are about the scores themselves.
-DECIDED_METRIC_NAMES = MULTI_LABEL_METRIC_NAMES[2:13]
-
 
 def sigmoid(logits: FloatArray) -> FloatArray:
     """The logistic function, without overflow."""
@@ -65,7 +44,7 @@ def count_decisions(targets: BoolArray, answers: BoolArray) -> tuple[IntArray, I
 
 
 def measure_decisions(targets: BoolArray, answers: BoolArray) -> dict[str, Measured]:
-    """The metrics of `DECIDED_METRIC_NAMES`.
+    """The metrics that depend on the thresholds.
 
     Args:
         targets: (N, K), N >= 1.

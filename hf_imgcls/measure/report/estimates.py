@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from hf_imgcls.arrays import FloatArray, IntArray
-from hf_imgcls.measure.metrics.accumulate import METRIC_NAMES
+from hf_imgcls.catalogue import EVALUATION, REPORT, list_metrics
 from hf_imgcls.measure.metrics.ranking import ClassRanking, rank_class
 from hf_imgcls.measure.metrics.single import (
     NUM_CALIBRATION_BINS,
@@ -45,8 +45,6 @@ from hf_imgcls.records import Estimate
 
 if TYPE_CHECKING:
     from hf_imgcls.measure.multi_label_table import Table
-
-SUMMARY_NAMES = (*METRIC_NAMES, "top3_accuracy", "average_precision", "brier", "adaptive_ece")
 
 
 # ------------------------------------------------------------------------------------------------ rankings
@@ -144,7 +142,7 @@ def estimate_metrics(
         draws: Bootstrap samples.
 
     Returns:
-        Name of `SUMMARY_NAMES` -> estimate.
+        Metric of a report -> estimate.
     """
     n, num_labels, correct, confidence = len(table), len(table.labels), table.correct, table.confidence
     counts = (table.label, table.prediction, num_labels)
@@ -171,7 +169,7 @@ def estimate_metrics(
     drawn = _draw_gaps((correct - confidence) / n, bins, seed, draws)
     intervals = rankings.intervals | _enclose_averages(table, level)
     estimates = {}
-    for name in SUMMARY_NAMES:
+    for name in list_metrics(EVALUATION, REPORT, multi_label=False):
         item = measured[name]
         if item.value is None:
             estimates[name] = make_estimate(item, None, None, n, level)

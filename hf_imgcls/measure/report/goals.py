@@ -17,34 +17,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from hf_imgcls.catalogue import EVALUATION, GOAL, METRICS, REPORT, is_higher_better, list_metrics
 from hf_imgcls.errors import ArgumentError, UserError, join_errors
 from hf_imgcls.records import Estimate, ReportRecord
 
 GOALS_EXIT_CODE = 3
 MET, NOT_MET, NOT_DISTINGUISHABLE, NOT_MEASURED = "met", "not met", "not distinguishable", "not measured"
 
-_HIGHER_IS_BETTER = (
-    "accuracy", "top3_accuracy", "top5_accuracy", "balanced_accuracy", "macro_precision", "macro_recall", "macro_f1",
-    "weighted_precision", "weighted_recall", "weighted_f1", "roc_auc", "average_precision",
-    "worst_class_recall", "worst_class_precision", "worst_slice_accuracy",
-    # where an image may have several labels
-    "mean_average_precision", "micro_average_precision", "subset_accuracy", "micro_precision", "micro_recall",
-    "micro_f1", "worst_slice_subset_accuracy",
-)  # fmt: skip
-_LOWER_IS_BETTER = (
-    "log_loss", "ece", "adaptive_ece", "brier", "hamming_loss", "latency_p50_ms", "latency_p95_ms", "size_mb",
-)  # fmt: skip
-GOAL_NAMES = (*_HIGHER_IS_BETTER, *_LOWER_IS_BETTER)
-# What there is for one kind of labels only; everything else is for both.
-_SINGLE_ONLY = (
-    "accuracy", "top3_accuracy", "top5_accuracy", "balanced_accuracy", "average_precision", "worst_slice_accuracy",
-)  # fmt: skip
-_MULTI_ONLY = (
-    "mean_average_precision", "micro_average_precision", "subset_accuracy", "micro_precision", "micro_recall",
-    "micro_f1", "worst_slice_subset_accuracy", "hamming_loss",
-)  # fmt: skip
-# Everything else is a share between 0 and 1; the Brier score of many classes goes up to 2.
-_UNBOUNDED = ("log_loss", "brier", "latency_p50_ms", "latency_p95_ms", "size_mb")
+GOAL_NAMES = list_metrics(EVALUATION, REPORT, GOAL)
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
     "<=": operator.le,
@@ -122,11 +102,11 @@ def parse_goal(text: Any) -> Goal:
         bound = float(number)
     except ValueError:
         bound = float("nan")
-    highest = float("inf") if name in _UNBOUNDED else 1.0
+    highest = 1.0 if METRICS[name].most == 1.0 else float("inf")
     if not 0.0 <= bound <= highest or bound == float("inf"):
         what = "a share between 0 and 1" if highest == 1.0 else "a number from 0"
         raise ArgumentError(f"the goal {text!r} has the bound {number!r}", what, "write 93 % as 0.93")
-    wanted = "<" if name in _LOWER_IS_BETTER else ">"
+    wanted = ">" if is_higher_better(name) else "<"
     if not sign.startswith(wanted):
         better = "lower" if wanted == "<" else "higher"
         raise ArgumentError(
@@ -145,8 +125,8 @@ def check_goals(goals: Sequence[Goal], *, multi_label: bool) -> None:
     Raises:
         ArgumentError: Some make no sense; all of them are named.
     """
-    unknown, kind = (_SINGLE_ONLY, "several labels") if multi_label else (_MULTI_ONLY, "one label")
-    known = [name for name in GOAL_NAMES if name not in unknown]
+    known = list_metrics(EVALUATION, REPORT, GOAL, multi_label=multi_label)
+    kind = "several labels" if multi_label else "one label"
     errors: list[UserError] = [
         ArgumentError(
             f"the goal {str(goal)!r} is not defined where an image has {kind}",
@@ -154,7 +134,7 @@ def check_goals(goals: Sequence[Goal], *, multi_label: bool) -> None:
             _MULTI_LABEL_EXAMPLE if multi_label else _EXAMPLE,
         )
         for goal in goals
-        if goal.metric in unknown
+        if goal.metric not in known
     ]
     if errors:
         raise join_errors(errors)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from hf_imgcls.arrays import FloatArray, IntArray
+from hf_imgcls.catalogue import EVALUATION, REPORT, list_metrics
 from hf_imgcls.measure.metrics.multi_label import (
-    MULTI_LABEL_METRIC_NAMES,
     BoolArray,
     average_defined,
     measure_decisions,
@@ -53,8 +53,6 @@ from hf_imgcls.measure.statistics.intervals import (
 from hf_imgcls.measure.statistics.mistakes import enclose_mean_loss, enclose_pooled_share
 from hf_imgcls.measure.tables import unique_names
 from hf_imgcls.records import Estimate
-
-MULTI_LABEL_SUMMARY_NAMES = (*MULTI_LABEL_METRIC_NAMES, "brier", "adaptive_ece")
 
 
 def rank_label_sets(table: MultiLabelTable, level: float) -> Rankings:
@@ -124,7 +122,7 @@ def estimate_label_metrics(
         draws: Bootstrap samples.
 
     Returns:
-        Name of `MULTI_LABEL_SUMMARY_NAMES` -> estimate.
+        Metric of a report -> estimate.
     """
     n, targets, scores = len(table), table.targets, table.scores.astype(np.float64)
     flat, positive = scores.ravel(), targets.ravel()
@@ -145,7 +143,7 @@ def estimate_label_metrics(
     }
     losses = {"log_loss": table.log_loss, "brier": ((scores - targets) ** 2).mean(axis=1)}
     estimates = {}
-    for name in MULTI_LABEL_SUMMARY_NAMES:
+    for name in list_metrics(EVALUATION, REPORT, multi_label=True):
         item = measured[name]
         if item.value is None:
             estimates[name] = make_estimate(item, None, None, n, level)

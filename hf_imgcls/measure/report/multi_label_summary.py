@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from hf_imgcls.catalogue import THRESHOLDS, list_shown
 from hf_imgcls.errors import DataError
 from hf_imgcls.measure.metrics.multi_label import DEFAULT_THRESHOLD, binary_log_losses, measure_decisions, sigmoid
 from hf_imgcls.measure.metrics.single import measure_calibration_error
@@ -100,7 +101,7 @@ def describe_thresholds(table: MultiLabelTable) -> dict[str, Any]:
     half = None
     if (table.thresholds != DEFAULT_THRESHOLD).any():
         decided = measure_decisions(table.targets, table.scores >= DEFAULT_THRESHOLD)
-        half = {name: decided[name].value for name in ("micro_f1", "macro_f1", "subset_accuracy", "hamming_loss")}
+        half = {name: decided[name].value for name in list_shown(THRESHOLDS, multi_label=True)}
     return {
         "from": table.source.get("thresholds_from", "given"),
         "values": dict(zip(unique_names(table.labels), table.thresholds.tolist(), strict=True)),

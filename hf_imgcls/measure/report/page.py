@@ -15,40 +15,12 @@ from importlib import resources
 from typing import Any
 
 from hf_imgcls import __version__
+from hf_imgcls.catalogue import CLASSES, get_metric, list_shown
 from hf_imgcls.extras import require
 from hf_imgcls.measure.report.drawing import Chart, encode_svg
 from hf_imgcls.measure.report.goals import EXAMPLES, MULTI_LABEL_EXAMPLES
 
 _PICTURE = re.compile(r"<img [^>]*>")
-# Name -> title and what it says, where the name alone does not.
-METRIC_TITLES: dict[str, tuple[str, str]] = {
-    "accuracy": ("Accuracy", "share of images whose first answer is right"),
-    "top3_accuracy": ("Top-3 accuracy", "share of images whose class is among the first three answers"),
-    "top5_accuracy": ("Top-5 accuracy", "share of images whose class is among the first five answers"),
-    "macro_precision": ("Macro precision", "mean over classes; every class counts the same"),
-    "macro_recall": ("Macro recall", "mean over classes; every class counts the same"),
-    "macro_f1": ("Macro F1", "mean over classes; every class counts the same"),
-    "weighted_precision": ("Weighted precision", "mean over classes, by their number of images"),
-    "weighted_recall": ("Weighted recall", "mean over classes, by their number of images"),
-    "weighted_f1": ("Weighted F1", "mean over classes, by their number of images"),
-    "balanced_accuracy": ("Balanced accuracy", "mean recall of the classes that occur"),
-    "log_loss": ("Log loss", "mean of -log of the true class's probability; lower is better"),
-    "roc_auc": ("ROC-AUC", "mean area under the one-vs-rest curves"),
-    "ece": ("ECE", "expected calibration error, bins of equal width; lower is better"),
-    "adaptive_ece": ("Adaptive ECE", "calibration error, bins of equally many images; lower is better"),
-    "brier": ("Brier score", "squared error of the probabilities, 0 to 2; lower is better"),
-    "mean_average_precision": ("Mean average precision", "area under the precision-recall curve, mean over classes"),
-    "micro_average_precision": ("Micro average precision", "the same of all decisions together"),
-    "subset_accuracy": ("Subset accuracy", "share of images whose labels are all right, and no other is answered"),
-    "hamming_loss": ("Hamming loss", "share of wrong decisions, one for each image and class; lower is better"),
-    "micro_precision": ("Micro precision", "share of answered labels that are right"),
-    "micro_recall": ("Micro recall", "share of labels that are answered"),
-    "micro_f1": ("Micro F1", "harmonic mean of the two"),
-    "precision": ("Precision", ""),
-    "recall": ("Recall", ""),
-    "f1": ("F1", ""),
-    "average_precision": ("Average precision", "area under the precision-recall curve, mean over classes"),
-}
 _WORDS = {
     "aurc": "Area under the risk-coverage curve (mean error rate; lower is better)",
     "ece before": "ECE before",
@@ -57,14 +29,6 @@ _WORDS = {
     "size mb": "Size of the weights, MB",
     "image size px": "Image size, pixels",
 }
-# What means something else where an image may have several labels.
-LABEL_METRIC_TITLES: dict[str, tuple[str, str]] = {
-    "log_loss": ("Log loss", "mean binary cross-entropy of all decisions; lower is better"),
-    "ece": ("ECE", "calibration error of all decisions, bins of equal width; lower is better"),
-    "adaptive_ece": ("Adaptive ECE", "the same, bins of equally many decisions; lower is better"),
-    "brier": ("Brier score", "mean squared error of the scores; lower is better"),
-}
-_CLASS_COLUMNS = ("recall", "precision", "f1", "average_precision", "brier", "ece")
 _SECTIONS = (
     ("goals", "Verdict on the goals"),
     ("metrics", "Metrics"),
@@ -129,8 +93,13 @@ def render_page(content: Mapping[str, Any], charts: Mapping[str, Chart], images:
         )
         | {key: {"svg": _size_svg(chart, key), "title": chart.description} for key, chart in charts.items()},
         embed=_make_embedder(images),
-        metric_titles=METRIC_TITLES | (LABEL_METRIC_TITLES if several else {}),
-        class_columns=[key for key in _CLASS_COLUMNS if any(key in item for item in content["per_class"].values())],
+        get_metric=get_metric,
+        multi_label=several,
+        class_columns=[
+            key
+            for key in list_shown(CLASSES, multi_label=several)
+            if any(key in item for item in content["per_class"].values())
+        ],
         calibration_facts=_leave_out(calibration, "bins", "temperature", "temperature_remark"),
         risk_facts=_leave_out(risk_coverage, "coverage", "accuracy", "threshold", "threshold_for"),
         latency_facts=_leave_out(content["latency"] or {}, "pipeline", "model"),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hf_imgcls.catalogue import get_metric
 from hf_imgcls.measure.report.drawing import (
     MAX_MATRIX_CLASSES,
     MAX_ROWS,
@@ -155,7 +156,7 @@ def draw_comparison(comparison: dict[str, Any], theme: Theme) -> Chart:
         comparison: `ComparisonRecord.to_json`. Metrics that are no shares are left out: they have another scale.
         theme: Where the chart goes.
     """
-    shares = {name: item for name, item in comparison["metrics"].items() if name != "log_loss"}
+    shares = {name: item for name, item in comparison["metrics"].items() if get_metric(name).most == 1.0}
     classes = comparison["per_class"][:MAX_ROWS]
     names = ClassNames(unique_names(comparison["labels"]), theme)
     verdicts = {
