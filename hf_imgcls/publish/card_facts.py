@@ -38,9 +38,9 @@ def find_smoke_reasons(records: CardRecords) -> list[str]:
     reasons = []
     epochs, steps = records.train.get("epoch"), records.state.get("global_step")
     if epochs is not None and epochs < MIN_EPOCHS:
-        reasons.append(f"it has seen {show_number(float(epochs))} of one epoch")
+        reasons.append(f"it was trained for {show_number(float(epochs))} epochs")
     elif steps is not None and steps < MIN_STEPS and not records.is_probe and not _beats_largest_class(records):
-        reasons.append(f"it took {steps:,} optimiser steps")
+        reasons.append(f"it took {steps:,} optimizer steps")
     for split, verb in (("train", "trained"), ("test", "tested")):
         part = records.data.splits.get(split)
         if part is None or not records.is_subset(split):
@@ -63,11 +63,10 @@ def describe_model(records: CardRecords) -> str:
     model = records.run.model if records.run else None
     sizes = f" with {_show_parameters(model.num_parameters)} parameters" if model else ""
     architecture = model.architecture if model else next(iter(records.config.get("architectures") or ()), "")
-    what = f"An image classifier ({code(architecture)}){sizes}" if architecture else f"An image classifier{sizes}"
-    verb = "finds which of" if records.is_multi_label else "tells apart"
-    tail = " an image shows" if records.is_multi_label else ""
+    kind = "A multi-label image classifier" if records.is_multi_label else "An image classifier"
+    what = f"{kind} ({code(architecture)}){sizes}" if architecture else f"{kind}{sizes}"
     labels = records.data.labels
-    return f"{what} that {verb} **{len(labels):,} classes**{tail}: {list_names(labels, 10)}. {describe_origin(records)}"
+    return f"{what} for **{len(labels):,} classes**: {list_names(labels, 10)}. {describe_origin(records)}"
 
 
 def describe_origin(records: CardRecords) -> str:
@@ -75,7 +74,7 @@ def describe_origin(records: CardRecords) -> str:
     if records.is_from_scratch:
         return f"It was trained from scratch on {describe_data(records)}."
     if records.base_model is None:
-        return f"How it was trained is not recorded; its data are {describe_data(records)}."
+        return f"How it was trained is not recorded; the dataset is {describe_data(records)}."
     where = "the model in the folder " + code(records.base_model)
     if records.run is not None and records.is_hub_model:
         where = f"[{records.base_model}](https://huggingface.co/{records.base_model})"
@@ -86,9 +85,9 @@ def describe_origin(records: CardRecords) -> str:
         adaptation = "from a probe" if adaptation == "full" else adaptation
     how = {
         "lora": "with LoRA; the adapter is merged into the weights",
-        "head": "in its head alone",
-        "probe": "as a linear probe: the head alone, solved for on features of the frozen rest",
-        "partial": "in its last layers",
+        "head": "the head alone",
+        "probe": "a linear probe: the head alone, fitted on features of the frozen backbone",
+        "partial": "the last layers",
         "from a probe": "all weights, starting from the head of a linear probe",
     }.get(str(adaptation), "")
     return f"It was fine-tuned{f' ({how})' if how else ''} from {where} on {describe_data(records)}."
@@ -143,10 +142,10 @@ def describe_temperature(records: CardRecords) -> str:
     if not found:
         return "No temperature was fitted."
     return (
-        f"The scores are as training left them. A temperature of {show_number(found['value'])}, fitted on "
-        f"{found['n']:,} {escape(found['fitted_on'])} images, would bring the ECE from "
-        f"{show_number(found['ece_before'])} to {show_number(found['ece_after'])} (`--calibrate` folds it in; the "
-        "answers stay)."
+        f"The scores are not calibrated. A temperature of {show_number(found['value'])}, fitted on "
+        f"{found['n']:,} {escape(found['fitted_on'])} images, would change the ECE from "
+        f"{show_number(found['ece_before'])} to {show_number(found['ece_after'])} (`--calibrate` applies it; "
+        "predictions do not change)."
     )
 
 
@@ -173,8 +172,8 @@ def describe_slices(records: CardRecords) -> str:
     if not judged:
         return f"{NOT_MEASURED}: every group has too few images"
     if not worse:
-        return f"none of {len(judged):,} groups (by {columns}) can be told to fare worse than the others"
-    return f"{len(worse):,} of {len(judged):,} groups (by {columns}) fare worse than the others"
+        return f"none of {len(judged):,} groups (by {columns}) is certainly worse than the others"
+    return f"{len(worse):,} of {len(judged):,} groups (by {columns}) are worse than the others"
 
 
 def describe_goals(records: CardRecords) -> str:
@@ -192,7 +191,7 @@ def describe_parity(records: CardRecords) -> str:
     parity = records.parity
     if parity is None:
         return NOT_MEASURED
-    text = f"{describe_agreement(parity, show_share(parity.top1_agreement))} get the answer that was scored"
+    text = f"{describe_agreement(parity, show_share(parity.top1_agreement))} are predicted as scored"
     plain = describe_plain(parity)
     return f"{text} ({escape(parity.consumer)})" + (f"; a plain `pipeline()`: {plain}" if plain else "")
 
@@ -240,7 +239,7 @@ def list_limitations(records: CardRecords) -> list[str]:
 
 
 def list_names(names: list[str], limit: int) -> str:
-    """The first names, and how many there are besides."""
+    """Return the first names, and how many more there are."""
     shown = ", ".join(escape(name) for name in names[:limit])
     return shown + (f" and {len(names) - limit:,} more" if len(names) > limit else "")
 
@@ -259,17 +258,17 @@ def _limit_splits(records: CardRecords) -> Iterator[str]:
 def _limit_results(records: CardRecords) -> Iterator[str]:
     split = records.split
     if split is None:
-        yield "Nothing was measured: how good it is, nobody knows."
+        yield "No evaluation results are available."
         return
     if split == "validation":
         yield (
-            "There are no results on a test split. Those on validation flatter it, since validation has chosen the "
-            "checkpoint."
+            "There are no results on a test split. Those on validation are optimistic, because the checkpoint was "
+            "selected on it."
         )
     for name in ("train", "test"):
         part = records.data.splits.get(name)
         if part is not None and records.is_subset(name):
-            yield f"{name.capitalize()} is a part of its split: {part.num_examples:,} of {part.num_available:,} images."
+            yield f"Only a part of the {name} split was used: {part.num_examples:,} of {part.num_available:,} images."
     for goal in records.report.goals if records.report else ():
         if goal["status"] == "not met":
             yield f"The goal {code(goal['goal'])} was not met: {show_number(goal['value'])}."
@@ -277,11 +276,11 @@ def _limit_results(records: CardRecords) -> Iterator[str]:
     if share is None or share.value is None:
         return
     if share.low is None or share.high is None:
-        yield f"How sure the numbers are is {NOT_MEASURED}: no report with intervals was written."
+        yield "There are no confidence intervals, because no report was written."
     elif share.high - share.low > _WIDE:
         yield (
-            f"{share.n:,} {split} images are few: {name} may be anything from {show_interval(share)}, "
-            "and a smaller difference to another model means nothing."
+            f"{share.n:,} {split} images give a wide interval: {name} is {show_interval(share)}. Smaller differences to "
+            "another model are not meaningful."
         )
 
 
@@ -308,28 +307,28 @@ def _limit_classes(records: CardRecords) -> Iterator[str]:
         few = sum(size < _FEW_EXAMPLES for size in sizes)
         yield (
             f"{few:,} of {len(records.data.labels):,} classes have few {records.split} images (the smallest "
-            f"{min(sizes):,}): what is said about each of them is rough."
+            f"{min(sizes):,}): their numbers are imprecise."
         )
     # A pair that was seen once is chance.
     pairs = [pair for pair in (records.report.confused_pairs if records.report else ()) if pair["count"] > 1]
     if pairs:
         told = [
-            f"{escape(pair['label'])} for {escape(pair['prediction'])} ({pair['count']:,} images, "
+            f"{escape(pair['label'])} predicted as {escape(pair['prediction'])} ({pair['count']:,} images, "
             f"{show_share(pair['share_of_label'])} of its class)"
             for pair in pairs[:_MAX_NAMED]
         ]
-        yield f"Most often it takes {'; '.join(told)}."
+        yield f"The most frequent confusions: {'; '.join(told)}."
 
 
 def _limit_groups(records: CardRecords) -> Iterator[str]:
     worse = [entry for entry in (records.report.slices if records.report else ()) if entry["verdict"] == "worse"]
     for entry in worse[:_MAX_NAMED]:
         yield (
-            f"It fares worse on {escape(entry['column'])} {escape(entry['group'])}: {show_number(entry['value'])} of "
-            f"{entry['n']:,} images against {show_number(entry['rest'])} of the others."
+            f"It performs worse on {escape(entry['column'])} {escape(entry['group'])}: {show_number(entry['value'])} on "
+            f"{entry['n']:,} images, against {show_number(entry['rest'])} on the others."
         )
     if (side := judge_confidence(records).get("verdict")) in ("over", "under"):
-        yield f"It is {side}-confident: do not take its scores for probabilities as they are."
+        yield f"It is {side}-confident: its scores are not calibrated probabilities."
 
 
 def _limit_scope(records: CardRecords) -> Iterator[str]:
@@ -340,16 +339,16 @@ def _limit_scope(records: CardRecords) -> Iterator[str]:
         if groups is not None:
             how, same = f"in whole groups of {code(groups.column)}", "near-duplicates"
         yield (
-            f"The test images were cut {how} from the same source as the training images. Whether {same} are on both "
-            "sides was not checked; new ones may fare worse."
+            f"The test images were cut {how} from the same source as the training images. Whether {same} are in both "
+            "splits was not checked; accuracy on new images may be lower."
         )
     if records.is_from_scratch and train is not None and train.num_examples:
-        yield f"It was trained from scratch and has seen nothing but {train.num_examples:,} images of this dataset."
+        yield f"It was trained from scratch on {train.num_examples:,} images of this dataset alone."
     if not records.is_multi_label:
-        yield 'It answers with one of its classes whatever the image shows; it cannot say "none of them".'
+        yield "It always predicts one of its classes, whatever the image shows: it cannot reject an image."
     yield (
-        f"How it answers on images of another kind or source than its data's is {NOT_MEASURED}; neither is what "
-        "deliberate manipulation does to it."
+        f"Its accuracy on images of another kind or source is {NOT_MEASURED}, nor is its robustness to adversarial "
+        "images."
     )
 
 

@@ -265,7 +265,7 @@ def describe_exports(records: CardRecords) -> str:
     first = name_conditions(records.exports[0])
     others = [record for record in records.exports if name_conditions(record) != first]
     text = (
-        f"Measured on {escape(first)}, through each folder's own files. Times are of one image after the other, in "
+        f"Measured on {escape(first)}, through each folder's own files. Latency is measured one image at a time, in "
         "turn with eager PyTorch."
     )
     return text + "".join(f" {escape(item.format)}: measured on {escape(name_conditions(item))}." for item in others)

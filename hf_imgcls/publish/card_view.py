@@ -136,13 +136,13 @@ def describe_preprocessing(records: CardRecords) -> str:
     elif "shortest_edge" in size:
         steps = [f"the shortest edge resized to {size['shortest_edge']} pixels"]
     else:
-        return "the image processor that is saved beside it"
+        return "the saved image processor"
     crop = processor.get("crop_size")
     if processor.get("do_center_crop") and crop:
-        steps.append(f"the middle {crop['width']} x {crop['height']} cut out")
+        steps.append(f"center-cropped to {crop['width']} x {crop['height']}")
     if processor.get("do_normalize") and processor.get("image_mean") and processor.get("image_std"):
         mean, std = (", ".join(f"{value:g}" for value in processor[key]) for key in ("image_mean", "image_std"))
-        steps.append(f"normalised with mean {mean} and deviation {std}")
+        steps.append(f"normalised with mean {mean} and standard deviation {std}")
     return "images in RGB, " + join_words(steps)
 
 
@@ -160,12 +160,12 @@ def describe_training(records: CardRecords) -> str:
         some = f"{trained:,} parameters were trained; the saved model has {total:,}."
         sentences.append(all_of_them if trained == total else some)
     epochs = f"{train['epoch']:g} epochs" if "epoch" in train else "Epochs not recorded"
-    steps = f", {state['global_step']:,} optimiser steps" if "global_step" in state else ""
+    steps = f", {state['global_step']:,} optimizer steps" if "global_step" in state else ""
     plural = "es" if run.world_size > 1 else ""
     if records.is_probe:
         sentences.append(
-            "The backbone saw every image once, without augmentation, and the head was solved for by L-BFGS; the "
-            f"penalty on its squared weights, {show_number(train.get('train_penalty'))}, was chosen on validation."
+            "The head was fitted by L-BFGS on features of the frozen backbone, without augmentation; its L2 penalty, "
+            f"{show_number(train.get('train_penalty'))}, was chosen on validation."
         )
     else:
         sentences.append(
@@ -176,13 +176,13 @@ def describe_training(records: CardRecords) -> str:
     cores = f"{escape(run.hardware.get('processor', 'a processor'))} with {run.hardware.get('cores', 'some')} cores"
     machine = f"{cores} and {', '.join(gpus)}" if gpus else f"{cores}, without a GPU"
     seconds = train.get("train_runtime")
-    taken = f"in {show_duration(seconds)}" if seconds is not None else "in a time that was not recorded"
-    sentences.append(f"It ran {taken} on {machine}.")
+    taken = show_duration(seconds) if seconds is not None else "a time that was not recorded"
+    sentences.append(f"It took {taken} on {machine}.")
     if run.resumed_from:
         places = ", ".join(map(code, run.resumed_from))
         starts = train.get("train_num_starts")  # records of older releases lack it
         part = f"all {starts} parts together" if starts else "the last part"
-        sentences.append(f"It was stopped and went on from {places}; the time is that of {part}.")
+        sentences.append(f"It was interrupted and resumed from {places}; the time is that of {part}.")
     if records.recipe.get("load_best_model_at_end") and state.get("best_global_step"):
         metric = str(records.recipe.get("metric_for_best_model", "auto")).removeprefix("eval_")
         if metric == "auto":
@@ -222,16 +222,16 @@ def _quote(text: str) -> str:
 
 def _tell_data(records: CardRecords) -> str:
     data = records.data
-    parts = [f"The data are {describe_data(records)}"]
+    parts = [f"The dataset is {describe_data(records)}"]
     parts.append(f", at revision {code(data.revision)}." if data.revision else ".")
     if records.is_built_in:
         parts.append(f" {_DIGITS}")
     parts.append(f" Images are in the column {code(data.image_column)}, labels in {code(data.label_column)}.")
     if data.image_modes:
         modes = join_words([f"{count:,} {code(mode)}" for mode, count in data.image_modes.items()])
-        parts.append(f" All were decoded beforehand; their modes: {modes}.")
+        parts.append(f" All images were decoded before training; their modes: {modes}.")
     else:
-        parts.append(f" Whether all of them can be read was {NOT_MEASURED} beforehand.")
+        parts.append(f" Whether all images can be decoded was {NOT_MEASURED}.")
     parts.append(f" {_tell_copies(data)}")
     return "".join(parts)
 
@@ -240,7 +240,7 @@ def _tell_copies(data: DataRecord) -> str:
     found = data.identical_images
     if found is None:
         return f"Near-duplicates, leaks between the splits and wrong labels: {NOT_MEASURED}."
-    shared = "; ".join(item.describe() for item in found.shared) or "no two splits have an image in common"
+    shared = "; ".join(item.describe() for item in found.shared) or "no image is in two splits"
     return f"Compared by their pixels: {shared}. Near-duplicates and wrong labels: {NOT_MEASURED}."
 
 
@@ -249,7 +249,7 @@ def _tell_subgroups(records: CardRecords) -> str:
     columns = [escape(name) for name in dict.fromkeys(entry["column"] for entry in slices)]
     columns = [name for name in columns if name.replace("\\", "") not in _MEASURED_GROUPS]
     if not columns:
-        return "not measured: the data name none, and groups were formed by properties of the images alone."
+        return "not measured: the dataset has no columns for them, and only groups by image properties were compared."
     return f"groups by {join_words(columns)} were compared, see above; others were not measured."
 
 
@@ -268,11 +268,11 @@ def _tell_reproduction(records: CardRecords) -> str:
     if run is None:
         return "The run's versions and seed are not recorded."
     where = f" at commit {code(run.code.removesuffix('-dirty'))}" if run.code else ""
-    changed = ", with changes that were not committed" if run.code and run.code.endswith("-dirty") else ""
+    changed = ", with uncommitted changes" if run.code and run.code.endswith("-dirty") else ""
     needs = ""
     if not records.is_hub_dataset and not records.is_built_in:
-        needs = f" It needs the dataset {code(records.data_name)}; the fingerprints above tell whether it is the same."
-    return f"With the recipes of hf_imgcls{where}{changed}, and `recipe.yaml` of this folder.{needs}"
+        needs = f" This needs the dataset {code(records.data_name)}; the fingerprints above tell whether it is the same."
+    return f"This uses the recipes of hf_imgcls{where}{changed} and this folder's `recipe.yaml`.{needs}"
 
 
 def _tell_versions(run: RunRecord | None) -> str:
@@ -282,8 +282,8 @@ def _tell_versions(run: RunRecord | None) -> str:
 
 
 def _tell_citation(records: CardRecords) -> str:
-    data = "the data as its own card asks"
+    data = "the dataset as its own card asks"
     if not records.is_hub_dataset:
-        data = "the dataset as named under *Data*" if records.is_built_in else "the data by its owner"
+        data = "the dataset as named under *Data*" if records.is_built_in else "the dataset as its owner asks"
     base = ", the base model as its card asks" if records.base_model else ""
     return f"No paper describes this model. Cite it by its name and revision{base}, and {data}."

@@ -45,7 +45,7 @@ def test_a_run_ends_with_a_card_whose_snippet_runs(run_recipe, tmp_path, monkeyp
     assert str(tmp_path) not in card
     assert "For teaching only." in card
     assert read_metadata(card)["license"] == "mit"
-    assert "**This is a smoke run:** it took 12 optimiser steps" in card
+    assert "**This is a smoke run:** it took 12 optimizer steps" in card
     assert find_foreign_numbers(card, folder) == []
     pictures = re.findall(r"!\[[^\]]+\]\((report/\w+\.png)\)", card)
     assert {"report/confusion.png", "report/reliability.png"} <= set(pictures)

@@ -137,7 +137,7 @@ def test_a_percentage_is_said_of_files_alone(num_files, read_otherwise, said, tm
     print_parity(record)
     assert f"{said.replace('100 %', '100.00%')}, {record.consumer}" in capsys.readouterr().out
     (row,) = [line for line in render_card(read_records(folder)).splitlines() if "Served = scored" in line]
-    assert f"| {said} get the answer that was scored" in row
+    assert f"| {said} are predicted as scored" in row
     assert ("%" in row) is said.endswith("files")
 
 
