@@ -279,8 +279,8 @@ def _limit_results(records: CardRecords) -> Iterator[str]:
         yield "There are no confidence intervals, because no report was written."
     elif share.high - share.low > _WIDE:
         yield (
-            f"{share.n:,} {split} images give a wide interval: {name} is {show_interval(share)}. Smaller differences to "
-            "another model are not meaningful."
+            f"{share.n:,} {split} images give a wide interval: {name} is {show_interval(share)}. Smaller differences "
+            "to another model are not meaningful."
         )
 
 
@@ -324,8 +324,8 @@ def _limit_groups(records: CardRecords) -> Iterator[str]:
     worse = [entry for entry in (records.report.slices if records.report else ()) if entry["verdict"] == "worse"]
     for entry in worse[:_MAX_NAMED]:
         yield (
-            f"It performs worse on {escape(entry['column'])} {escape(entry['group'])}: {show_number(entry['value'])} on "
-            f"{entry['n']:,} images, against {show_number(entry['rest'])} on the others."
+            f"It performs worse on {escape(entry['column'])} {escape(entry['group'])}: {show_number(entry['value'])} "
+            f"on {entry['n']:,} images, against {show_number(entry['rest'])} on the others."
         )
     if (side := judge_confidence(records).get("verdict")) in ("over", "under"):
         yield f"It is {side}-confident: its scores are not calibrated probabilities."

@@ -271,7 +271,7 @@ def _tell_reproduction(records: CardRecords) -> str:
     changed = ", with uncommitted changes" if run.code and run.code.endswith("-dirty") else ""
     needs = ""
     if not records.is_hub_dataset and not records.is_built_in:
-        needs = f" This needs the dataset {code(records.data_name)}; the fingerprints above tell whether it is the same."
+        needs = f" This needs the dataset {code(records.data_name)}; the fingerprints above identify it."
     return f"This uses the recipes of hf_imgcls{where}{changed} and this folder's `recipe.yaml`.{needs}"
 
 
