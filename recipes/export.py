@@ -15,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from hf_imgcls.arguments.fields import Arguments
+from hf_imgcls.arguments.first_word import name_first_word
 from hf_imgcls.arguments.parse import parse_arguments
-from hf_imgcls.arguments.reading import name_first_word
 from hf_imgcls.arguments.recall import names_dataset, recall_arguments
 from hf_imgcls.commands.command import run_recipe
 from hf_imgcls.digests import recording

@@ -21,10 +21,11 @@ from hf_imgcls.arguments.fields import (
     MeasureArguments,
     PublishArguments,
 )
+from hf_imgcls.arguments.first_word import name_data, name_first_word
 from hf_imgcls.arguments.installed import NEW_NAMES, OLD_NAMES, ONLY_IN_4, ONLY_IN_5, read_training_fields
 from hf_imgcls.arguments.known import known_arguments
 from hf_imgcls.arguments.other_names import OTHER_NAMES
-from hf_imgcls.arguments.reading import name_first_word, read_file, read_flags
+from hf_imgcls.arguments.reading import read_file, read_flags
 from hf_imgcls.arguments.rules import check_arguments, check_value
 from hf_imgcls.arguments.small_configs import choose_small_config
 from hf_imgcls.arguments.types import SECRETS, Argument, CoercionError, coerce, plain_value, show_value
@@ -32,6 +33,7 @@ from hf_imgcls.errors import ArgumentError, join_errors
 
 FINETUNE_GROUPS = tuple(group for group in GROUPS if group not in ("score", "push", "pretrain", "repeat"))
 
+_FIRST_WORDS = {"data": "DATA", "run": "RUN", "model_name_or_path": "RUN"}
 # What a message has before the name of an argument; for a file, its own name.
 FLAG, KEYWORD = "--", ""
 _PATHS = frozenset(f"{split}_{kind}" for split in ("train", "validation", "test") for kind in ("dir", "file")) | {
@@ -60,7 +62,8 @@ def parse_arguments(
         groups: The groups of flags that this command has. Keys of other groups in a file are passed over, so that one
             recipe serves all commands; as flags they are unknown.
         also: Names out of other groups that this command has.
-        positional: The name that a first word without a flag belongs to.
+        positional: The name that a first word without a flag belongs to; ``"data"`` for the data to train on, whose
+            argument is found by `hf_imgcls.arguments.first_word.name_data`.
 
     Returns:
         The arguments, with defaults filled in.
@@ -71,14 +74,18 @@ def parse_arguments(
     """
     known = {name: argument for name, argument in known_arguments().items() if argument.group in groups or name in also}
     argv = list(sys.argv[1:] if argv is None else argv)
-    if len(argv) == 1 and argv[0].endswith((".json", ".yaml", ".yml")):
-        argv = ["--config", argv[0]]
-    elif positional:
-        argv = name_first_word(argv, positional)
     problems: list[ArgumentError] = []
+    try:
+        if len(argv) == 1 and argv[0].endswith((".json", ".yaml", ".yml")):
+            argv = ["--config", argv[0]]
+        elif positional:
+            argv = name_data(argv) if positional == "data" else name_first_word(argv, positional)
+    except ArgumentError as problem:
+        problems.append(problem)
+        argv = argv[1:]
     used = {argument.group for argument in known.values()}
     titles = {group: title for group, title in GROUPS.items() if group in used}
-    flags, unknown = read_flags(argv, known, titles, description, problems, positional)
+    flags, unknown = read_flags(argv, known, titles, description, problems, _FIRST_WORDS.get(positional, ""))
     problems += [_unknown(name, FLAG, known) for name in unknown]
     content = _read_config(flags.pop("config", None), known, problems)
     arguments = _combine(content, _settle(flags, FLAG, known, problems), known, problems)

@@ -37,18 +37,13 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
         return str(action.metavar or default_metavar)
 
 
-def name_first_word(argv: list[str], name: str) -> list[str]:
-    """Let a command line begin with the value of its most important flag: ``RUN ...`` is ``--NAME RUN ...``."""
-    return [f"--{name}", *argv] if argv and not argv[0].startswith("-") else argv
-
-
 def read_flags(
     argv: list[str],
     known: dict[str, Argument],
     titles: Mapping[str, str],
     description: str,
     problems: list[ArgumentError],
-    positional: str = "",
+    first_word: str = "",
 ) -> tuple[dict[str, Any], list[str]]:
     """Split the command line.
 
@@ -58,7 +53,7 @@ def read_flags(
         titles: Group of flags -> its title in ``--help``.
         description: What the command does.
         problems: Flags with too few or too many values are added here.
-        positional: The flag that may be left out before the first word, for ``--help``.
+        first_word: What a first word without a flag is, for ``--help``.
 
     Returns:
         Flag -> its text, a list of texts, ``True`` for a bare boolean flag or ``None`` for ``null``; and the names of
@@ -70,7 +65,7 @@ def read_flags(
     parser = _Parser(
         description=description,
         allow_abbrev=False,
-        usage=f"%(prog)s {positional.upper() + ' ' if positional else ''}[--config FILE] [--NAME VALUE ...]",
+        usage=f"%(prog)s {f'[{first_word}] ' if first_word else ''}[--config FILE] [--NAME VALUE ...]",
         formatter_class=_Formatter,
         epilog="A boolean is switched on by its bare flag and off by --no_NAME or `--NAME false`; `null` unsets\n"
         "what a file has set; a mapping is inline YAML or JSON; dashes may stand for underscores.",

@@ -13,9 +13,9 @@ from hf_imgcls.layout import EXPORT_FILE, RECIPE_FILE
 
 logger = logging.getLogger(__name__)
 
-_SOURCES = ("dataset_name", "train_dir", "validation_dir", "test_dir", "train_file", "validation_file", "test_file")
+SOURCES = ("dataset_name", "train_dir", "validation_dir", "test_dir", "train_file", "validation_file", "test_file")
 # What describes a source and would be wrong about another one.
-_SOURCE_DETAILS = (
+SOURCE_DETAILS = (
     "dataset_config_name",
     "dataset_revision",
     "train_split_name",
@@ -41,13 +41,13 @@ def recall_arguments(argv: Sequence[str]) -> list[str]:
     Returns:
         The command line; unchanged if the model is no run of ours, or a ``--config`` is given.
     """
-    given = _read_flags(argv)
+    given = scan_flags(argv)
     recipe = find_run(given.get("model_name_or_path", "")) / RECIPE_FILE
     if "config" in given or not given.get("model_name_or_path") or not recipe.is_file():
         return list(argv)
     unset = {"output_dir", "num_processes"}
     if names_dataset(argv):
-        unset |= {*_SOURCES, *_SOURCE_DETAILS}
+        unset |= {*SOURCES, *SOURCE_DETAILS}
     nulls = [word for name in sorted(unset - given.keys()) for word in (f"--{name}", "null")]
     return ["--config", str(recipe), *nulls, *argv]
 
@@ -60,10 +60,10 @@ def find_run(model: str | Path) -> Path:
 
 def names_dataset(argv: Sequence[str]) -> bool:
     """Whether a command line says which data it is about."""
-    return bool(_read_flags(argv).keys() & {*_SOURCES, "config"})
+    return bool(scan_flags(argv).keys() & {*SOURCES, "config"})
 
 
-def _read_flags(argv: Sequence[str]) -> dict[str, str]:
+def scan_flags(argv: Sequence[str]) -> dict[str, str]:
     """Flag -> its first word, as far as that can be told without knowing the flags."""
     flags = {}
     for word, following in zip(argv, [*argv, ""][1:], strict=True):

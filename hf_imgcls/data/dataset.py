@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from datasets import Dataset
 
-from hf_imgcls.data.sources import BUILT_IN_SAMPLE
+from hf_imgcls.arguments.first_word import BUILT_IN_SAMPLE
 from hf_imgcls.records import MULTI_LABEL, DataRecord
 
 if TYPE_CHECKING:

@@ -18,11 +18,11 @@ from datasets import Dataset, DatasetBuilder, get_dataset_config_names, load_dat
 
 from hf_imgcls.arguments.fields import DataArguments
 from hf_imgcls.arguments.hub_names import is_repo_id
+from hf_imgcls.arguments.near_paths import offer_folders
 from hf_imgcls.data.class_lists import write_out_dates
 from hf_imgcls.data.converted import Conversion, is_conversion
 from hf_imgcls.data.hub_names import CONVERTED_REVISION
 from hf_imgcls.data.local_paths import make_plain_path
-from hf_imgcls.data.near_paths import offer_folders
 from hf_imgcls.data.prepared import find_prepared, find_root, remember_prepared
 from hf_imgcls.errors import DataError
 from hf_imgcls.retries import call_hub, diagnose

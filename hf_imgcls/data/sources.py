@@ -16,6 +16,8 @@ import pyarrow as pa
 from datasets import Dataset, DatasetDict, load_from_disk
 
 from hf_imgcls.arguments.fields import DataArguments
+from hf_imgcls.arguments.first_word import BUILT_IN_SAMPLE
+from hf_imgcls.arguments.near_paths import suggest_path
 from hf_imgcls.data.annotation import AnnotatedImages, read_annotation_file
 from hf_imgcls.data.archives import extract_archive, extract_archives, is_archive
 from hf_imgcls.data.class_lists import FileFeatures, read_file_features, read_prepared_features
@@ -23,7 +25,6 @@ from hf_imgcls.data.file_names import ImageNames
 from hf_imgcls.data.find_columns import find_image_column, find_label_column, holds_images
 from hf_imgcls.data.folders import build_dataset, describe_hidden, holds_plain_images, read_class_folder
 from hf_imgcls.data.local_paths import make_plain_path
-from hf_imgcls.data.near_paths import suggest_path
 from hf_imgcls.data.repository import (
     HubUnreachableError,
     describe_failure,
@@ -36,8 +37,6 @@ from hf_imgcls.data.split_folders import find_split_folders
 from hf_imgcls.data.splits import ROLES, check_not_empty, match_split_names, requested_splits
 from hf_imgcls.errors import DataError
 from hf_imgcls.retries import call_hub
-
-BUILT_IN_SAMPLE = "digits"
 
 
 @dataclass

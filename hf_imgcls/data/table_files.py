@@ -13,9 +13,9 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
+from hf_imgcls.arguments.first_word import TABLE_SUFFIXES
 from hf_imgcls.errors import DataError
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 _BLOCK_BYTES = 1 << 20
 _LARGEST_BLOCK = (1 << 31) - 1
 
@@ -29,7 +29,7 @@ def read_table(path: Path, flag: str, notes: list[str]) -> pa.Table:
     """Read a whole file; columns of a CSV file have the types that their values look like.
 
     Args:
-        path: A file with one of ``SUFFIXES``.
+        path: A file with one of ``TABLE_SUFFIXES``.
         flag: The flag that named it, for errors.
         notes: What was decided is appended here.
 
@@ -37,7 +37,7 @@ def read_table(path: Path, flag: str, notes: list[str]) -> pa.Table:
         DataError: It cannot be read.
     """
     suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
+    if suffix not in TABLE_SUFFIXES:
         raise DataError(
             f"{flag} {path} ends in {suffix or 'nothing'!r}",
             "a .csv, .tsv, .jsonl, .ndjson, .json or .parquet file",

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from hf_imgcls.arguments.first_word import BUILT_IN_SAMPLE
 from hf_imgcls.arguments.hub_names import is_repo_id
 from hf_imgcls.digests import find_changes
 from hf_imgcls.errors import CardError
@@ -25,7 +26,6 @@ from hf_imgcls.publish.files import MODEL_SUFFIXES
 from hf_imgcls.publish.privacy import cut_paths, list_paths
 from hf_imgcls.records import Baselines, DataRecord, Estimate, ExportRecord, ParityRecord, ReportRecord, RunRecord
 
-BUILT_IN_SAMPLE = "digits"
 _SPLIT_NAMES = ("train", "training", "validation", "valid", "val", "dev", "test", "testing")
 # Files that a card may refer to, besides the report's pictures.
 _NAMED_FILES = ("report/report.html", "report/report.json", EXPORTS_PICTURE)
