@@ -47,6 +47,7 @@ from hf_imgcls.classifier.preprocess import Normalizer
 from hf_imgcls.compat.arguments import build_training_arguments
 from hf_imgcls.data.transforms import attach_transforms
 from hf_imgcls.fit.model import build_model
+from hf_imgcls.fit.plan import TrainPlan
 from hf_imgcls.fit.trainer import ImageClassificationTrainer
 from hf_imgcls.measure.metrics.accumulate import ClassificationAccumulator
 
@@ -178,17 +179,16 @@ def time_ours(case: Case, compiled: bool, fed: bool, setting: Setting) -> float:
             "remove_unused_columns": False,
             "label_names": ["labels"],
         }
-        trainer = ImageClassificationTrainer(
+        plan = TrainPlan(
             model=model,
-            args=build_training_arguments(training),
-            train_dataset=dataset,
-            processing_class=processor,
+            train=dataset,
+            processor=processor,
             train_device_transform=transform,
             eval_device_transform=transform,
             new_accumulator=lambda: ClassificationAccumulator(len(LABELS)),
             callbacks=[watch],
-            **options,
         )
+        trainer = ImageClassificationTrainer(plan, build_training_arguments(training), **options)
         trainer.train()
     return watch.images_per_second
 

@@ -221,7 +221,9 @@ def measure_differences(files: list[bytes], size: int) -> list[str]:
         )
         split = build_dataset(files, decode=False)
         plan = attach_transforms(
-            SimpleNamespace(splits={"train": split, "validation": split}, is_multi_label=False, labels=["a", "b"]),
+            SimpleNamespace(
+                splits={"train": split, "validation": split}, is_multi_label=False, labels=["a", "b"], record=None
+            ),
             processor,
             arguments,
             seed=0,

@@ -34,6 +34,7 @@ from hf_imgcls.arguments.fields import DataArguments, FitArguments
 from hf_imgcls.classifier.preprocess import Normalizer
 from hf_imgcls.compat.arguments import build_training_arguments
 from hf_imgcls.fit.model import build_model
+from hf_imgcls.fit.plan import TrainPlan
 from hf_imgcls.fit.trainer import ImageClassificationTrainer
 from hf_imgcls.measure.metrics.accumulate import ClassificationAccumulator
 
@@ -81,7 +82,7 @@ class BareStep:
 
     def __init__(self, model: torch.nn.Module, trainer: ImageClassificationTrainer, batches: list[Batch]) -> None:
         args = trainer.args
-        self.model, self.batches, self.transform = model.to(args.device), batches, trainer.train_device_transform
+        self.model, self.batches, self.transform = model.to(args.device), batches, trainer.plan.train_device_transform
         self.device, self.max_norm, self.total = args.device, args.max_grad_norm, torch.zeros((), device=args.device)
         decayed = set(trainer.get_decay_parameter_names(model))
         groups = [
@@ -182,17 +183,17 @@ def compare(config: dict[str, Any], image_size: int, batch_size: int, num_steps:
             "label_names": ["labels"],
             "learning_rate": 1e-3,
         }
-        trainer = ImageClassificationTrainer(
+        plan = TrainPlan(
             model=model,
-            args=build_training_arguments(training),
-            train_dataset=Positions(batch_size * (num_steps + NUM_WARM_UP_STEPS)),
-            data_collator=lambda rows: dict(batches[next(steps) % len(batches)]),
-            processing_class=processor,
+            train=Positions(batch_size * (num_steps + NUM_WARM_UP_STEPS)),
+            processor=processor,
             train_device_transform=normalize,
             eval_device_transform=normalize,
             new_accumulator=lambda: ClassificationAccumulator(len(LABELS)),
             callbacks=[turns],
         )
+        ready = {"data_collator": lambda rows: dict(batches[next(steps) % len(batches)])}
+        trainer = ImageClassificationTrainer(plan, build_training_arguments(training), **ready)
         # Last in line, so that the progress bar is part of the Trainer's step.
         trainer.remove_callback(turns)
         trainer.add_callback(turns)

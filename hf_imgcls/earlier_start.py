@@ -92,11 +92,12 @@ def list_changed_arguments(run: RunRecord, args: Arguments) -> list[str]:
     names = [name for name in (now | run.recipe) if name not in published.union(_NOT_THE_RUN)]
     # What was left open then and is now gets the same value once data and model are known.
     left_open = list_left_open(run) - args.explicit if args.fit.training_policy == "auto" else set()
-    return [
+    changed = [
         f"{name}: {run.recipe.get(name)!r} then, {now.get(name)!r} now"
         for name in names
         if run.recipe.get(name) != now.get(name) and name not in left_open
     ]
+    return changed + ([f"hooks: {run.hooks} then, {args.hooks} now"] if run.hooks != args.hooks else [])
 
 
 def list_left_open(run: RunRecord) -> set[str]:

@@ -277,8 +277,7 @@ class DataRecord(Record):
         splits: ``train``/``validation``/``test`` -> record.
         image_modes: Source image mode (for example ``"RGB"``, ``"I;16"``) -> readable images of all splits together,
             the most frequent first; ``None`` where not every image was looked at.
-        identical_images: Images that are in two splits or have contradicting labels; ``None`` where not every image
-            was looked at.
+        identical_images: Images in two splits, or with contradicting labels; ``None`` where not all were looked at.
         manifest_hash: Root hash of ``data_manifest.parquet``; ``None`` where there is none.
         groups: What became of the groups of ``--group_column``; ``None`` without one.
         pixel_mean: Mean of the training split's red, green and blue in [0, 1], where ``--image_mean dataset`` or
@@ -453,11 +452,11 @@ class RunRecord(Record):
         base_model: The pretrained model: Hub id, or folder as the user named it; None for one from scratch.
         base_model_revision: The commit of it that was loaded, where it came from the Hub.
         model: What is trained; None in records of older releases.
-        files: Path in the folder -> size and checksum, for every file that the finished run has left, see
-            `hf_imgcls.digests`; empty in records of older releases.
+        files: Path in the folder of a finished run -> size and checksum; empty in records of older releases.
         checksum: SHA-256 of this record without this field, as JSON with sorted keys; empty while it runs.
         data_manifest: Root hash of ``data_manifest.parquet``; None where not every image was looked at.
         policy: The arguments in ``recipe`` that the user had left open and the training policy filled in.
+        hooks: Code that was handed over from Python, name -> where it is from; the recipe alone does not repeat it.
     """
 
     state: str
@@ -481,6 +480,7 @@ class RunRecord(Record):
     checksum: str = ""
     data_manifest: str | None = None
     policy: list[str] = field(default_factory=list)
+    hooks: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass

@@ -236,6 +236,7 @@ def begin_run(
         model=model,
         data_manifest=record.manifest_hash,
         policy=sorted(args.policy),
+        hooks=args.hooks,
     ).save(folder / RUN_FILE)
 
 

@@ -85,7 +85,7 @@ def main() -> None:
     from hf_imgcls.fit.advice import advise, advise_precision, describe_data, describe_plan, estimate_cost, read_sizes
     from hf_imgcls.fit.batch_size import settle_batch_size
     from hf_imgcls.fit.build import build_trainer, settle_unused_parameters, settle_workers
-    from hf_imgcls.fit.checkpoints import describe_run, find_checkpoint
+    from hf_imgcls.fit.checkpoints import find_checkpoint
     from hf_imgcls.fit.ladder import climb
     from hf_imgcls.fit.lr_range import describe_curve, draw_curve, find_learning_rate
     from hf_imgcls.fit.model import build_model, check_model
@@ -94,7 +94,8 @@ def main() -> None:
     from hf_imgcls.fit.pruning import prune_model
     from hf_imgcls.fit.quantization import add_quantizers
     from hf_imgcls.fit.rehearsal import StepTimes
-    from hf_imgcls.fit.same_run import check_same_run_everywhere
+    from hf_imgcls.fit.same_run import check_same_run_everywhere, describe_run
+    from hf_imgcls.fit.sampling import choose_order_seed
     from hf_imgcls.fit.saving import save_run
     from hf_imgcls.fit.settle_policy import describe_policy, settle_policy
     from hf_imgcls.fit.soup import cook_soup
@@ -146,7 +147,8 @@ def main() -> None:
             model = prune_model(model, args.fit.prune_ratio, image_size)
         args, asked = settle_policy(args, asked, training_args, model, image_size, dataset, output_dir / RUN_FILE)
         augmentation = check_augmentation(dataset, processor, args.data, resolve_augmentation(args.data))
-        batches = attach_transforms(dataset, processor, args.data, training_args.seed, augmentation)
+        seed, order_seed = training_args.seed, choose_order_seed(training_args)
+        batches = attach_transforms(dataset, processor, args.data, seed, augmentation, order_seed=order_seed)
         if args.data.show_batch and is_main_process():
             draw_batch(batches, dataset.labels, Path(asked.training["output_dir"]) / BATCH_PICTURE)
         model = adapt_model(model, args.fit)
@@ -174,8 +176,8 @@ def main() -> None:
         )
         metric = choose_accumulator(dataset, training_args.metric_for_best_model)
         pusher = start_pushing(args) if pushes else None
-        train_split = dataset.record.splits.get("train")
-        trainer = build_trainer(model, processor, batches, metric, args, training_args, train_split, identity, pusher)
+        trainer = build_trainer(model, processor, batches, metric, args, training_args, identity)
+        trainer.push_checkpoint = pusher
         if args.fit.find_lr:
             found = find_learning_rate(trainer)
             if is_main_process():

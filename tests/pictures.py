@@ -54,7 +54,7 @@ def build_split(files, first_index=100):
 def attach(files, processor=None, seed=0, **options):
     split = build_split(files)
     dataset = SimpleNamespace(
-        splits={"train": split, "validation": split}, is_multi_label=False, labels=["0", "1", "2"]
+        splits={"train": split, "validation": split}, is_multi_label=False, labels=["0", "1", "2"], record=None
     )
     arguments = DataArguments(**{"cache_decoded_images": "false", **options})
     return attach_transforms(dataset, processor or build_vit_processor(), arguments, seed)

@@ -42,7 +42,6 @@ LONG_FUNCTIONS: dict[str, int] = {
     "measure.score.score_folder": 89,
     "arguments.rules._check_sources": 86,
     "arguments.rules._check_model": 82,
-    "fit.build.build_trainer": 82,
     "data.stream_source.load_streaming": 73,
     "measure.compare.compare_tables": 67,
 }
@@ -51,16 +50,12 @@ LONG_MODULES: dict[str, int] = {
     "arguments.rules": 689,
     "arguments.fields": 612,
     "fit.resumable": 575,
-    "data.transforms": 450,
-    "fit.checkpoints": 429,
     "data.repository": 422,
     "fit.model": 415,
 }
 MANY_PARAMETERS: dict[str, int] = {
     "measure.parity.check_parity": 13,
-    "fit.trainer.ImageClassificationTrainer.__init__": 11,
     "measure.score.score_folder": 11,
-    "fit.build.build_trainer": 9,
     "measure.explain.explain.explain_examples": 9,
 }
 

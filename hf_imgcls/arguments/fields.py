@@ -19,8 +19,7 @@ from typing import Any, Literal
 from hf_imgcls.arguments.small_configs import LARGEST_SMALL
 
 DEFAULT_MODEL = "google/vit-base-patch16-224-in21k"
-# What ``publish.export`` writes.
-EXPORT_FORMATS = (
+EXPORT_FORMATS = (  # what `hf_imgcls.publish.export` writes
     "onnx", "onnx_fp16", "onnx_int8", "onnx_int8_dynamic", "openvino", "openvino_fp16", "openvino_int8",
     "openvino_int8_weights", "torch_export", "aot_inductor", "torchscript", "executorch", "tflite",
 )  # fmt: skip
@@ -590,14 +589,14 @@ class Arguments:
         fit: The model and its adaptation.
         measure: How the result is checked.
         publish: What is told and uploaded.
-        training: Keyword arguments for ``TrainingArguments``: what the user gave, and our defaults (see
-            ``training_defaults``). Two keys are not fields on transformers 5: ``warmup_ratio`` and ``logging_dir``;
-            ``lr_scheduler_type`` may be ``"step"``, which is ours.
+        training: Keyword arguments for ``TrainingArguments``, given or our defaults. ``warmup_ratio`` and
+            ``logging_dir`` are no fields of transformers 5; ``lr_scheduler_type`` may be ``"step"``, which is ours.
         hub_token: Kept apart from ``training``, which ends up in files.
         explicit: Names the user gave, in today's spelling.
         notes: What was changed about the user's words, one sentence each.
-        policy: Names that the training policy has filled in, see `hf_imgcls.fit.settle_policy`.
+        policy: Names that the training policy has filled in.
         in_memory: Whether the data is an object at hand, so that no source of data has to be named.
+        hooks: Code that was handed over from Python, name -> where it is from, see `hf_imgcls.fit.hooks`.
     """
 
     data: DataArguments
@@ -610,3 +609,4 @@ class Arguments:
     notes: list[str] = field(default_factory=list, compare=False)
     policy: set[str] = field(default_factory=set, compare=False)
     in_memory: bool = field(default=False, compare=False)
+    hooks: dict[str, str] = field(default_factory=dict)

@@ -38,6 +38,9 @@ def save_recipe(arguments: Arguments, path: str | os.PathLike[str]) -> None:
     """Write `to_recipe` as YAML, one comment per stage; ``--config PATH`` gives equal arguments again."""
     recipe, known = to_recipe(arguments), known_arguments()
     lines = [f"{RECIPE_HEADER} Repeat it with: --config THIS_FILE\n"]
+    if arguments.hooks:
+        lines = [f"{RECIPE_HEADER} It also had code from Python, which is not in this file:\n"]
+        lines += [f"#   {name}: {origin}\n" for name, origin in arguments.hooks.items()]
     for group, title in GROUPS.items():
         part = {name: value for name, value in recipe.items() if known[name].group == group}
         lines += [f"\n# --- {group}: {title} ---\n", dump_yaml(part)] if part else []

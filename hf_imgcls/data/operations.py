@@ -14,6 +14,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import InterpolationMode
 
 from hf_imgcls.data.augment import hash_uniforms
+from hf_imgcls.data.own_transform import seeded
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,18 +47,12 @@ class ImageOperations:
             draws: int64 ``(B,)``: what else the random numbers of an image depend on.
         """
         seeds = (hash_uniforms(seed, epoch, draws, 1, stream=_STREAM)[:, 0] * 2**53).astype(np.int64)
-        # The generator itself: torch.manual_seed would set those of the GPUs too.
-        generator = torch.default_generator
-        state = generator.get_state()
-        try:
-            for image, number in zip(pixel_values, seeds.tolist(), strict=True):
-                generator.manual_seed(number)
+        for image, number in zip(pixel_values, seeds.tolist(), strict=True):
+            with seeded(number):
                 changed = image
                 for operation in self.operations:
                     changed = operation(changed)
                 image.copy_(changed)
-        finally:
-            generator.set_state(state)
         return pixel_values
 
 

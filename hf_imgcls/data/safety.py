@@ -24,7 +24,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
 from hf_imgcls.arguments.augmentation import Augmentation
-from hf_imgcls.data.transforms import EvalTransform
+from hf_imgcls.data.image_transforms import EvalTransform
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

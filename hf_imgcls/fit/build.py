@@ -5,12 +5,11 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import EarlyStoppingCallback
+from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_utils import has_length
 
 from hf_imgcls.catalogue import EVALUATION, TRAINING, choose_selection, is_higher_better, list_metrics
@@ -19,20 +18,22 @@ from hf_imgcls.data.streaming import StreamingSplit
 from hf_imgcls.errors import ArgumentError, DataError, ModelError
 from hf_imgcls.fit.depthwise import speed_up_depthwise
 from hf_imgcls.fit.distill import build_distiller
+from hf_imgcls.fit.hooks import Hooks, try_loss
 from hf_imgcls.fit.imbalance import build_loss
 from hf_imgcls.fit.layers import GradualUnfreezing
 from hf_imgcls.fit.lr_range import grow_learning_rate
+from hf_imgcls.fit.plan import TrainPlan
 from hf_imgcls.fit.resizing import resize_progressively
 from hf_imgcls.fit.sampling import build_sampler, choose_order_seed
 from hf_imgcls.fit.schedule import ScheduleBuilder, schedule_steps
 from hf_imgcls.fit.trainer import ImageClassificationTrainer
-from hf_imgcls.records import MULTI_LABEL, RunIdentity, SplitRecord
+from hf_imgcls.records import MULTI_LABEL, RunIdentity
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
     from transformers.image_processing_utils import BaseImageProcessor
 
-    from hf_imgcls.arguments.fields import Arguments
+    from hf_imgcls.arguments.fields import Arguments, FitArguments
     from hf_imgcls.data.transforms import BatchPlan
     from hf_imgcls.fit.evaluation import Accumulator
 
@@ -44,98 +45,84 @@ def build_trainer(
     new_accumulator: Callable[[], Accumulator],
     args: Arguments,
     training_args: TrainingArguments,
-    train_split: SplitRecord | None = None,
     identity: RunIdentity | None = None,
-    push_checkpoint: Callable[[Path], None] | None = None,
+    hooks: Hooks | None = None,
 ) -> ImageClassificationTrainer:
     """Put the parts of a run together.
 
     Args:
         model: From ``hf_imgcls.fit.adapt.adapt_model``.
         processor: Saved with every checkpoint.
-        batches: The splits with their transforms attached.
+        batches: The splits with their transforms attached; what ``--imbalance`` does follows from their record.
         new_accumulator: Makes an empty accumulator for the validation metrics.
         args: What the user asked for; early stopping and the schedule "step" are read from it.
-        training_args: From ``hf_imgcls.compat.models.build_training_arguments``.
-        train_split: The record of the training split; what ``--imbalance`` does follows from its counts.
+        training_args: From ``hf_imgcls.fit.training_arguments.build_training_arguments``.
         identity: What run the checkpoints belong to.
-        push_checkpoint: See `ImageClassificationTrainer`.
+        hooks: The user's own loss and callbacks; ``batches`` has the transform, and ``model`` is the model.
 
     Raises:
+        ArgumentError: Arguments, hooks and labels do not fit each other.
         DataError: There is nothing to train on, or nothing to evaluate on although that is asked for.
         ModelError: The model cannot checkpoint gradients, or take smaller images, and is asked to.
     """
-    for split, flag, is_needed, fix in (
-        ("train", "--do_train", training_args.do_train, "name one with --train_dir or --train_split_name"),
-        ("validation", "--do_eval", training_args.do_eval, "cut one with --train_val_split 0.15, or --do_eval false"),
-    ):
-        if is_needed and split not in batches.splits:
-            raise DataError(f"the dataset has no {split} split", f"one for {flag}", fix)
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    if training_args.gradient_checkpointing and not base.supports_gradient_checkpointing:
-        raise ModelError(
-            f"{type(base).__name__} has no gradient checkpointing",
-            "ViT, Swin and their like",
-            "use --auto_find_batch_size",
-        )
+    hooks = hooks or Hooks()
+    _check_splits(training_args, batches)
+    _check_gradient_checkpointing(training_args, model)
     several = model.config.problem_type == MULTI_LABEL
     choose_selection_metric(training_args, several, model.config.num_labels, args.fit.adaptation)
-    _check_steps(training_args, batches.train)
-    labels = list(model.config.id2label.values())
-    callbacks = []
-    if args.fit.early_stopping_patience is not None:
-        callbacks.append(EarlyStoppingCallback(args.fit.early_stopping_patience, args.fit.early_stopping_threshold))
-    if args.fit.unfreeze_epochs:
-        callbacks.append(GradualUnfreezing(model, args.fit.unfreeze_epochs))
-    if isinstance(batches.train, StreamingSplit):
-        batches.train.seed = choose_order_seed(training_args)
-    build_schedule: ScheduleBuilder | None = None
-    if args.fit.find_lr:
-        build_schedule = grow_learning_rate
-    elif args.training.get("lr_scheduler_type") == "step":
-        build_schedule = functools.partial(
-            schedule_steps, training_args, args.training.get("lr_scheduler_kwargs") or {}
-        )
+    labels, order_seed = list(model.config.id2label.values()), choose_order_seed(training_args)
+    if hooks.loss is not None:
+        mixes = bool(batches.augmentation.mixup_alpha or batches.augmentation.cutmix_alpha)
+        try_loss(hooks.loss, len(labels), multi_label=several, mixes=mixes)
     train_options = {}
     if args.fit.progressive_resizing < 1:
         epochs = math.ceil(training_args.num_train_epochs)
         train_options = resize_progressively(model, batches.train_transform, args.fit.progressive_resizing, epochs)
-    sampler = build_sampler(args.fit, batches, choose_order_seed(training_args))
     if training_args.device.type == "cpu" and not args.fit.quantization_aware_training:  # NNCF looks for convolutions
         speed_up_depthwise(model)
-
-    def set_epoch(epoch: int) -> None:
-        batches.set_epoch(epoch)
-        if sampler is not None:
-            sampler.set_epoch(epoch)
-
-    build = functools.partial(
-        ImageClassificationTrainer,
+    plan = TrainPlan(
         model=model,
-        args=training_args,
-        train_dataset=batches.train,
-        eval_dataset=batches.validation,
-        processing_class=processor,
-        callbacks=callbacks,
         train_device_transform=batches.train_device_transform,
         eval_device_transform=batches.eval_device_transform,
         new_accumulator=new_accumulator,
-        set_epoch=set_epoch,
-        build_schedule=build_schedule,
-        identity=identity,
-        push_checkpoint=push_checkpoint,
-        loss=build_loss(args.fit, labels, train_split, multi_label=several),
-        train_sampler=sampler,
-        ema_decay=args.fit.ema_decay,
-        layer_lr_decay=args.fit.layer_lr_decay,
-        train_options=train_options,
-        channels_last=args.fit.channels_last,
+        train=batches.train,
+        validation=batches.validation,
+        processor=processor,
+        set_epoch=batches.set_epoch,
+        loss=build_loss(args.fit, labels, batches.record.splits.get("train"), multi_label=several),
+        own_loss=hooks.loss,
+        sampler=build_sampler(args.fit, batches, order_seed),
         distiller=build_distiller(args.fit, args.data, labels, processor, multi_label=several),
+        build_schedule=choose_schedule(args, training_args),
+        callbacks=[*_build_callbacks(model, args.fit), *hooks.callbacks],
+        train_options=train_options,
+        layer_lr_decay=args.fit.layer_lr_decay,
+        ema_decay=args.fit.ema_decay,
+        channels_last=args.fit.channels_last,
+        identity=identity,
     )
     try:
-        return build()
+        return ImageClassificationTrainer(plan, training_args)
     except (ImportError, RuntimeError, ValueError) as error:
         raise refuse_arguments(error) from error
+
+
+def _build_callbacks(model: nn.Module, fit: FitArguments) -> list[TrainerCallback]:
+    callbacks: list[TrainerCallback] = []
+    if fit.early_stopping_patience is not None:
+        callbacks.append(EarlyStoppingCallback(fit.early_stopping_patience, fit.early_stopping_threshold))
+    if fit.unfreeze_epochs:
+        callbacks.append(GradualUnfreezing(model, fit.unfreeze_epochs))
+    return callbacks
+
+
+def choose_schedule(args: Arguments, training_args: TrainingArguments) -> ScheduleBuilder | None:
+    """Return what builds the run's learning-rate schedule; ``None`` for those of transformers."""
+    if args.fit.find_lr:
+        return grow_learning_rate
+    if args.training.get("lr_scheduler_type") == "step":
+        return functools.partial(schedule_steps, training_args, args.training.get("lr_scheduler_kwargs") or {})
+    return None
 
 
 def settle_workers(training_args: TrainingArguments, batches: BatchPlan, explicit: set[str]) -> None:
@@ -204,8 +191,15 @@ def choose_selection_metric(
             )
 
 
-def _check_steps(training_args: TrainingArguments, train: Any) -> None:
-    """Refuse training data that would give no step, or no end."""
+def _check_splits(training_args: TrainingArguments, batches: BatchPlan) -> None:
+    """Refuse data without a split that is needed, or whose training split gives no step, or no end."""
+    for split, flag, is_needed, fix in (
+        ("train", "--do_train", training_args.do_train, "name one with --train_dir or --train_split_name"),
+        ("validation", "--do_eval", training_args.do_eval, "cut one with --train_val_split 0.15, or --do_eval false"),
+    ):
+        if is_needed and split not in batches.splits:
+            raise DataError(f"the dataset has no {split} split", f"one for {flag}", fix)
+    train = batches.train
     if isinstance(train, StreamingSplit) and training_args.max_steps <= 0 and not has_length(train):
         raise DataError(
             "a stream whose length is not known, and max_steps is not given",
@@ -218,4 +212,14 @@ def _check_steps(training_args: TrainingArguments, train: Any) -> None:
             f"dataloader_drop_last, and the {len(train)} training images make no batch of {needed}",
             "at least one whole batch",
             "leave out --dataloader_drop_last, or pass a smaller --per_device_train_batch_size",
+        )
+
+
+def _check_gradient_checkpointing(training_args: TrainingArguments, model: Any) -> None:
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if training_args.gradient_checkpointing and not base.supports_gradient_checkpointing:
+        raise ModelError(
+            f"{type(base).__name__} has no gradient checkpointing",
+            "ViT, Swin and their like",
+            "use --auto_find_batch_size",
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from tqdm.auto import tqdm
@@ -20,17 +20,18 @@ class SetEpochCallback(TrainerCallback):
     """Tells the training transforms which epoch it is: augmentation is a function of seed, epoch and sample.
 
     Args:
-        set_epoch: Called with the epoch (int, from 0) before the epoch's first batch is asked for.
+        followers: Each called with the epoch (int, from 0) before the epoch's first batch is asked for.
     """
 
-    def __init__(self, set_epoch: Callable[[int], None]) -> None:
-        self._set_epoch = set_epoch
+    def __init__(self, followers: Sequence[Callable[[int], None]]) -> None:
+        self._followers = followers
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Epochs are whole numbers here, also after a resume in mid-epoch."""
-        self._set_epoch(math.floor(state.epoch or 0))
+        for follow in self._followers:
+            follow(math.floor(state.epoch or 0))
 
 
 class TrainingLoop(Protocol):

@@ -140,9 +140,9 @@ def _measure(trainer: ImageClassificationTrainer) -> tuple[NDArray[np.float64], 
     accumulator: Any = evaluate_batches(
         trainer.model,
         loader,
-        trainer.new_accumulator(),
+        trainer.plan.new_accumulator(),
         PartialState(),
-        device_transform=trainer.eval_device_transform,
+        device_transform=trainer.plan.eval_device_transform,
         autocast=trainer.compute_loss_context_manager,
     )
     examples = accumulator.collect_examples()

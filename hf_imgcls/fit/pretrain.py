@@ -29,9 +29,10 @@ from hf_imgcls.classifier.head import find_head_modules, find_linear_head
 from hf_imgcls.compat.models import keep_fast_processor
 from hf_imgcls.data.collate import WholeBatch
 from hf_imgcls.extras import require
-from hf_imgcls.fit.checkpoints import describe_run
 from hf_imgcls.fit.neighbours import ask_neighbours
+from hf_imgcls.fit.plan import TrainPlan
 from hf_imgcls.fit.probe import compute_features
+from hf_imgcls.fit.same_run import describe_run
 from hf_imgcls.fit.trainer import ImageClassificationTrainer
 
 if TYPE_CHECKING:
@@ -223,19 +224,19 @@ def build_pretrainer(
     def refuse() -> Any:
         raise AssertionError("a self-supervised model has no answers to measure")
 
-    return ImageClassificationTrainer(
+    plan = TrainPlan(
         model=learner,
-        args=training_args,
-        train_dataset=Views(batches.train),
-        processing_class=processor,
-        callbacks=[MomentumTeacher(learner, fit.teacher_momentum)],
         train_device_transform=batches.train_device_transform,
         eval_device_transform=batches.eval_device_transform,
         new_accumulator=refuse,
+        train=Views(batches.train),
+        processor=processor,
         set_epoch=batches.set_epoch,
-        identity=identity,
         loss=_ViewLoss(learner, dataset.is_multi_label),
+        callbacks=[MomentumTeacher(learner, fit.teacher_momentum)],
+        identity=identity,
     )
+    return ImageClassificationTrainer(plan, training_args)
 
 
 def judge_backbone(

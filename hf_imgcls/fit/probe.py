@@ -28,8 +28,8 @@ from hf_imgcls.classifier.head import find_linear_head
 from hf_imgcls.classifier.reading import Reading
 from hf_imgcls.data.batches import BatchedSplit
 from hf_imgcls.data.cache import find_cache_folder, fingerprint_files, write_atomically
+from hf_imgcls.data.image_transforms import EvalTransform
 from hf_imgcls.data.label_sets import read_label_ids
-from hf_imgcls.data.transforms import EvalTransform
 from hf_imgcls.errors import DataError, ModelError, NumericsError
 from hf_imgcls.fit.evaluation import build_eval_dataloader
 from hf_imgcls.fit.solve_head import solve_head
@@ -192,7 +192,9 @@ def _extract(trainer: ImageClassificationTrainer, head: nn.Linear, split: Any, r
     try:
         for rows in loader:
             batch = {name: value.to(trainer.args.device, non_blocking=True) for name, value in rows.items()}
-            pixels = trainer.eval_device_transform(batch)["pixel_values"].contiguous(memory_format=torch.channels_last)
+            pixels = trainer.plan.eval_device_transform(batch)["pixel_values"].contiguous(
+                memory_format=torch.channels_last
+            )
             values = _read_inputs(model, head, pixels)
             bar.update(len(values))
             yield values.float().cpu()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_imgcls.data.transforms import TrainTransform
+from hf_imgcls.data.image_transforms import TrainTransform
 from hf_imgcls.errors import ModelError
 
 _GROWS_FROM, _GROWN_AT = 0.5, 0.8  # shares of the epochs

@@ -38,7 +38,6 @@ from hf_imgcls.fit.callbacks import EndingCallback, RunCallback, ThroughputProgr
 from hf_imgcls.fit.checkpoints import (
     Inspection,
     checkpoint_path,
-    describe_run,
     inspect_checkpoint,
     partial_path,
     rotate_checkpoints,
@@ -49,6 +48,7 @@ from hf_imgcls.fit.faults import describe_failed_save, name_newest, translate_fa
 from hf_imgcls.fit.finite import FiniteWatch
 from hf_imgcls.fit.mirror import mirror_folder
 from hf_imgcls.fit.quantization import is_quantized, plain_state, read_quantizers, save_quantizers
+from hf_imgcls.fit.same_run import describe_run
 from hf_imgcls.fit.stopping import Agreement, StopSignals, WorkerGuard, decide_on_main
 from hf_imgcls.fit.trackers import Tracker, wrap_trackers
 from hf_imgcls.peers import get_peers
@@ -70,9 +70,11 @@ class ResumableTrainer(Trainer):
 
     Args:
         identity: What run the checkpoints belong to.
-        push_checkpoint: Told each checkpoint, on the main process; it must not wait for the Hub.
         ema_decay: Average the weights, see `hf_imgcls.fit.averaging`; ``None`` does not.
         **kwargs: What ``Trainer`` takes.
+
+    Attributes:
+        push_checkpoint: Told each checkpoint, on the main process; it must not wait for the Hub. ``None`` at first.
     """
 
     # Set by Trainer, outside its __init__.
@@ -83,16 +85,14 @@ class ResumableTrainer(Trainer):
         self,
         *,
         identity: RunIdentity | None = None,
-        push_checkpoint: Callable[[Path], None] | None = None,
         ema_decay: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         args = self.args
         self.identity = identity or describe_run(self.model, args)
-        self._push_checkpoint = push_checkpoint
-        self._agreement = Agreement(args.ddp_timeout_delta)
-        self._signals = StopSignals()
+        self.push_checkpoint: Callable[[Path], None] | None = None
+        self._agreement, self._signals = Agreement(args.ddp_timeout_delta), StopSignals()
         self._workers = WorkerGuard()
         self.at_epoch_end = False
         if ema_decay is not None and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
@@ -427,8 +427,8 @@ class ResumableTrainer(Trainer):
         )
         self._all_or_none(lambda: self._seal(folder, record), partial)
         self._saved_step = step
-        if self._push_checkpoint is not None and self.is_world_process_zero():
-            self._push_checkpoint(checkpoint_path(folder, step))
+        if self.push_checkpoint is not None and self.is_world_process_zero():
+            self.push_checkpoint(checkpoint_path(folder, step))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """See ``Trainer``; what is saved is an ordinary model, with quantisers, if there are any, beside it."""

@@ -160,7 +160,11 @@ def _starts_from_probe(
     asked: Arguments, model: PreTrainedModel, image_size: tuple[int, int], num_images: int | None
 ) -> bool:
     """Whether a run that was not told what to train begins with a probe (``--adaptation auto``)."""
-    if asked.explicit.intersection(_STEPS) or asked.fit.model_type is not None:
+    if (
+        asked.explicit.intersection(_STEPS)
+        or asked.hooks.keys() & {"loss", "model"}
+        or asked.fit.model_type is not None
+    ):
         return False
     if not num_images or num_images > AUTO_IMAGES:
         return False

@@ -7,8 +7,7 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import PartialState
@@ -22,17 +21,18 @@ from hf_imgcls.data.collate import collate_batch
 from hf_imgcls.data.streaming import StreamingSplit
 from hf_imgcls.errors import DataError
 from hf_imgcls.fit.callbacks import SetEpochCallback
-from hf_imgcls.fit.distill import Distiller
-from hf_imgcls.fit.evaluation import Accumulator, BatchTransform, build_eval_dataloader, evaluate_batches
+from hf_imgcls.fit.evaluation import build_eval_dataloader, evaluate_batches
 from hf_imgcls.fit.layers import decay_learning_rates
 from hf_imgcls.fit.loss import LossFunction, choose_loss, divide_losses
 from hf_imgcls.fit.optimizers import choose_optimizer, describe_optimizer
 from hf_imgcls.fit.quantization import is_quantizer
 from hf_imgcls.fit.resumable import ResumableTrainer
-from hf_imgcls.fit.sampling import EpochSampler, ShuffledSampler, WithoutLast, choose_order_seed, leaves_batch_of_one
-from hf_imgcls.fit.schedule import ScheduleBuilder
+from hf_imgcls.fit.sampling import ShuffledSampler, WithoutLast, choose_order_seed, leaves_batch_of_one
 from hf_imgcls.fit.solve_head import Solution
 from hf_imgcls.records import MULTI_LABEL
+
+if TYPE_CHECKING:
+    from hf_imgcls.fit.plan import TrainPlan
 
 logger = logging.getLogger(__name__)
 
@@ -41,94 +41,80 @@ class ImageClassificationTrainer(ResumableTrainer):
     """Trains on uint8 batches, evaluates every example once, and can be stopped anywhere.
 
     Args:
-        model: A classification model, or the ``PeftModel`` around one.
-        args: ``TrainingArguments``, best from ``hf_imgcls.compat.models.build_training_arguments``.
-        train_device_transform: Finishes a training batch on the device (normalises, augments).
-        eval_device_transform: The same for evaluation; exactly what the saved processor does.
-        new_accumulator: Makes an empty accumulator; its ``compute()`` gives the validation metrics.
-        set_epoch: Told the epoch before its first batch.
-        build_schedule: Makes a schedule for an optimizer and a number of steps; ``None`` for transformers' own.
-        loss: The loss of each sample, from `hf_imgcls.fit.imbalance.build_loss`; by default that of the model's labels.
-        train_sampler: Which examples an epoch shows; by default all of them in random order.
-        distiller: A teacher that the model learns from besides the labels.
-        layer_lr_decay: See `hf_imgcls.fit.layers.decay_learning_rates`.
-        train_options: What the model's forward is given besides the batch, in training steps.
-        channels_last: Whether images and convolutions have the channels last in memory.
-        **kwargs: What `ResumableTrainer` and ``Trainer`` take.
+        plan: Model, data, loss and all else of a run that ``TrainingArguments`` do not hold.
+        args: ``TrainingArguments``, best from ``hf_imgcls.fit.training_arguments.build_training_arguments``.
+        **kwargs: What ``Trainer`` takes in addition, such as ``data_collator``.
     """
 
-    def __init__(
-        self,
-        *,
-        train_device_transform: BatchTransform,
-        eval_device_transform: BatchTransform,
-        new_accumulator: Callable[[], Accumulator],
-        set_epoch: Callable[[int], None] | None = None,
-        build_schedule: ScheduleBuilder | None = None,
-        loss: LossFunction | None = None,
-        train_sampler: EpochSampler | None = None,
-        distiller: Distiller | None = None,
-        layer_lr_decay: float = 1.0,
-        train_options: dict[str, Any] | None = None,
-        channels_last: bool = False,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, plan: TrainPlan, args: TrainingArguments, **kwargs: Any) -> None:
         kwargs.setdefault("data_collator", collate_batch)
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        if channels_last:
-            kwargs["model"].to(memory_format=torch.channels_last)
-        several = kwargs["model"].config.problem_type == MULTI_LABEL
-        self._loss: LossFunction = loss or choose_loss("auto", multi_label=several)
-        self._train_sampler = train_sampler
+        self.plan = plan
+        self.memory_format = torch.channels_last if plan.channels_last else torch.contiguous_format
+        if plan.channels_last:
+            plan.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        several = plan.model.config.problem_type == MULTI_LABEL
+        self._loss: LossFunction = plan.loss or choose_loss("auto", multi_label=several)
         self._said_without_last = False
         with warnings.catch_warnings():
             # Trainer's own smoothing is not used, and ours does know several labels.
             warnings.filterwarnings("ignore", message="Label smoothing is not compatible with multi-label")
-            super().__init__(**kwargs, compute_loss_func=self._compute_classification_loss)
+            super().__init__(
+                model=plan.model,
+                args=args,
+                train_dataset=plan.train,
+                eval_dataset=plan.validation,
+                processing_class=plan.processor,
+                callbacks=list(plan.callbacks),
+                identity=plan.identity,
+                ema_decay=plan.ema_decay,
+                compute_loss_func=self._compute_classification_loss,
+                **kwargs,
+            )
         # A head that accepts **kwargs would be handed num_items_in_batch as well; the loss is ours alone.
         self.model_accepts_loss_kwargs = False
-        self.train_device_transform = train_device_transform
-        self.eval_device_transform = eval_device_transform
-        self.new_accumulator = new_accumulator
-        self._build_schedule = build_schedule
-        self._distiller = distiller
-        self._layer_lr_decay = layer_lr_decay
-        self._train_options = train_options or {}
         self._sample_index = torch.empty(0, dtype=torch.int64)
         self.probe: Solution | None = None  # the head that was solved for, on the features that training began with
-        if set_epoch is not None:
-            self.add_callback(SetEpochCallback(set_epoch))
+        followers = [plan.set_epoch, plan.sampler and plan.sampler.set_epoch]
+        self.add_callback(SetEpochCallback([follow for follow in followers if follow is not None]))
 
     # ------------------------------------------------------------------------------------------------ batches
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         inputs = super()._prepare_inputs(inputs)
+        plan, training = self.plan, self.model.training
         with torch.no_grad():
-            batch = (self.train_device_transform if self.model.training else self.eval_device_transform)(inputs)
+            batch = (plan.train_device_transform if training else plan.eval_device_transform)(inputs)
         batch["pixel_values"] = batch["pixel_values"].contiguous(memory_format=self.memory_format)
         self._sample_index = batch["sample_index"]
-        if self._distiller is not None and self.model.training:
+        if plan.distiller is not None and training:
             with self.compute_loss_context_manager():
-                self._distiller.look(batch["pixel_values"])
-        options = self._train_options if self.model.training else {}
+                plan.distiller.look(batch["pixel_values"])
+        options = plan.train_options if training else {}
         return {"pixel_values": batch["pixel_values"], "labels": batch["labels"], **options}
 
     def _compute_classification_loss(
         self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
-        losses = self._loss(outputs.logits, labels, self.args.label_smoothing_factor)
-        if self._distiller is not None and self.model.training:
-            losses = self._distiller.mix(losses, outputs.logits)
+        entries = labels.shape[1] if self._loss.multi_label else 1
+        if self.plan.own_loss is not None:
+            count = len(labels) if num_items_in_batch is None else num_items_in_batch / entries
+            loss = self.plan.own_loss(outputs.logits, labels, count)
+            losses = loss.expand(len(labels))
+        else:
+            losses = self._loss(outputs.logits, labels, self.args.label_smoothing_factor)
+            if self.plan.distiller is not None and self.model.training:
+                losses = self.plan.distiller.mix(losses, outputs.logits)
+            loss = divide_losses(losses, num_items_in_batch, entries)
         if self.model.training:
             self._watch.add(losses, self._sample_index)
-        return divide_losses(losses, num_items_in_batch, labels.shape[1] if self._loss.multi_label else 1)
+        return loss
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not counted: transformers' estimate takes every pixel for a token, and walks all parameters at each step."""
         return 0
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
-        sampler = self._train_sampler or super()._get_train_sampler(train_dataset)
+        sampler = self.plan.sampler or super()._get_train_sampler(train_dataset)
         # Several processes fill their last batches up from the beginning.
         if self.args.world_size > 1 or self.args.dataloader_drop_last or not has_length(self.train_dataset):
             return sampler
@@ -141,7 +127,7 @@ class ImageClassificationTrainer(ResumableTrainer):
                 "%d training images in batches of %d leave a last batch of 1, which BatchNorm cannot normalise: each "
                 "epoch leaves out one image, drawn at random.", count, size,
             )  # fmt: skip
-        return WithoutLast(self._train_sampler or ShuffledSampler(count, choose_order_seed(self.args)))
+        return WithoutLast(self.plan.sampler or ShuffledSampler(count, choose_order_seed(self.args)))
 
     def get_train_dataloader(self) -> DataLoader:
         """Map-style data is sharded by Accelerate; a stream is already this process's shard and is left alone."""
@@ -202,9 +188,9 @@ class ImageClassificationTrainer(ResumableTrainer):
             accumulator: Any = evaluate_batches(
                 model,
                 dataloader,
-                self.new_accumulator(),
+                self.plan.new_accumulator(),
                 PartialState(),
-                device_transform=self.eval_device_transform,
+                device_transform=self.plan.eval_device_transform,
                 autocast=self.compute_loss_context_manager,
                 on_batch=functools.partial(self._after_evaluation_batch, isinstance(dataset, StreamingSplit)),
             )
@@ -253,8 +239,8 @@ class ImageClassificationTrainer(ResumableTrainer):
             optimizer = super().create_optimizer(*args, **kwargs)
         except (ImportError, RuntimeError, TypeError, ValueError) as error:
             raise refuse_arguments(error, describe_optimizer(self.args)) from error
-        if is_new and self._layer_lr_decay < 1:
-            decay_learning_rates(optimizer, self.model, self._layer_lr_decay)
+        if is_new and self.plan.layer_lr_decay < 1:
+            decay_learning_rates(optimizer, self.model, self.plan.layer_lr_decay)
         return optimizer
 
     @staticmethod
@@ -268,13 +254,13 @@ class ImageClassificationTrainer(ResumableTrainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """Transformers' schedules, and others."""
-        if self._build_schedule is None:
+        if self.plan.build_schedule is None:
             try:
                 return super().create_scheduler(num_training_steps, optimizer)
             except (TypeError, ValueError) as error:
                 what = f"--lr_scheduler_type {self.args.lr_scheduler_type.value} with these --lr_scheduler_kwargs"
                 raise refuse_arguments(error, what) from error
         if self.lr_scheduler is None:
-            self.lr_scheduler = self._build_schedule(optimizer or self.optimizer, num_training_steps)
+            self.lr_scheduler = self.plan.build_schedule(optimizer or self.optimizer, num_training_steps)
             self._created_lr_scheduler = True
         return self.lr_scheduler

@@ -19,7 +19,7 @@ from hf_imgcls.classifier.memory import ReusedMemory
 from hf_imgcls.classifier.preprocess import Normalizer, Preprocessor
 from hf_imgcls.data.augment import draw_crops_and_flips, hash_uniforms
 from hf_imgcls.data.collate import collate_batch
-from hf_imgcls.data.transforms import TrainTransform
+from hf_imgcls.data.image_transforms import TrainTransform
 from hf_imgcls.errors import ArgumentError, DataError, ModelError
 
 

@@ -18,14 +18,14 @@ from hf_imgcls.fit.finite import FiniteWatch
 
 def poison(trainer, sample_index, value):
     """Give one sample's pixels a value that is no number, on the device."""
-    inner = trainer.train_device_transform
+    inner = trainer.plan.train_device_transform
 
     def transform(batch):
         out = inner(batch)
         out["pixel_values"][batch["sample_index"] == sample_index] = value
         return out
 
-    trainer.train_device_transform = transform
+    trainer.plan.train_device_transform = transform
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -33,8 +33,8 @@ def poison(trainer, sample_index, value):
 def test_a_sample_without_a_finite_loss_is_named(value, family, digits, tmp_path):  # noqa: F811
     trainer = make_trainer(digits, tmp_path, family, max_steps=4, save_strategy="steps", save_steps=1, logging_steps=1)
     seen = []
-    inner = trainer.train_device_transform
-    trainer.train_device_transform = lambda batch: (seen.append(batch["sample_index"].tolist()), inner(batch))[1]
+    inner = trainer.plan.train_device_transform
+    trainer.plan.train_device_transform = lambda batch: (seen.append(batch["sample_index"].tolist()), inner(batch))[1]
     trainer.train()
     bad_step, bad = 3, seen[2][5]
     assert all(bad not in batch for batch in seen[:2])
@@ -117,7 +117,7 @@ def test_a_nan_image_is_named_before_or_at_its_step(tmp_path):
 def test_nan_in_the_last_step_is_not_too_late_for_a_gpu(digits, tmp_path):  # noqa: F811
     trainer = make_trainer(digits, tmp_path, max_steps=2, save_strategy="no")
     trainer._watch._lag = 1  # as on a GPU
-    inner, seen = trainer.train_device_transform, []
+    inner, seen = trainer.plan.train_device_transform, []
 
     def poison_last(batch):
         out = inner(batch)
@@ -126,7 +126,7 @@ def test_nan_in_the_last_step_is_not_too_late_for_a_gpu(digits, tmp_path):  # no
             out["pixel_values"][0] = float("nan")
         return out
 
-    trainer.train_device_transform = poison_last
+    trainer.plan.train_device_transform = poison_last
     with pytest.raises(NumericsError, match="step 2: the loss"):
         trainer.train()
 

@@ -29,6 +29,7 @@ from hf_imgcls.data.transforms import attach_transforms
 from hf_imgcls.fit.adapt import adapt_model
 from hf_imgcls.fit.loss import SampleLoss
 from hf_imgcls.fit.model import build_model
+from hf_imgcls.fit.plan import TrainPlan
 from hf_imgcls.fit.sampling import ClassBalancedSampler
 from hf_imgcls.fit.trainer import ImageClassificationTrainer
 from hf_imgcls.measure.metrics.accumulate import ClassificationAccumulator
@@ -92,14 +93,13 @@ def main(out: Path, batch_size: int, accumulation: int) -> None:
         if family == "imbalance":
             options = {
                 "loss": SampleLoss(class_weights=torch.linspace(0.2, 3.0, 10)),
-                "train_sampler": ClassBalancedSampler(batches.train.read_labels(), seed=0),
+                "sampler": ClassBalancedSampler(batches.train.read_labels(), seed=0),
                 "ema_decay": 0.5,
             }
-        trainer = ImageClassificationTrainer(
+        plan = TrainPlan(
             model=adapt_model(model, fit),
-            args=args,
-            train_dataset=batches.train,
-            eval_dataset=batches.validation,
+            train=batches.train,
+            validation=batches.validation,
             train_device_transform=batches.train_device_transform,
             eval_device_transform=batches.eval_device_transform,
             new_accumulator=partial(
@@ -108,6 +108,7 @@ def main(out: Path, batch_size: int, accumulation: int) -> None:
             set_epoch=batches.set_epoch,
             **options,
         )
+        trainer = ImageClassificationTrainer(plan, args)
         trainer.train()
         metrics[family] = {
             name: value for name, value in trainer.evaluate().items() if not name.endswith(("runtime", "per_second"))

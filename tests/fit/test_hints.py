@@ -87,8 +87,7 @@ def prepare(folder, fit, data=None, seed=0, **training):
     args = build_training_arguments(training)
     model = adapt_model(model, fit)
     trainer = build_trainer(
-        model, processor, batches, partial(ClassificationAccumulator, len(dataset.labels)), asked, args,
-        dataset.record.splits["train"],
+        model, processor, batches, partial(ClassificationAccumulator, len(dataset.labels)), asked, args
     )  # fmt: skip
     size = batches.train_transform.preprocessor.target_size
     plan = describe_plan(asked, dataset, args, model, size, read_sizes(dataset))

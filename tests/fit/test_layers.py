@@ -13,8 +13,9 @@ from tiny_models import TINY_CONFIGS
 from hf_imgcls.arguments.fields import Arguments, FitArguments, MeasureArguments, PublishArguments
 from hf_imgcls.classifier.head import find_head_modules, head_parameter_names
 from hf_imgcls.errors import ModelError, OutputError
-from hf_imgcls.fit.checkpoints import Inspection, check_same_run, describe_run
+from hf_imgcls.fit.checkpoints import Inspection, check_same_run
 from hf_imgcls.fit.layers import GradualUnfreezing, decay_learning_rates, number_layers
+from hf_imgcls.fit.same_run import describe_run
 from hf_imgcls.records import CheckpointRecord
 
 

@@ -74,7 +74,7 @@ def test_crops_have_the_size_wherever_they_are_made(operations, digits, tmp_path
     assert transform.resamples_on_device == (not operations)
     for epoch, size in ((0, 16), (99, 32)):
         transform.set_epoch(epoch)
-        batch = trainer.train_device_transform(trainer.train_dataset[[0, 1, 2]])
+        batch = trainer.plan.train_device_transform(trainer.train_dataset[[0, 1, 2]])
         assert tuple(batch["pixel_values"].shape) == (3, 3, size, size)
 
 

@@ -133,7 +133,7 @@ def test_evaluation_counts_each_example_once_and_its_loss_is_the_mean(digits, tm
     logits, labels = [], []
     for start in range(0, 32, 8):
         rows = trainer.eval_dataset[list(range(start, start + 8))]
-        batch = trainer.eval_device_transform(dict(rows))
+        batch = trainer.plan.eval_device_transform(dict(rows))
         with torch.no_grad():
             logits.append(trainer.model.eval()(pixel_values=batch["pixel_values"]).logits)
         labels.append(batch["labels"])
