@@ -89,7 +89,7 @@ def test_a_run_learns_reports_and_says_what_it_found(trained):
     assert [goal["status"] for goal in report["goals"]] == ["met", "not met"]
     assert {entry["column"] for entry in report["slices"]} >= {"number", "brightness"}
     assert report["gallery"]["worst_mistakes"][0]["image"]
-    assert "Missed and invented labels" in (folder / "report" / "report.html").read_text()
+    assert "Missed and false-positive labels" in (folder / "report" / "report.html").read_text()
 
 
 @pytest.mark.slow

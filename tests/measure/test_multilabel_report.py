@@ -395,8 +395,8 @@ def test_the_report_is_whole_and_its_page_sound(tmp_path):
     assert "abstention" not in page.ids
     assert "Confusions" not in page.text
     for words in (
-        "Mean average precision", "Hamming loss", "Missed and invented labels", "Thresholds", "Subset accuracy",
-        "With 0.5 for every class", "Gap at the same number of labels", "Right answers nearest to a threshold",
+        "Mean average precision", "Hamming loss", "Missed and false-positive labels", "Thresholds", "Subset accuracy",
+        "With 0.5 for every class", "Gap at the same number of labels", "Correct predictions nearest to a threshold",
         "labels per image",
     ):  # fmt: skip
         assert words in page.text, words

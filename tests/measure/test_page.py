@@ -172,7 +172,7 @@ def test_metrics_stand_in_a_row_with_their_interval_and_n(written):
 def test_goals_are_judged_at_the_top(written):
     _, text, page = written
     assert text.index('id="goals"') < text.index('id="contents-title"') < text.index('id="metrics"')
-    assert "The goals are not met: of 3, 1 met, 1 not met, 1 not distinguishable." in page.by_id["goals"]
+    assert "Not all goals are met: of 3, 1 met, 1 not met, 1 not distinguishable." in page.by_id["goals"]
     rows = [" ".join(" ".join(row).split()) for row in page.rows]
     assert any(row.startswith("accuracy>=0.2 met") for row in rows)
     assert any(row.startswith("worst_class_recall>=0.999 not met") for row in rows)
@@ -184,9 +184,9 @@ def test_goals_are_judged_at_the_top(written):
     [
         ([], "unknown", "No goals were set"),
         (["met", "met"], "met", "All 2 goals are met."),
-        (["met", "not measured"], "unknown", "It cannot be told whether the goals are met: 1 met, 1 not measured."),
-        (["not distinguishable"], "unknown", "It cannot be told"),
-        (["not met", "not measured"], "not-met", "The goals are not met: of 2, 1 not met, 1 not measured."),
+        (["met", "not measured"], "unknown", "The data are too few to judge every goal: 1 met, 1 not measured."),
+        (["not distinguishable"], "unknown", "The data are too few"),
+        (["not met", "not measured"], "not-met", "Not all goals are met: of 2, 1 not met, 1 not measured."),
     ],
 )
 def test_verdicts(statuses, kind, expected):

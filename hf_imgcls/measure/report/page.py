@@ -33,17 +33,17 @@ _SECTIONS = (
     ("goals", "Verdict on the goals"),
     ("metrics", "Metrics"),
     ("baselines", "Baselines on the same images"),
-    ("notes", "What a reader should know"),
+    ("notes", "Notes"),
     ("classes", "Classes"),
     ("confusion", "Confusions"),
     ("calibration", "Calibration"),
-    ("abstention", "Leaving the uncertain to a person"),
+    ("abstention", "Selective prediction"),
     ("slices", "Groups of images"),
-    ("learning", "How training went"),
+    ("learning", "Training curves"),
     ("gallery", "Examples"),
     ("explanations", "Explanations"),
     ("latency", "Latency and size"),
-    ("exports", "The same model elsewhere"),
+    ("exports", "Exports"),
 )
 # A PNG of a photograph is five times as large as a JPEG that looks the same at this size.
 _MAX_PNG_BYTES = 12_000
@@ -82,7 +82,7 @@ def render_page(content: Mapping[str, Any], charts: Mapping[str, Chart], images:
     several = content["multi_label"] is not None
     left_out = {name for name in ("notes", "baselines", "learning", "exports") if not content[name]}
     left_out |= {"abstention"} if several else set()
-    titles = {"confusion": "Missed and invented labels"} if several else {}
+    titles = {"confusion": "Missed and false-positive labels"} if several else {}
     sections = [(name, titles.get(name, title)) for name, title in _SECTIONS if name not in left_out]
     return environment.from_string(_read_part("template.html")).render(
         report=content,
@@ -124,10 +124,10 @@ def judge_report(goals: list[dict[str, Any]], *, multi_label: bool = False) -> d
     }
     parts = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     if counts["not met"]:
-        return {"kind": "not-met", "sign": "✗", "text": f"The goals are not met: of {len(goals)}, {parts}."}
+        return {"kind": "not-met", "sign": "✗", "text": f"Not all goals are met: of {len(goals)}, {parts}."}
     if counts["met"] == len(goals):
         return {"kind": "met", "sign": "✓", "text": f"All {len(goals)} goals are met."}
-    return {"kind": "unknown", "sign": "?", "text": f"It cannot be told whether the goals are met: {parts}."}
+    return {"kind": "unknown", "sign": "?", "text": f"The data are too few to judge every goal: {parts}."}
 
 
 def drop_pictures(page: str) -> str:
