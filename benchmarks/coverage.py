@@ -21,18 +21,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hf_imgcls.measure.metrics.accumulate import ClassificationAccumulator
-from hf_imgcls.measure.metrics.accumulate_multi_label import MultiLabelAccumulator
-from hf_imgcls.measure.metrics.top_scores import TopScores
-from hf_imgcls.measure.multi_label_table import MultiLabelTable, Table
 from hf_imgcls.measure.report.estimates import estimate_metrics, rank_classes
 from hf_imgcls.measure.report.goals import Goal, judge
 from hf_imgcls.measure.report.multi_label_estimates import estimate_label_metrics, rank_label_sets
-from hf_imgcls.measure.tables import PredictionTable
+from hf_imgcls.measure.tables import MultiLabelTable, PredictionTable, Table
+from hf_imgcls.measure.task import MULTI, SINGLE
 from hf_imgcls.records import Estimate, ReportRecord
 
 POPULATION, BATCH_SIZE, LEVEL, DRAWS = 20_000, 1_000, 0.95, 300
-SINGLE = (
+SINGLE_METRICS = (
     "accuracy", "balanced_accuracy", "macro_precision", "macro_f1", "weighted_f1", "roc_auc", "average_precision",
     "log_loss", "brier", "ece", "adaptive_ece",
 )  # fmt: skip
@@ -58,7 +55,7 @@ class Setting(NamedTuple):
     name: str
     n: int
     build: Callable[[], Table]
-    metrics: tuple[str, ...] = SINGLE
+    metrics: tuple[str, ...] = SINGLE_METRICS
     counts: tuple[int, ...] = ()
 
 
@@ -106,28 +103,24 @@ def build_several(frequencies: Any, margin: float) -> MultiLabelTable:
     targets = scene > norm.isf(frequencies) * np.sqrt(0.98)
     blur = 0.6 * generator.normal(size=(POPULATION, 1))
     logits = generator.normal(size=shape) + blur + np.where(targets, margin, -margin)
-    accumulator = MultiLabelAccumulator(num_labels)
+    recorder = MULTI.new_recorder(num_labels, None)
     for start in range(0, POPULATION, BATCH_SIZE):
         rows = np.arange(start, start + BATCH_SIZE)
-        accumulator.update(logits[rows], targets[rows].astype(np.float32), rows)
+        recorder.update(logits[rows], targets[rows].astype(np.float32), rows)
     names = [f"class {index}" for index in range(num_labels)]
-    examples, thresholds = accumulator.collect_examples(), accumulator.thresholds
-    return MultiLabelTable.from_examples(examples, split="test", labels=names, thresholds=thresholds)
+    table: MultiLabelTable = MULTI.collect_table(recorder, split="test", labels=names)
+    return table
 
 
 def make_table(logits: np.ndarray, labels: np.ndarray) -> PredictionTable:
     """The prediction table of these answers, as scoring makes it."""
-    accumulator, top = ClassificationAccumulator(logits.shape[1]), TopScores(logits.shape[1])
+    recorder = SINGLE.new_recorder(logits.shape[1], None)
     for start in range(0, len(labels), BATCH_SIZE):
         rows = np.arange(start, min(start + BATCH_SIZE, len(labels)))
-        batch = accumulator.measure_batch(logits[rows], labels[rows], rows)
-        accumulator.add(batch)
-        top.update(batch)
-    examples = accumulator.collect_examples()
-    collected = top.collect(examples.sample_index)
-    assert collected is not None
+        recorder.update(logits[rows], labels[rows], rows)
     names = [f"class {index}" for index in range(logits.shape[1])]
-    return PredictionTable.from_examples(examples, *collected, split="test", labels=names)
+    table: PredictionTable = SINGLE.collect_table(recorder, split="test", labels=names)
+    return table
 
 
 EQUAL = {k: np.full(k, 1 / k) for k in (5, 10)}

@@ -17,7 +17,7 @@ import numpy as np
 from recipe_runs import finetune
 
 from hf_imgcls.measure.compare import compare_tables
-from hf_imgcls.measure.multi_label_table import load_table
+from hf_imgcls.measure.tables import Table
 
 CONFIG = Path(__file__).parents[1] / "recipes" / "configs" / "fashion_mnist_convnext.yaml"
 STUDENT = (
@@ -57,7 +57,7 @@ def main() -> None:
             folders = [Path(work, f"{name}_{seed}") for name in ("alone", "taught")]
             for folder, flags in zip(folders, ((), taught), strict=True):
                 finetune((*base, "--seed", seed, *flags), folder)
-            alone, better = (load_table(folder / "predictions_test.parquet") for folder in folders)
+            alone, better = (Table.load(folder / "predictions_test.parquet") for folder in folders)
             found = compare_tables(alone, better).metrics["accuracy"]
             differences.append(found.b - found.a)
             print(

@@ -25,14 +25,11 @@ import numpy as np
 import pyarrow
 import scipy
 
-from hf_imgcls.measure.metrics.accumulate import ClassificationAccumulator
-from hf_imgcls.measure.metrics.accumulate_multi_label import MultiLabelAccumulator
-from hf_imgcls.measure.metrics.top_scores import TopScores
-from hf_imgcls.measure.multi_label_table import MultiLabelTable
 from hf_imgcls.measure.report.multi_label_summary import summarise_label_sets
 from hf_imgcls.measure.report.summary import summarise
 from hf_imgcls.measure.report.write import write_report
-from hf_imgcls.measure.tables import PredictionTable
+from hf_imgcls.measure.tables import MultiLabelTable, PredictionTable
+from hf_imgcls.measure.task import MULTI, SINGLE
 
 BATCH_SIZE = 64
 LIMIT_S, LIMIT_GIB = 60.0, 2.0
@@ -41,36 +38,30 @@ LIMIT_S, LIMIT_GIB = 60.0, 2.0
 def write_table(path: Path, split: str, num_examples: int, num_labels: int) -> None:
     """Make up answers that are right about 8 times in 10 and too sure of themselves, batch by batch, and save them."""
     generator = np.random.default_rng(len(split))
-    accumulator, top = ClassificationAccumulator(num_labels), TopScores(num_labels)
+    recorder = SINGLE.new_recorder(num_labels, None)
     for start in range(0, num_examples, BATCH_SIZE):
         index = np.arange(start, min(start + BATCH_SIZE, num_examples))
         labels = index % num_labels
         logits = generator.normal(scale=2.0, size=(len(index), num_labels)).astype(np.float32)
         logits[np.arange(len(index)), labels] += generator.normal(9.5, 2.5, len(index))
-        batch = accumulator.measure_batch(2.5 * logits, labels, index)
-        accumulator.add(batch)
-        top.update(batch)
-    examples = accumulator.collect_examples()
-    collected = top.collect(examples.sample_index)
-    assert collected is not None
+        recorder.update(2.5 * logits, labels, index)
     names = [f"class {number}" for number in range(num_labels)]
-    PredictionTable.from_examples(examples, *collected, split=split, labels=names).save(path)
+    SINGLE.collect_table(recorder, split=split, labels=names).save(path)
 
 
 def write_several_labels(path: Path, split: str, num_examples: int, num_labels: int) -> None:
     """The same where an image has 2.9 labels on average, as in COCO, most of them of a few frequent classes."""
     generator = np.random.default_rng(len(split))
-    accumulator = MultiLabelAccumulator(num_labels)
+    recorder = MULTI.new_recorder(num_labels, None)
     frequency = np.geomspace(1.0, 0.01, num_labels)
     frequency *= 2.9 / frequency.sum()
     for start in range(0, num_examples, BATCH_SIZE):
         index = np.arange(start, min(start + BATCH_SIZE, num_examples))
         targets = generator.random((len(index), num_labels)) < frequency
         logits = generator.normal(np.where(targets, 2.0, -4.0), 1.5).astype(np.float32)
-        accumulator.update(1.5 * logits, targets.astype(np.float32), index)
+        recorder.update(1.5 * logits, targets.astype(np.float32), index)
     names = [f"class {number}" for number in range(num_labels)]
-    examples, thresholds = accumulator.collect_examples(), accumulator.thresholds
-    MultiLabelTable.from_examples(examples, split=split, labels=names, thresholds=thresholds).save(path)
+    MULTI.collect_table(recorder, split=split, labels=names).save(path)
 
 
 def report_table(path: Path, validation: Path | None, *, several: bool) -> None:

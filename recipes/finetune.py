@@ -101,11 +101,11 @@ def main() -> None:
     from hf_imgcls.fit.soup import cook_soup
     from hf_imgcls.fit.tune import finish_search, search
     from hf_imgcls.measure.final_model import finish_saved_model
-    from hf_imgcls.measure.metrics.accumulate_multi_label import choose_accumulator
     from hf_imgcls.measure.probe_baseline import answer_with_probe, solve_probe
     from hf_imgcls.measure.results import write_metrics
     from hf_imgcls.measure.run_report import check_measuring, report_score
     from hf_imgcls.measure.saved_model import measure_saved_model
+    from hf_imgcls.measure.task import choose_accumulator
     from hf_imgcls.publish.base_model import describe_model
     from hf_imgcls.publish.card import write_card
     from hf_imgcls.publish.during_training import start_pushing

@@ -39,7 +39,7 @@ MAX_FUNCTION, MAX_MODULE, MAX_PARAMETERS = 60, 400, 8
 
 LONG_FUNCTIONS: dict[str, int] = {
     "arguments.rules._check_training": 115,
-    "measure.score.score_folder": 89,
+    "measure.score.score_folder": 86,
     "arguments.rules._check_sources": 86,
     "arguments.rules._check_model": 82,
     "data.stream_source.load_streaming": 73,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hf_imgcls.measure.metrics.accumulate_multi_label import MultiLabelAccumulator
 
 import hf_imgcls
 from hf_imgcls.catalogue import (
@@ -28,7 +29,6 @@ from hf_imgcls.catalogue import (
     list_shown,
 )
 from hf_imgcls.measure.metrics.accumulate import ClassificationAccumulator
-from hf_imgcls.measure.metrics.accumulate_multi_label import MultiLabelAccumulator
 
 ROOT = Path(hf_imgcls.__file__).parent
 

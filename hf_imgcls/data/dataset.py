@@ -37,6 +37,11 @@ class ImageDataset:
     manifest: Manifest | None = None
 
     @property
+    def problem_type(self) -> str:
+        """What a label is, as a model's config spells it."""
+        return self.record.problem_type
+
+    @property
     def is_multi_label(self) -> bool:
         """Whether an image may show several of the classes, or none."""
         return self.record.problem_type == MULTI_LABEL

@@ -15,16 +15,15 @@ from typing import Any
 import numpy as np
 
 from hf_imgcls.arguments.recall import find_run
-from hf_imgcls.arrays import FloatArray
 from hf_imgcls.catalogue import get_primary
 from hf_imgcls.errors import DataError
 from hf_imgcls.layout import DATA_FILE, RUN_FILE
 from hf_imgcls.measure.compare import BETTER, COMPARED_METRICS, WORSE, compare_tables
 from hf_imgcls.measure.learning import is_probe
-from hf_imgcls.measure.multi_label_table import MultiLabelTable, Table, load_table
 from hf_imgcls.measure.remedies import suggest_remedies
 from hf_imgcls.measure.report.drawing import shorten_name
-from hf_imgcls.measure.tables import PredictionTable, count_top
+from hf_imgcls.measure.tables import Table
+from hf_imgcls.measure.task import Task, task_of
 from hf_imgcls.records import LARGEST_CLASS, PROBE, Baseline, Baselines, DataRecord, MetricComparison, RunRecord
 
 PROBE_FILE = "predictions_{split}_probe.parquet"
@@ -49,7 +48,7 @@ def find_baselines(table: Table, folder: str | Path) -> Baselines | None:
     if not (run / RUN_FILE).is_file() or not (run / DATA_FILE).is_file():
         return None
     record, train = RunRecord.load(run / RUN_FILE), DataRecord.load(run / DATA_FILE).splits.get("train")
-    metric = choose_metric(record.recipe, several=isinstance(table, MultiLabelTable))
+    metric = choose_metric(record.recipe, task_of(table))
     found = []
     if train is None or not train.class_counts or not train.num_examples:
         found.append(
@@ -65,15 +64,15 @@ def find_baselines(table: Table, folder: str | Path) -> Baselines | None:
     return Baselines(found, shortfall)
 
 
-def choose_metric(recipe: Mapping[str, Any], *, several: bool) -> str:
+def choose_metric(recipe: Mapping[str, Any], task: Task) -> str:
     """Return the metric that baselines are compared by: accuracy, unless the run was about all classes alike.
 
     Args:
         recipe: The run's arguments.
-        several: Whether an image may have several labels, which are compared by mean average precision.
+        task: What a label is; where an image may have several, mean average precision stands for all metrics.
     """
-    primary = get_primary(multi_label=several)
-    if several:
+    primary = get_primary(multi_label=not task.is_exclusive)
+    if not task.is_exclusive:
         return primary
     selected = str(recipe.get("metric_for_best_model") or "").removeprefix("eval_")
     if selected in _AVERAGES_OVER_CLASSES:
@@ -127,7 +126,7 @@ def show_value(metric: str, value: float) -> str:
 
 def _hold_against_largest(table: Table, counts: Mapping[str, int], num_train: int, metric: str) -> Baseline:
     answers = answer_constantly(table, counts, num_train)
-    answer = answers.labels[answers.prediction[0]] if isinstance(answers, PredictionTable) else ""
+    answer = task_of(answers).name_constant(answers)
     comparison = compare_tables(answers, table, metrics=[metric], draws=_DRAWS).metrics[metric]
     return Baseline(LARGEST_CLASS, comparison, metric, answer, num_train)
 
@@ -139,7 +138,7 @@ def _hold_against_probe(table: Table, run: Path, record: RunRecord, metric: str)
         beside = "this run" if record.world_size == 1 else f"a run of {record.world_size} processes"
         why = "it was measured on another split" if is_elsewhere else f"there was no probe beside {beside}"
         return Baseline(PROBE, metric=metric, remark=why)
-    probe = load_table(path)
+    probe = Table.load(path)
     try:
         comparison = compare_tables(probe, table, metrics=[metric], draws=_DRAWS).metrics[metric]
     except DataError:  # another test split than the run's
@@ -165,23 +164,5 @@ def answer_constantly(table: Table, counts: Mapping[str, int], num_train: int) -
         "files": table.files,
         "source": table.source | {"model": "a constant answer"},
     }
-    if isinstance(table, MultiLabelTable):
-        scores = per_class / (num_train + 2)
-        loss = -(np.log(scores) * table.targets + np.log(1 - scores) * ~table.targets).mean(axis=1)
-        shape = table.scores.shape
-        return MultiLabelTable(
-            **about, targets=table.targets, scores=np.broadcast_to(scores.astype(np.float32), shape), log_loss=loss,
-            thresholds=np.full(len(scores), 0.5),
-        )  # fmt: skip
-    shares: FloatArray = per_class / per_class.sum()
-    order = np.argsort(-shares, kind="stable")
-    top, n = order[: count_top(len(order))], len(table)
-    return PredictionTable(
-        **about,
-        label=table.label,
-        prediction=np.full(n, order[0]),
-        log_loss=-np.log(shares)[table.label],
-        reference_rank=np.argsort(order)[table.label],
-        top_classes=np.broadcast_to(top, (n, len(top))),
-        top_probabilities=np.broadcast_to(shares[top].astype(np.float32), (n, len(top))),
-    )
+    task = task_of(table)
+    return task.table(**about | task.answer_constantly(table, per_class, num_train))

@@ -30,10 +30,9 @@ from hf_imgcls.catalogue import (
 from hf_imgcls.errors import ArgumentError, DataError
 from hf_imgcls.measure.metrics.single import average_counts
 from hf_imgcls.measure.multi_label_compare import LABEL_METRICS, PairCounts, join_label_tables
-from hf_imgcls.measure.multi_label_table import MultiLabelTable, Table
 from hf_imgcls.measure.statistics.differences import adjust_by_holm, estimate_paired_difference, run_mcnemar_test
 from hf_imgcls.measure.statistics.intervals import DEFAULT_DRAWS, DEFAULT_LEVEL, draw_statistics, take_percentiles
-from hf_imgcls.measure.tables import PredictionTable, unique_names
+from hf_imgcls.measure.tables import MultiLabelTable, PredictionTable, Table, unique_names
 from hf_imgcls.records import ComparisonRecord, Estimate, MetricComparison
 
 BETTER, WORSE, NOT_DISTINGUISHABLE = "better", "worse", "not distinguishable"

@@ -11,16 +11,11 @@ from accelerate import PartialState
 from hf_imgcls.classifier.head import fold_temperature
 from hf_imgcls.classifier.loading import load_classifier
 from hf_imgcls.errors import DataError
-from hf_imgcls.measure.multi_label_table import MultiLabelTable, Table
 from hf_imgcls.measure.results import flatten_score
 from hf_imgcls.measure.score import score_folder
-from hf_imgcls.measure.statistics.calibration import (
-    fit_sigmoid_temperature,
-    fit_temperature,
-    read_log_scores,
-    read_logits,
-)
 from hf_imgcls.measure.statistics.thresholds import MIN_POSITIVES, tune_thresholds
+from hf_imgcls.measure.tables import MultiLabelTable, Table
+from hf_imgcls.measure.task import task_of
 from hf_imgcls.records import THRESHOLDS_KEY
 
 if TYPE_CHECKING:
@@ -96,16 +91,13 @@ def calibrate_saved_model(
 
 
 def _fit_table(table: Table) -> float:
-    if isinstance(table, MultiLabelTable):
-        return fit_sigmoid_temperature(read_logits(table.scores), table.targets)
-    scores = read_log_scores(table)
-    if scores is None:
+    if not table.is_complete:
         raise DataError(
             f"calibrate with {len(table.labels):,} classes",
             "at most 1,000 classes, whose scores are all kept",
             "leave out --calibrate",
         )
-    return fit_temperature(scores, table.label)
+    return task_of(table).fit_temperature(table)
 
 
 def set_saved_thresholds(

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from hf_imgcls.arrays import FloatArray, IntArray
 from hf_imgcls.catalogue import EVALUATION, METRICS, list_metrics
 from hf_imgcls.measure.metrics.multi_label import BoolArray, average_decisions
-from hf_imgcls.measure.multi_label_table import MultiLabelTable
+from hf_imgcls.measure.tables import MultiLabelTable
 
 PairCounts = tuple[IntArray, IntArray, IntArray, IntArray]
 

@@ -23,8 +23,7 @@ from hf_imgcls.classifier.image_source import Picture
 from hf_imgcls.classifier.pipeline import PipelineConsumer
 from hf_imgcls.classifier.reading import Reading
 from hf_imgcls.errors import DataError, ParityError
-from hf_imgcls.measure.metrics.accumulate import ExampleTable
-from hf_imgcls.measure.metrics.accumulate_multi_label import MultiLabelExamples
+from hf_imgcls.measure.metrics.examples import ExampleTable, MultiLabelExamples
 from hf_imgcls.measure.offered import offer
 from hf_imgcls.measure.scored_answers import Disagreement, ScoredAnswers, Tolerance, build_scored
 from hf_imgcls.records import ParityRecord

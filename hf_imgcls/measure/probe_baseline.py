@@ -30,7 +30,7 @@ from hf_imgcls.fit.probe import compute_features
 from hf_imgcls.fit.solve_head import Solution, solve_head
 from hf_imgcls.measure.baselines import PROBE_FILE, PROBE_KEY
 from hf_imgcls.measure.learning import is_probe
-from hf_imgcls.measure.score import LabelSetRecorder, Recorder
+from hf_imgcls.measure.task import task_of
 from hf_imgcls.records import PROBE
 
 if TYPE_CHECKING:
@@ -108,13 +108,14 @@ def answer_with_probe(
         return
     finally:
         trainer.model = own
-    recorder: Any = (LabelSetRecorder if dataset.is_multi_label else Recorder)(len(dataset.labels), *_half(dataset))
+    task = task_of(dataset)
+    recorder = task.new_recorder(len(dataset.labels), None)
     index = np.asarray(part.splits[split]["sample_index"][:], dtype=np.int64)
     recorder.update(*map(torch.from_numpy, (probe.answer(features), features.labels, index)))
     record = dataset.record.splits.get(split)
     fingerprint = record.fingerprint if record else None
     source = {"model": PROBE, "fingerprint": fingerprint, PROBE_KEY: probe.num_train}
-    table = recorder.collect_table(PartialState(), split=split, labels=dataset.labels, source=source)
+    table = task.collect_table(recorder, PartialState(), split=split, labels=dataset.labels, source=source)
     table.save(folder / PROBE_FILE.format(split=split))
 
 
@@ -159,11 +160,6 @@ def _solve(trainer: ImageClassificationTrainer, dataset: ImageDataset, batches: 
         "" if right is None else f" and an accuracy of {right.mean():.4f} ({len(right):,} images)",
     )  # fmt: skip
     return solution
-
-
-def _half(dataset: ImageDataset) -> tuple[Any, ...]:
-    """Thresholds of 0.5 where an image may have several labels."""
-    return (np.full(len(dataset.labels), 0.5),) if dataset.is_multi_label else ()
 
 
 def _take(dataset: ImageDataset, batches: BatchPlan, *roles: str) -> tuple[ImageDataset, BatchPlan]:

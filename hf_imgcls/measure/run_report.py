@@ -24,7 +24,6 @@ from hf_imgcls.layout import COMPARISON_FILE, DATA_FILE, REPORT_FOLDER, RUN_FILE
 from hf_imgcls.measure.baselines import find_baselines
 from hf_imgcls.measure.final_model import score_validation
 from hf_imgcls.measure.learning import read_learning
-from hf_imgcls.measure.multi_label_table import MultiLabelTable, Table, load_table
 from hf_imgcls.measure.offered import describe_plain
 from hf_imgcls.measure.parity import PARITY_FILE
 from hf_imgcls.measure.report.gallery import find_rows
@@ -34,7 +33,7 @@ from hf_imgcls.measure.report.multi_label_summary import summarise_label_sets
 from hf_imgcls.measure.report.slices import build_slices, find_identifiers, relate_support_to_recall
 from hf_imgcls.measure.report.summary import summarise
 from hf_imgcls.measure.report.write import REPORT_FILE, read_report, write_report
-from hf_imgcls.measure.tables import PREDICTIONS_FILE, PredictionTable
+from hf_imgcls.measure.tables import PREDICTIONS_FILE, MultiLabelTable, PredictionTable, Table
 from hf_imgcls.measure.unseen import describe_unseen, measure_unseen
 from hf_imgcls.records import MULTI_LABEL, DataRecord, ParityRecord, RunRecord
 
@@ -278,9 +277,9 @@ def find_tables(path: str | Path, split: str) -> tuple[Table, Table | None]:
     """
     path = Path(path)
     file = path / PREDICTIONS_FILE.format(split=split) if path.is_dir() else path
-    table = load_table(file)
+    table = Table.load(file)
     beside = file.with_name(PREDICTIONS_FILE.format(split="validation"))
-    other = load_table(beside) if table.split != "validation" and beside.exists() else None
+    other = Table.load(beside) if table.split != "validation" and beside.exists() else None
     return table, other
 
 

@@ -12,7 +12,6 @@ from hf_imgcls.classifier.source import find_commit
 from hf_imgcls.digests import recording
 from hf_imgcls.errors import printable
 from hf_imgcls.measure.baselines import describe_baseline, find_baselines
-from hf_imgcls.measure.multi_label_table import MultiLabelTable
 from hf_imgcls.measure.offered import describe_agreement, describe_plain
 from hf_imgcls.measure.parity import PARITY_FILE, check_parity
 from hf_imgcls.measure.results import write_results
@@ -93,7 +92,7 @@ def _write(
         score.labels,
         data,
         revision=find_commit(model, args.data, args.fit.model_revision),
-        thresholds=score.table.thresholds if isinstance(score.table, MultiLabelTable) else None,
+        thresholds=score.table.thresholds if score.table is not None else None,
         max_samples=args.measure.max_parity_samples,
         seed=args.data.split_seed,
         batch_size=training_args.per_device_eval_batch_size,

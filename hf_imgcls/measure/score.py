@@ -24,12 +24,10 @@ from hf_imgcls.classifier.saved_reading import adopt_reading
 from hf_imgcls.classifier.source import find_commit
 from hf_imgcls.errors import DataError
 from hf_imgcls.measure.columns import read_columns
-from hf_imgcls.measure.metrics.accumulate import ClassificationAccumulator, ExampleTable
-from hf_imgcls.measure.metrics.accumulate_multi_label import MultiLabelAccumulator, MultiLabelExamples
-from hf_imgcls.measure.metrics.single import Measured, measure_roc_auc
-from hf_imgcls.measure.metrics.top_scores import TopScores
-from hf_imgcls.measure.multi_label_table import MultiLabelTable, Table
-from hf_imgcls.measure.tables import NOT_EVERY_SCORE, PredictionTable
+from hf_imgcls.measure.metrics.examples import ExampleTable, MultiLabelExamples
+from hf_imgcls.measure.metrics.single import read_measured
+from hf_imgcls.measure.tables import Table
+from hf_imgcls.measure.task import task_of
 from hf_imgcls.records import MULTI_LABEL, TEMPERATURE_KEY, THRESHOLDS_KEY, Baselines
 
 if TYPE_CHECKING:
@@ -37,7 +35,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
     from hf_imgcls.arguments.fields import DataArguments
-    from hf_imgcls.arrays import FloatArray, IntArray
+    from hf_imgcls.arrays import IntArray
     from hf_imgcls.data.dataset import ImageDataset
 
 logger = logging.getLogger(__name__)
@@ -136,10 +134,10 @@ def score_folder(
     model, processor = load_classifier(
         model_name_or_path, data, revision=model_revision, trusts_programs=trusts_programs
     )
-    several = dataset.is_multi_label
-    check_problem_type(model_name_or_path, model.config, several)
+    task = task_of(dataset)
+    check_problem_type(model_name_or_path, model.config, dataset.is_multi_label)
     model_labels = [str(model.config.id2label[index]) for index in range(model.config.num_labels)]
-    columns, labels, note = align_labels(model_labels, dataset.labels, keep_others=not several)
+    columns, labels, note = align_labels(model_labels, dataset.labels, keep_others=task.is_exclusive)
     notes = [note] if note else []
     for text in notes:
         logger.warning("%s", text)
@@ -151,7 +149,7 @@ def score_folder(
     # A stream's length is what this process gets of it.
     num_examples = plan.test.num_examples if isinstance(plan.test, IterableDataset) else len(plan.test)
     thresholds = read_thresholds(model_name_or_path, model.config, columns)
-    recorder = LabelSetRecorder(len(labels), thresholds) if several else Recorder(len(labels))
+    recorder = task.new_recorder(len(labels), thresholds)
 
     device_type = state.device.type
     autocast: Callable[[], Any] = contextlib.nullcontext
@@ -169,111 +167,28 @@ def score_folder(
     )
     seconds = time.perf_counter() - start
 
-    accumulator = recorder.accumulator
-    metrics = accumulator.compute()
-    examples = accumulator.collect_examples()
+    examples = recorder.collect_examples()
     if len(examples) != num_examples:
         raise RuntimeError(f"{len(examples)} of {num_examples} examples were counted")
     commit = find_commit(model_name_or_path, data, model_revision)
     source = _describe_source(model_name_or_path, commit, model.config, dataset, split)
-    table = recorder.collect_table(state, split=split, labels=labels, source=source)
+    table = task.collect_table(recorder, state, split=split, labels=labels, source=source)
     if table is not None:
         table.files, table.metadata = read_columns(dataset.splits[split], examples.sample_index)
-    metrics = {"loss": metrics["log_loss"], **metrics}
-    if isinstance(recorder, Recorder):
-        metrics["roc_auc"] = _add_roc_auc(table, recorder.accumulator, state)
+    metrics, reasons, remarks = read_measured(task.measure_recorded(recorder, table, state))
+    metrics = {"loss": metrics["log_loss"], **metrics, "num_examples": len(examples)}
     metrics |= {"runtime": round(seconds, 4), "samples_per_second": round(len(examples) / seconds, 3)}
     return Score(
         split=split,
         labels=labels,
         metrics=metrics,
-        reasons=accumulator.reasons,
-        remarks=accumulator.remarks,
+        reasons=reasons,
+        remarks=remarks,
         notes=notes,
-        confusion_matrix=recorder.accumulator.confusion_matrix if isinstance(recorder, Recorder) else None,
+        confusion_matrix=recorder.confusion_matrix,
         examples=examples,
         table=table,
     )
-
-
-class Recorder:
-    """What `evaluate_batches` fills: numbers of each example on every process, its scores on the one that had it.
-
-    Args:
-        num_labels: K, the number of classes.
-    """
-
-    def __init__(self, num_labels: int) -> None:
-        self.accumulator = ClassificationAccumulator(num_labels)
-        self.top = TopScores(num_labels)
-
-    def update(self, logits: Any, labels: Any, sample_index: Any = None) -> None:
-        """Add a batch."""
-        batch = self.accumulator.measure_batch(logits, labels, sample_index)
-        self.accumulator.add(batch)
-        self.top.update(batch)
-
-    def merge(self, other: Recorder) -> None:
-        """Add what another process counted; its scores stay there until they are collected."""
-        self.accumulator.merge(other.accumulator)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What is sent to other processes."""
-        return {"accumulator": self.accumulator}
-
-    def collect_table(self, state: PartialState, **about: Any) -> Table | None:
-        """The table, on the main process; every process has to call this.
-
-        Args:
-            state: Tells rank and world size.
-            about: ``split``, ``labels`` and ``source``.
-        """
-        examples = self.accumulator.collect_examples()
-        top = self.top.collect(examples.sample_index, state)
-        return None if top is None else PredictionTable.from_examples(examples, *top, **about)
-
-
-class LabelSetRecorder:
-    """The same where an image may have several labels: every process gets all scores.
-
-    Args:
-        num_labels: K, the number of classes.
-        thresholds: From which score on a class is answered.
-    """
-
-    def __init__(self, num_labels: int, thresholds: FloatArray | None) -> None:
-        self.accumulator = MultiLabelAccumulator(num_labels, thresholds)
-
-    def update(self, logits: Any, labels: Any, sample_index: Any = None) -> None:
-        """Add a batch."""
-        self.accumulator.update(logits, labels, sample_index)
-
-    def merge(self, other: LabelSetRecorder) -> None:
-        """Add what another process counted."""
-        self.accumulator.merge(other.accumulator)
-
-    def collect_table(self, state: PartialState, **about: Any) -> Table | None:
-        """As of `Recorder`."""
-        if not state.is_main_process:
-            return None
-        examples = self.accumulator.collect_examples()
-        return MultiLabelTable.from_examples(examples, thresholds=self.accumulator.thresholds, **about)
-
-
-def _add_roc_auc(table: Table | None, accumulator: ClassificationAccumulator, state: PartialState) -> float | None:
-    """ROC-AUC of the scores that the main process has, on every process; what is to be said about it is added."""
-    measured = Measured(None)
-    if isinstance(table, PredictionTable):
-        scores = table.scores_by_class()
-        measured = measure_roc_auc(table.label, scores.T) if scores is not None else Measured(None, NOT_EVERY_SCORE)
-    if state.num_processes > 1:
-        from accelerate.utils import broadcast_object_list
-
-        measured = broadcast_object_list([measured])[0]
-    accumulator.reasons.pop("roc_auc", None)
-    if measured.remark:
-        (accumulator.reasons if measured.value is None else accumulator.remarks)["roc_auc"] = measured.remark
-    return measured.value
 
 
 def _describe_source(

@@ -8,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_imgcls.errors import DataError
-from hf_imgcls.measure.metrics.accumulate import ExampleTable
-from hf_imgcls.measure.metrics.accumulate_multi_label import MultiLabelExamples
+from hf_imgcls.measure.metrics.examples import ExampleTable, MultiLabelExamples
 from hf_imgcls.measure.metrics.multi_label import DEFAULT_THRESHOLD
 
 # What a consumer says about an image: ``label`` and ``score`` of every class, the best first.

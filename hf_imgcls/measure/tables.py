@@ -1,82 +1,253 @@
-"""The one prediction table of a split: what a report is computed from, with or without the model.
+"""The prediction table of a split: what a report is computed from, with or without the model.
 
-It is a parquet file with typed columns that pandas, Polars and DuckDB read, and holds one row per example. With up to
-1,000 classes every probability is kept (float32), beyond that the best 20.
+It is a parquet file with typed columns that pandas, Polars and DuckDB read, and holds one row per example. Where an
+image has one label, every probability is kept (float32) with up to 1,000 classes, and beyond that the best 20; where it
+may have several, all labels and all scores.
 """
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from hf_imgcls.arrays import FloatArray, IntArray
-from hf_imgcls.errors import DataError
-from hf_imgcls.measure.metrics.accumulate import ExampleTable
-from hf_imgcls.measure.metrics.single import count_classes
+from hf_imgcls.measure.metrics.examples import ExampleTable, MultiLabelExamples
+from hf_imgcls.measure.metrics.multi_label import BoolArray, count_decisions, decide
+from hf_imgcls.measure.metrics.single import count_classes, count_confusions
+from hf_imgcls.measure.metrics.top_scores import class_dtype
+from hf_imgcls.measure.table_file import (
+    METADATA_PREFIX,
+    TABLE_KEY,
+    TABLE_VERSION,
+    Layout,
+    find_type,
+    read_about,
+    read_columns,
+    reading_errors,
+    tell_source,
+    unreadable,
+    write_column,
+    write_parquet,
+)
+from hf_imgcls.records import MULTI_LABEL, SINGLE_LABEL
 
 if TYPE_CHECKING:
+    import pandas as pd
     import pyarrow as pa
-
+    import pyarrow.parquet as pq
 
 PREDICTIONS_FILE = "predictions_{split}.parquet"
-MAX_CLASSES_KEPT = 1000  # with more, only this many probabilities of an example:
-NUM_TOP_OF_MANY = 20
-NOT_EVERY_SCORE = f"of more than {MAX_CLASSES_KEPT:,} classes only the {NUM_TOP_OF_MANY} best scores are kept"
-TABLE_VERSION = 1  # of the file's layout
-TABLE_KEY = b"hf_imgcls.predictions"
-METADATA_PREFIX = "metadata."
-_ROWS = 4096  # of a row group: converted at a time, so that memory holds a table once
 
 
-@dataclass
-class PredictionTable:
+@dataclass(kw_only=True)
+class Table:
     """What a model answered on a split; row i of every column belongs to the same example.
 
     Attributes:
+        problem_type: What a label is, as in a model's config: one class, or a set of classes.
+        share_name: The metric that ``correct`` is the share of.
+        strata_name: What ``strata`` are, in words.
         split: ``train``, ``validation`` or ``test``.
         labels: K class names; the position is the class id.
         sample_index: (N,) int64, position in the source split; unique and ascending.
-        label: (N,) int64, the reference.
-        prediction: (N,) int64, the class with the highest logit, the lowest id among equals.
-        log_loss: (N,) float64, minus the log-probability of ``label``, in nats.
-        reference_rank: (N,) int64, rank of ``label`` among the scores, 0 is the best.
-        top_classes: (N, k) integers, the classes of the k highest probabilities, ``prediction`` first.
-        top_probabilities: (N, k) float32 softmax scores in [0, 1], falling. All K when there are at most 1,000 classes,
-            otherwise 20.
+        log_loss: (N,) float64, in nats.
         files: N names of image files, relative to the folder that holds them all; None where they have none.
         metadata: Name -> N values (text, number, bool or None): the dataset's other columns, scalars only.
         source: Where it comes from: ``model``, ``model_revision``, ``data``, ``data_revision``, ``fingerprint`` of the
-            split, ``temperature`` that was folded into the model's head (1.0 if none was), and ``hf_imgcls``.
+            split, ``temperature`` that was folded into the model's head (1.0 if none was), ``thresholds_from`` (where
+            the thresholds come from, if there are any), and ``hf_imgcls``.
+        thresholds: (K,) float64, from which score on a class is answered; None where the best one is.
     """
+
+    problem_type: ClassVar[str]
+    share_name: ClassVar[str]
+    strata_name: ClassVar[str]
+    layout: ClassVar[Layout]
 
     split: str
     labels: list[str]
     sample_index: IntArray
-    label: IntArray
-    prediction: IntArray
     log_loss: FloatArray
-    reference_rank: IntArray
-    top_classes: npt.NDArray[Any]
-    top_probabilities: npt.NDArray[Any]
     files: list[str | None]
     metadata: dict[str, list[Any]] = field(default_factory=dict)
     source: dict[str, Any] = field(default_factory=dict)
+    thresholds: FloatArray | None = None
 
     def __len__(self) -> int:
-        return len(self.label)
+        return len(self.log_loss)
 
     @property
     def is_complete(self) -> bool:
-        """Whether the probability of every class is kept."""
+        """Whether the score of every class is kept."""
+        return True
+
+    @property
+    def correct(self) -> BoolArray:
+        """(N,) whether the answer is the label."""
+        raise NotImplementedError
+
+    @property
+    def strata(self) -> tuple[IntArray, int]:
+        """(N,) what makes examples more or less hard, a number from 0, and how many such numbers there are."""
+        raise NotImplementedError
+
+    @property
+    def examples(self) -> Any:
+        """The part that metrics are computed from."""
+        raise NotImplementedError
+
+    def examples_with_scores(self) -> Any:
+        """Return ``examples`` with the scores of every class, where they were kept."""
+        return self.examples
+
+    def count_classes(self) -> tuple[IntArray, IntArray, IntArray]:
+        """References, answers and right answers of each class: (K,) int64 each."""
+        raise NotImplementedError
+
+    def count_confusions(self) -> IntArray | None:
+        """(K, K) int64, rows are references and columns are predictions; None where an image may have several."""
+        return None
+
+    @classmethod
+    def from_examples(cls, examples: Any, **columns: Any) -> Self:
+        """Join what was kept of each example with what else is known about it.
+
+        Args:
+            examples: In the order of sample_index; its arrays are the columns of the same name.
+            columns: The other columns, by the names of the table's attributes; ``files`` may be missing.
+        """
+        names = {item.name for item in dataclasses.fields(cls)}
+        kept = {item.name: getattr(examples, item.name) for item in dataclasses.fields(examples) if item.name in names}
+        return cls(**{"files": [None] * len(examples)} | kept | columns)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return the columns of the file as a data frame, one row per example."""
+        return self._to_arrow(slice(0, len(self)), self._schema()).to_pandas()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the table as parquet, in one step: a reader sees the old file or the new one."""
+        write_parquet(path, self._schema(), self._to_arrow, len(self))
+
+    def _schema(self) -> pa.Schema:
+        import pyarrow as pa
+
+        columns = [
+            (name, find_type(getattr(self, attribute), stored or class_dtype(len(self.labels))))
+            for name, (attribute, stored, _) in self.layout.items()
+        ]
+        columns.append(("file", pa.string()))
+        columns += [(METADATA_PREFIX + name, pa.array(values).type) for name, values in self.metadata.items()]
+        about = {"version": TABLE_VERSION, **self._describe_kind(), "split": self.split, "labels": self.labels}
+        return pa.schema(columns, metadata={TABLE_KEY: json.dumps(about | {"source": tell_source(self.source)})})
+
+    def _describe_kind(self) -> dict[str, Any]:
+        """What the file says of this kind of table alone."""
+        return {}
+
+    @classmethod
+    def _read_kind(cls, about: dict[str, Any]) -> dict[str, Any]:
+        """Return the attributes that `_describe_kind` has described."""
+        return {}
+
+    def _to_arrow(self, rows: slice, schema: pa.Schema) -> pa.Table:
+        import pyarrow as pa
+
+        arrays = []
+        for item in schema:
+            if item.name in self.layout:
+                arrays.append(write_column(getattr(self, self.layout[item.name][0])[rows], item.type))
+            else:
+                is_file = item.name == "file"
+                values = self.files if is_file else self.metadata[item.name.removeprefix(METADATA_PREFIX)]
+                arrays.append(pa.array(values[rows], item.type))
+        return pa.table(arrays, schema=schema)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a table: ``Table.load`` one of either kind, a subclass its own.
+
+        Raises:
+            DataError: The file is missing, damaged, or no such prediction table of this release.
+        """
+        import pyarrow.parquet as pq
+
+        with reading_errors(path):
+            about = read_about(path)
+            kind = MultiLabelTable if about.get("problem_type") == MULTI_LABEL else PredictionTable
+            if not issubclass(kind, cls):
+                raise unreadable(path, f"it is of the problem type {kind.problem_type}, not {cls.problem_type}")
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                table = kind._from_parquet(file, about)
+        if fault := table._find_fault():
+            raise unreadable(path, fault)
+        return cast("Self", table)
+
+    @classmethod
+    def _from_parquet(cls, file: pq.ParquetFile, about: dict[str, Any]) -> Self:
+        arrays, lists = read_columns(file, cls.layout, len(about["labels"]))
+        columns: dict[str, Any] = {name: about[name] for name in ("split", "labels", "source")}
+        columns |= arrays | cls._read_kind(about) | {"files": lists.pop("file")}
+        columns["metadata"] = {name.removeprefix(METADATA_PREFIX): values for name, values in lists.items()}
+        return cls(**columns)
+
+    def _find_fault(self) -> str:
+        """Return why the table is invalid, or "" if it is valid."""
+        if not len(self):
+            return "it holds no examples"
+        if (np.diff(self.sample_index) <= 0).any():
+            return "sample_index is not ascending"
+        return self._find_fault_of_kind() or ("" if np.isfinite(self.log_loss).all() else "log_loss is not finite")
+
+    def _find_fault_of_kind(self) -> str:
+        """Return why this kind of table is invalid, or ""."""
+        return ""
+
+
+@dataclass(kw_only=True)
+class PredictionTable(Table):
+    """A table of images with one label each; see `Table`.
+
+    Attributes:
+        label: (N,) int64, the reference.
+        prediction: (N,) int64, the class with the highest logit, the lowest id among equals.
+        log_loss: Minus the log-probability of ``label``.
+        reference_rank: (N,) int64, rank of ``label`` among the scores, 0 is the best.
+        top_classes: (N, k) integers, the classes of the k highest probabilities, ``prediction`` first.
+        top_probabilities: (N, k) float32 softmax scores in [0, 1], falling. All K when there are at most 1,000 classes,
+            otherwise 20.
+    """
+
+    problem_type = SINGLE_LABEL
+    share_name = "accuracy"
+    strata_name = "classes"
+    layout: ClassVar[Layout] = {
+        "sample_index": ("sample_index", np.int64, None),
+        "label": ("label", np.int32, np.int64),
+        "prediction": ("prediction", np.int32, np.int64),
+        "log_loss": ("log_loss", np.float64, None),
+        "reference_rank": ("reference_rank", np.int32, np.int64),
+        "top_classes": ("top_classes", None, None),
+        "top_probabilities": ("top_probabilities", np.float32, None),
+    }
+
+    label: IntArray
+    prediction: IntArray
+    reference_rank: IntArray
+    top_classes: npt.NDArray[Any]
+    top_probabilities: npt.NDArray[Any]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the score of every class is kept."""
         return self.top_classes.shape[1] == len(self.labels)
 
     @property
@@ -85,33 +256,32 @@ class PredictionTable:
         return self.top_probabilities[:, 0].astype(np.float64)
 
     @property
-    def correct(self) -> npt.NDArray[np.bool_]:
+    def correct(self) -> BoolArray:
         """(N,) whether ``prediction`` is ``label``."""
-        return cast("npt.NDArray[np.bool_]", self.prediction == self.label)
-
-    @property
-    def strata_name(self) -> str:
-        """What ``strata`` are, in words."""
-        return "classes"
-
-    @property
-    def share_name(self) -> str:
-        """The metric that ``correct`` is the share of."""
-        return "accuracy"
+        return cast("BoolArray", self.prediction == self.label)
 
     @property
     def examples(self) -> ExampleTable:
-        """The part that a parity check compares."""
-        numbers = (self.sample_index, self.label, self.prediction, self.confidence, self.log_loss, self.reference_rank)
-        return ExampleTable(*numbers, None)
+        """The part that metrics are computed from, without scores."""
+        return ExampleTable(
+            self.sample_index, self.log_loss, self.label, self.prediction, self.confidence, self.reference_rank
+        )
+
+    def examples_with_scores(self) -> ExampleTable:
+        """Return ``examples`` with the scores of every class, where they were kept."""
+        return dataclasses.replace(self.examples, scores=self.probabilities)
 
     def count_classes(self) -> tuple[IntArray, IntArray, IntArray]:
         """References, predictions and right predictions of each class: (K,) int64 each."""
         return count_classes(self.label, self.prediction, len(self.labels))
 
+    def count_confusions(self) -> IntArray:
+        """(K, K) int64, rows are references and columns are predictions."""
+        return count_confusions(self.label, self.prediction, len(self.labels))
+
     @property
     def strata(self) -> tuple[IntArray, int]:
-        """(N,) class id of each example, and the number of classes: what makes examples more or less hard."""
+        """(N,) class id of each example, and the number of classes."""
         return self.label, len(self.labels)
 
     @property
@@ -140,221 +310,80 @@ class PredictionTable:
         for start in range(0, len(self), size):
             yield slice(start, min(start + size, len(self)))
 
-    @classmethod
-    def from_examples(
-        cls,
-        examples: ExampleTable,
-        top_classes: npt.NDArray[Any],
-        top_probabilities: npt.NDArray[Any],
-        *,
-        split: str,
-        labels: list[str],
-        files: list[str | None] | None = None,
-        metadata: dict[str, list[Any]] | None = None,
-        source: dict[str, Any] | None = None,
-    ) -> PredictionTable:
-        """Join what was kept of each example with its best scores.
-
-        Args:
-            examples: In the order of sample_index.
-            top_classes: (N, k) in the same order, see `hf_imgcls.measure.metrics.top_scores`.
-            top_probabilities: (N, k) float32.
-            split: The split.
-            labels: K class names.
-            files: N names; None where no example has one.
-            metadata: Name -> N values.
-            source: See `PredictionTable`.
-        """
-        return cls(
-            split=split,
-            labels=labels,
-            sample_index=examples.sample_index,
-            label=examples.label,
-            prediction=examples.prediction,
-            log_loss=examples.log_loss,
-            reference_rank=examples.reference_rank,
-            top_classes=top_classes,
-            top_probabilities=top_probabilities,
-            files=files or [None] * len(examples),
-            metadata=metadata or {},
-            source=source or {},
-        )
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the table as parquet, in one step: a reader sees the old file or the new one."""
-        write_parquet(path, self._schema(), self._to_arrow, len(self))
-
-    def _schema(self) -> pa.Schema:
-        import pyarrow as pa
-
-        num_top = self.top_classes.shape[1]
-        columns = [
-            ("sample_index", pa.int64()),
-            ("label", pa.int32()),
-            ("prediction", pa.int32()),
-            ("log_loss", pa.float64()),
-            ("reference_rank", pa.int32()),
-            ("top_classes", pa.list_(pa.from_numpy_dtype(class_dtype(len(self.labels))), num_top)),
-            ("top_probabilities", pa.list_(pa.float32(), num_top)),
-            ("file", pa.string()),
-        ]
-        columns += [(METADATA_PREFIX + name, pa.array(values).type) for name, values in self.metadata.items()]
-        source = tell_source(self.source)
-        about = {"version": TABLE_VERSION, "split": self.split, "labels": self.labels, "source": source}
-        return pa.schema(columns, metadata={TABLE_KEY: json.dumps(about)})
-
-    def _to_arrow(self, rows: slice, schema: pa.Schema) -> pa.Table:
-        import pyarrow as pa
-
-        arrays = []
-        for item in schema:
-            if item.name in ("top_classes", "top_probabilities"):
-                flat = pa.array(getattr(self, item.name)[rows].ravel(), item.type.value_type)
-                arrays.append(pa.FixedSizeListArray.from_arrays(flat, item.type.list_size))
-            elif item.name.startswith(METADATA_PREFIX):
-                arrays.append(pa.array(self.metadata[item.name.removeprefix(METADATA_PREFIX)][rows], item.type))
-            else:
-                arrays.append(
-                    pa.array((self.files if item.name == "file" else getattr(self, item.name))[rows], item.type)
-                )
-        return pa.table(arrays, schema=schema)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> PredictionTable:
-        """Read a table.
-
-        Raises:
-            DataError: The file is missing, damaged, or no prediction table of this release.
-        """
-        import pyarrow.parquet as pq
-
-        with reading_errors(path):
-            about = read_about(path)
-            with pq.ParquetFile(path, page_checksum_verification=True) as file:
-                table = cls._from_parquet(file, about)
-        if fault := table._find_fault():
-            raise unreadable(path, fault)
-        return table
-
-    @classmethod
-    def _from_parquet(cls, file: Any, about: dict[str, Any]) -> PredictionTable:
-        schema, num_rows = file.schema_arrow, file.metadata.num_rows
-        num_top = schema.field("top_classes").type.list_size
-        arrays: dict[str, npt.NDArray[Any]] = {
-            name: np.empty(num_rows, dtype=np.float64 if name == "log_loss" else np.int64)
-            for name in ("sample_index", "label", "prediction", "log_loss", "reference_rank")
-        }
-        arrays["top_classes"] = np.empty((num_rows, num_top), dtype=class_dtype(len(about["labels"])))
-        arrays["top_probabilities"] = np.empty((num_rows, num_top), dtype=np.float32)
-        lists: dict[str, list[Any]] = {name: [] for name in schema.names if name not in arrays}
-        start = 0
-        for batch in file.iter_batches(_ROWS):
-            rows = slice(start, start + len(batch))
-            for name, column in zip(schema.names, batch.columns, strict=True):
-                if name in lists:
-                    lists[name] += column.to_pylist()
-                elif name.startswith("top_"):
-                    arrays[name][rows] = column.flatten().to_numpy().reshape(len(batch), num_top)
-                else:
-                    arrays[name][rows] = column.to_numpy()
-            start = rows.stop
-        columns: dict[str, Any] = {name: about[name] for name in ("split", "labels", "source")} | arrays
-        columns["files"] = lists.pop("file")
-        columns["metadata"] = {name.removeprefix(METADATA_PREFIX): values for name, values in lists.items()}
-        return cls(**columns)
-
-    def _find_fault(self) -> str:
-        """What cannot be in such a table; nothing if there is no such thing."""
+    def _find_fault_of_kind(self) -> str:
         num_labels, top = len(self.labels), self.top_probabilities
-        if not len(self):
-            return "it holds no examples"
-        if (np.diff(self.sample_index) <= 0).any():
-            return "sample_index is not ascending"
         for name in ("label", "prediction", "reference_rank", "top_classes"):
             values = getattr(self, name)
             if values.min() < 0 or values.max() >= num_labels:
                 return f"{name} has values outside 0 to {num_labels - 1}"
-        if not np.isfinite(self.log_loss).all() or not (top.min() >= 0 and top.max() <= 1 + 1e-6):
-            return "it has probabilities that are none"
-        if (self.top_classes[:, 0] != self.prediction).any():
-            return "top_classes does not begin with prediction"
-        return ""
+        if not (top.min() >= 0 and top.max() <= 1 + 1e-6):
+            return "it has probabilities outside 0 to 1"
+        return "top_classes does not begin with prediction" if (self.top_classes[:, 0] != self.prediction).any() else ""
 
 
-def write_parquet(
-    path: str | os.PathLike[str], schema: pa.Schema, to_arrow: Callable[[slice, pa.Schema], pa.Table], num_rows: int
-) -> None:
-    """Write a table piece by piece, in one step for a reader.
+@dataclass(kw_only=True)
+class MultiLabelTable(Table):
+    """A table of images that may have several labels, or none; see `Table`.
 
-    Args:
-        path: The file.
-        schema: Its columns.
-        to_arrow: Makes the columns of some rows.
-        num_rows: N.
+    Attributes:
+        targets: (N, K) bool, the labels.
+        scores: (N, K) float32, sigmoid scores in [0, 1].
+        log_loss: Mean binary cross-entropy over the classes.
+        thresholds: (K,) float64, from which score on a class is answered.
     """
-    import pyarrow.parquet as pq
 
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        # Probabilities hardly repeat: a dictionary of them would only cost time.
-        with pq.ParquetWriter(
-            temporary, schema, compression="zstd", use_dictionary=False, write_page_checksum=True
-        ) as writer:
-            for start in range(0, num_rows, _ROWS):
-                writer.write_table(to_arrow(slice(start, min(start + _ROWS, num_rows)), schema))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    problem_type = MULTI_LABEL
+    share_name = "subset_accuracy"
+    strata_name = "numbers of labels"
+    layout: ClassVar[Layout] = {
+        "sample_index": ("sample_index", np.int64, None),
+        "labels": ("targets", np.int32, np.bool_),
+        "probabilities": ("scores", np.float32, None),
+        "log_loss": ("log_loss", np.float64, None),
+    }
 
+    targets: BoolArray
+    scores: npt.NDArray[np.float32]
+    thresholds: FloatArray
 
-def tell_source(source: dict[str, Any]) -> dict[str, Any]:
-    """What a table's file says about where it comes from: it may be published, the model's place may not."""
-    model = source.get("model")
-    is_path = isinstance(model, str) and os.path.isabs(model)
-    return source | ({"model": os.path.basename(str(model).rstrip(os.sep))} if is_path else {})
+    @cached_property
+    def answers(self) -> BoolArray:
+        """(N, K) bool, the classes whose score reaches their threshold."""
+        return decide(self.scores, self.thresholds)
 
+    @property
+    def correct(self) -> BoolArray:
+        """(N,) whether exactly the labels are answered."""
+        return np.asarray((self.answers == self.targets).all(axis=1))
 
-def read_about(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a table says about itself: version, split, labels, source; ``problem_type`` where it is multi-label."""
-    import pyarrow.parquet as pq
+    @property
+    def examples(self) -> MultiLabelExamples:
+        """The part that metrics are computed from."""
+        return MultiLabelExamples(self.sample_index, self.log_loss, self.targets, self.scores)
 
-    about: dict[str, Any] = json.loads((pq.read_schema(path).metadata or {}).get(TABLE_KEY, b"{}"))
-    if about.get("version") != TABLE_VERSION:
-        raise unreadable(path, "it was not written by this release")
-    return about
+    def count_classes(self) -> tuple[IntArray, IntArray, IntArray]:
+        """References, answers and right answers of each class: (K,) int64 each."""
+        return count_decisions(self.targets, self.answers)
 
+    @property
+    def strata(self) -> tuple[IntArray, int]:
+        """(N,) number of labels of each example, of which more are harder, and one more than there can be."""
+        return self.targets.sum(axis=1), len(self.labels) + 1
 
-@contextlib.contextmanager
-def reading_errors(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Say in our words why a table cannot be read."""
-    import pyarrow as pa
+    def _describe_kind(self) -> dict[str, Any]:
+        return {"problem_type": self.problem_type, "thresholds": self.thresholds.tolist()}
 
-    try:
-        yield
-    except (OSError, KeyError, IndexError, ValueError, TypeError, pa.ArrowException) as error:
-        raise unreadable(path, str(error)) from error
+    @classmethod
+    def _read_kind(cls, about: dict[str, Any]) -> dict[str, Any]:
+        return {"thresholds": np.array(about["thresholds"], dtype=np.float64)}
 
-
-def class_dtype(num_labels: int) -> type[np.int16] | type[np.int32]:
-    """The smallest signed type for class ids: of a thousand per example, they are a third of a table."""
-    return np.int16 if num_labels <= 2**15 else np.int32
-
-
-def count_top(num_labels: int) -> int:
-    """How many probabilities of an example are kept."""
-    return num_labels if num_labels <= MAX_CLASSES_KEPT else NUM_TOP_OF_MANY
+    def _find_fault_of_kind(self) -> str:
+        if len(self.thresholds) != len(self.labels):
+            return f"it has {len(self.thresholds)} thresholds for {len(self.labels)} classes"
+        return "" if self.scores.min() >= 0 and self.scores.max() <= 1 else "it has probabilities outside 0 to 1"
 
 
 def unique_names(labels: list[str]) -> list[str]:
     """Class names that can be keys: a name that several classes have gets the class id behind it."""
     count = Counter(labels)
     return [name if count[name] == 1 else f"{name} ({index})" for index, name in enumerate(labels)]
-
-
-def unreadable(path: str | os.PathLike[str], reason: str) -> DataError:
-    return DataError(
-        f"{path} cannot be used: {reason}",
-        "a prediction table (predictions_<split>.parquet) as recipes/measure.py writes it",
-        "measure the model again, or name another file",
-    )

@@ -6,23 +6,16 @@ which anyone can compute again; these stand beside them.
 
 from __future__ import annotations
 
-import dataclasses
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hf_imgcls.catalogue import get_primary, has_several_labels
-from hf_imgcls.measure.metrics.accumulate import ClassificationAccumulator, ExampleTable
-from hf_imgcls.measure.metrics.accumulate_multi_label import MultiLabelExamples, measure_examples
-from hf_imgcls.measure.metrics.single import Measured, measure_roc_auc
-from hf_imgcls.measure.multi_label_table import MultiLabelTable, Table
-from hf_imgcls.measure.tables import PredictionTable
+from hf_imgcls.measure.task import task_of
 
 if TYPE_CHECKING:
-    from hf_imgcls.arrays import IntArray
     from hf_imgcls.data.manifest import Manifest
-
-ExamplesT = TypeVar("ExamplesT", ExampleTable, MultiLabelExamples)
+    from hf_imgcls.measure.tables import Table
 
 
 def measure_unseen(table: Table, manifest: Manifest | None) -> dict[str, Any] | None:
@@ -43,7 +36,10 @@ def measure_unseen(table: Table, manifest: Manifest | None) -> dict[str, Any] | 
         return None
     rows = np.flatnonzero(~is_seen)
     found: dict[str, Any] = {"num_seen": int(is_seen.sum()), "num_examples": len(rows)}
-    return found | (_measure_rows(table, rows) if len(rows) else {})
+    if not len(rows):
+        return found
+    measured = task_of(table).measure_rows(table, rows)
+    return found | {name: item.value for name, item in measured.items() if item.value is not None}
 
 
 def describe_unseen(unseen: dict[str, Any], metrics: dict[str, Any]) -> str:
@@ -63,25 +59,3 @@ def describe_unseen(unseen: dict[str, Any], metrics: dict[str, Any]) -> str:
         f"Without the {count} that training or selection has seen, {name.replace('_', ' ')} is {numbers[0]} "
         f"({unseen['num_examples']:,} images); with them it is {numbers[1]}."
     )
-
-
-def _measure_rows(table: Table, rows: IntArray) -> dict[str, float]:
-    """Every metric that is defined on some rows of a table."""
-    if isinstance(table, MultiLabelTable):
-        measured = measure_examples(_take(table.examples, rows), table.thresholds)
-        return {name: item.value for name, item in measured.items() if item.value is not None}
-    accumulator = ClassificationAccumulator(len(table.labels))
-    accumulator.add(_take(table.examples, rows))
-    metrics = accumulator.compute() | {"roc_auc": _measure_roc_auc(table, rows).value}
-    return {name: value for name, value in metrics.items() if value is not None}
-
-
-def _measure_roc_auc(table: PredictionTable, rows: IntArray) -> Measured:
-    scores = table.scores_by_class()
-    return Measured(None) if scores is None else measure_roc_auc(table.label[rows], scores.T[rows])
-
-
-def _take(examples: ExamplesT, rows: IntArray) -> ExamplesT:
-    columns: dict[str, Any] = {item.name: getattr(examples, item.name) for item in dataclasses.fields(examples)}
-    taken: dict[str, Any] = {name: None if values is None else values[rows] for name, values in columns.items()}
-    return dataclasses.replace(examples, **taken)

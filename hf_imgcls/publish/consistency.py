@@ -72,9 +72,9 @@ def _read_table(folder: Path, split: str, prefix: str) -> dict[str, float]:
     path = folder / f"predictions_{split}.parquet"
     if not path.is_file():
         return {}
-    from hf_imgcls.measure.multi_label_table import load_table
+    from hf_imgcls.measure.tables import Table
 
-    table = load_table(path)
+    table = Table.load(path)
     means = {"num_examples": len(table), table.share_name: table.correct.mean(), "log_loss": table.log_loss.mean()}
     return {f"{prefix}_{name}": float(value) for name, value in means.items()}
 

@@ -6,7 +6,6 @@ repository, whose files must be the staged ones byte for byte.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import os
@@ -117,28 +116,22 @@ def verify_revision(repo_id: str, revision: str, folder: Path, source: RunData) 
 
 
 def _verify(consumer: Stranger, folder: Path, source: RunData, max_samples: int) -> ParityRecord | str:
-    from hf_imgcls.measure.multi_label_table import MultiLabelTable, load_table
     from hf_imgcls.measure.parity import check_parity
-    from hf_imgcls.measure.tables import PREDICTIONS_FILE
+    from hf_imgcls.measure.tables import PREDICTIONS_FILE, Table
 
     split = next((name for name in _SPLITS if (folder / PREDICTIONS_FILE.format(split=name)).is_file()), None)
     if (reason := _find_obstacle(folder, source, split)) or split is None or not source.dataset or not source.data:
         list(consumer.answer(iter(()), _BATCH_SIZE))  # it loads, at least
         _check_labels(consumer, DataRecord.load(folder / DATA_FILE).labels)
         return reason
-    table = load_table(folder / PREDICTIONS_FILE.format(split=split))
-    examples, thresholds = table.examples, None
-    if isinstance(table, MultiLabelTable):
-        thresholds = table.thresholds
-    else:
-        examples = dataclasses.replace(table.examples, scores=table.probabilities)
+    table = Table.load(folder / PREDICTIONS_FILE.format(split=split))
     record = check_parity(
         consumer.name,
         source.dataset.splits[split],
-        examples,
+        table.examples_with_scores(),
         table.labels,
         source.data,
-        thresholds=thresholds,
+        thresholds=table.thresholds,
         max_samples=max_samples,
         batch_size=_BATCH_SIZE,
         consumer=consumer,

@@ -32,8 +32,7 @@ from hf_imgcls.fit.model import build_model
 from hf_imgcls.fit.plan import TrainPlan
 from hf_imgcls.fit.sampling import ClassBalancedSampler
 from hf_imgcls.fit.trainer import ImageClassificationTrainer
-from hf_imgcls.measure.metrics.accumulate import ClassificationAccumulator
-from hf_imgcls.measure.metrics.accumulate_multi_label import MultiLabelAccumulator
+from hf_imgcls.measure.metrics.accumulate import ClassificationAccumulator, MultiLabelAccumulator
 from hf_imgcls.records import MULTI_LABEL
 
 # The last two are ViTs: for several labels per image; and with weighted classes, of which it sees as many of each, and

@@ -80,9 +80,9 @@ def test_the_temperature_is_in_the_saved_model_and_answers_are_not_touched(two_r
 
 def test_the_numbers_of_validation_are_those_of_the_saved_model(two_runs):
     """As those of test are: the temperature is in both, although validation was measured before it was fitted."""
-    from hf_imgcls.measure.multi_label_table import load_table
+    from hf_imgcls.measure.tables import Table
 
-    table = load_table(two_runs / "long" / "predictions_validation.parquet")
+    table = Table.load(two_runs / "long" / "predictions_validation.parquet")
     for file in ("eval_results.json", "all_results.json"):
         results = read(two_runs / "long" / file)
         assert results["eval_log_loss"] == results["eval_loss"] == pytest.approx(table.log_loss.mean(), rel=1e-6)

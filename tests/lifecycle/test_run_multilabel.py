@@ -94,11 +94,11 @@ def test_a_run_learns_reports_and_says_what_it_found(trained):
 
 @pytest.mark.slow
 def test_thresholds_are_those_of_the_validation_split_after_the_temperature(trained):
-    from hf_imgcls.measure.multi_label_table import load_table
     from hf_imgcls.measure.statistics.thresholds import tune_thresholds
+    from hf_imgcls.measure.tables import Table
 
     folder, _ = trained
-    validation = load_table(folder / "predictions_validation.parquet")
+    validation = Table.load(folder / "predictions_validation.parquet")
     expected = tune_thresholds(validation.scores, validation.targets).thresholds
     assert np.allclose(read(folder / "config.json")["label_thresholds"], expected, atol=1e-6)
     results = read(folder / "all_results.json")
@@ -109,10 +109,10 @@ def test_thresholds_are_those_of_the_validation_split_after_the_temperature(trai
 @pytest.mark.slow
 def test_a_consumer_gets_sigmoid_scores_and_the_labels(trained, pairs):
     """Plain transformers on pictures of the test split: the scores of the table, and labels by the thresholds."""
-    from hf_imgcls.measure.multi_label_table import load_table
+    from hf_imgcls.measure.tables import Table
 
     folder, _ = trained
-    table = load_table(folder / "predictions_test.parquet")
+    table = Table.load(folder / "predictions_test.parquet")
     code = (
         "import json, sys; from transformers import pipeline\n"
         "classifier = pipeline('image-classification', model=sys.argv[1])\n"

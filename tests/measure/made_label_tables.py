@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from hf_imgcls.measure.metrics.accumulate_multi_label import MultiLabelAccumulator
-from hf_imgcls.measure.multi_label_table import MultiLabelTable
+from hf_imgcls.measure.metrics.accumulate import MultiLabelAccumulator
+from hf_imgcls.measure.tables import MultiLabelTable
 
 LABEL_CASES = {
     "random": (400, 8),

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from hf_imgcls.measure.metrics.accumulate import ClassificationAccumulator
 from hf_imgcls.measure.metrics.top_scores import TopScores
 from hf_imgcls.measure.tables import PredictionTable
+from hf_imgcls.measure.task import SINGLE
 
 CASES = {
     "random": (500, 12),
@@ -54,18 +55,15 @@ def make_logits(case: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 def make_table(logits: np.ndarray, references: np.ndarray, split: str = "test", **options: Any) -> PredictionTable:
     """A table of these answers, as scoring makes it: batch by batch, in any order."""
     num_labels = logits.shape[1]
-    accumulator, top = ClassificationAccumulator(num_labels), TopScores(num_labels)
+    accumulator = ClassificationAccumulator(num_labels, top=TopScores(num_labels))
     order = np.random.default_rng(0).permutation(len(references))
     for start in range(0, len(order), 32):
         rows = order[start : start + 32]
-        batch = accumulator.measure_batch(logits[rows], references[rows], 3 * rows + 1)
-        accumulator.add(batch)
-        top.update(batch)
-    examples = accumulator.collect_examples()
-    collected = top.collect(examples.sample_index)
-    assert collected is not None
+        accumulator.update(logits[rows], references[rows], 3 * rows + 1)
     options.setdefault("labels", [f"class {index}" for index in range(num_labels)])
-    return PredictionTable.from_examples(examples, *collected, split=split, **options)
+    table = SINGLE.collect_table(accumulator, split=split, **options)
+    assert isinstance(table, PredictionTable)
+    return table
 
 
 def make_case(case: str, split: str = "test", seed: int = 0) -> PredictionTable:

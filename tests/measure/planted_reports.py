@@ -11,12 +11,11 @@ from datasets import Image as ImageFeature
 from measure.made_label_tables import make_label_table
 from PIL import Image
 
-from hf_imgcls.measure.multi_label_table import MultiLabelTable
 from hf_imgcls.measure.report.goals import judge, parse_goals
 from hf_imgcls.measure.report.multi_label_summary import summarise_label_sets
 from hf_imgcls.measure.report.slices import build_slices, relate_support_to_recall
 from hf_imgcls.measure.report.summary import summarise
-from hf_imgcls.measure.tables import PredictionTable
+from hf_imgcls.measure.tables import MultiLabelTable, PredictionTable
 from hf_imgcls.records import Estimate, ReportRecord
 
 HOSTILE_NAMES = [

@@ -18,8 +18,9 @@ from hf_imgcls.measure.baselines import (
     describe_baseline,
     find_baselines,
 )
-from hf_imgcls.measure.multi_label_table import load_table
 from hf_imgcls.measure.results import read_baselines
+from hf_imgcls.measure.tables import Table
+from hf_imgcls.measure.task import SINGLE
 from hf_imgcls.publish.card import check_card, write_card
 from hf_imgcls.records import LARGEST_CLASS, PROBE, SplitRecord, write_json
 
@@ -63,7 +64,7 @@ def test_the_constant_answer_is_a_table_like_any_other(case, tmp_path):
     table = make_table(*make_logits(case))
     constant = answer_constantly(table, {}, 0)
     constant.save(tmp_path / "constant.parquet")
-    assert (load_table(tmp_path / "constant.parquet").prediction == 0).all()
+    assert (Table.load(tmp_path / "constant.parquet").prediction == 0).all()
 
 
 def test_a_model_below_its_largest_class_says_so(run):
@@ -135,7 +136,7 @@ def test_a_model_from_scratch_has_one_baseline_and_one_of_no_run_has_none(run, t
     ],
 )
 def test_a_run_about_all_classes_is_judged_by_all_classes(recipe, metric, run):
-    assert choose_metric(recipe, several=False) == metric
+    assert choose_metric(recipe, SINGLE) == metric
     make_run(recipe={**RECIPE, **recipe} if recipe else {}).save(run / "run.json")
     largest = find_baselines(make_answers(0.8), run).compared[0]
     assert largest.metric == metric

@@ -2,18 +2,16 @@
 
 import itertools
 import json
-from types import SimpleNamespace
 
 import evaluate
 import numpy as np
 import pytest
 import torch
 from sklearn import metrics as sk
-from transformers import Trainer, TrainingArguments
 
 from hf_imgcls.catalogue import EVALUATION, list_metrics
 from hf_imgcls.errors import DataError, ModelError, NumericsError
-from hf_imgcls.measure.metrics.accumulate import ClassificationAccumulator, trainer_metrics
+from hf_imgcls.measure.metrics.accumulate import ClassificationAccumulator
 from hf_imgcls.measure.metrics.modules import (
     Accuracy,
     BalancedAccuracy,
@@ -225,44 +223,6 @@ def test_bad_batches_are_errors():
         accumulator.compute()
     with pytest.raises(ValueError, match="merged"):
         accumulator.merge(ClassificationAccumulator(4))
-
-
-def test_trainer_metrics_streams_and_starts_afresh():
-    logits, labels = make_split("random")
-    compute_metrics = trainer_metrics(12, keep_scores=True)
-    expected = expected_values(logits, labels)
-    for _ in range(2):
-        for start in range(0, 500, 100):
-            rows = slice(start, start + 100)
-            batch = SimpleNamespace(predictions=torch.tensor(logits[rows]), label_ids=torch.tensor(labels[rows]))
-            values = compute_metrics(batch, compute_result=start == 400)
-            assert bool(values) == (start == 400)
-        assert values.pop("num_examples") == 500
-        values.pop("ece")
-        assert values == pytest.approx(expected, **TOLERANCE)
-    compute_metrics(batch, compute_result=False)
-    compute_metrics.reset()
-    # A model with several outputs hands over a tuple; metrics that are not defined are left out, not None.
-    values = trainer_metrics(3)(SimpleNamespace(predictions=(np.eye(3), None), label_ids=np.arange(3)), True)
-    assert values["accuracy"] == 1.0
-    assert "roc_auc" not in values
-    assert None not in values.values()
-
-
-def test_trainer_metrics_with_a_stock_trainer(tmp_path):
-    logits, labels = make_split("random")
-    features = torch.tensor(logits, dtype=torch.float32)
-    rows = [{"logits": row, "labels": int(label)} for row, label in zip(features, labels, strict=True)]
-    arguments = TrainingArguments(
-        str(tmp_path), batch_eval_metrics=True, per_device_eval_batch_size=64, use_cpu=True, report_to="none"
-    )
-    trainer = Trainer(EchoLogits(), arguments, eval_dataset=rows, compute_metrics=trainer_metrics(12))
-    expected = expected_values(features.double().numpy(), labels)
-    expected.pop("roc_auc")
-    for _ in range(2):
-        values = trainer.evaluate()
-        assert values["eval_num_examples"] == 500
-        assert {name: values[f"eval_{name}"] for name in expected} == pytest.approx(expected, **TOLERANCE)
 
 
 class EchoLogits(torch.nn.Module):

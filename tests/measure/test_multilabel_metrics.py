@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 
 import numpy as np
@@ -12,7 +13,7 @@ from scipy.special import expit
 from sklearn import metrics as sk
 
 from hf_imgcls.errors import DataError, ModelError, NumericsError
-from hf_imgcls.measure.metrics.accumulate_multi_label import MultiLabelAccumulator
+from hf_imgcls.measure.metrics.accumulate import MultiLabelAccumulator
 from hf_imgcls.measure.metrics.single import measure_calibration_error
 from hf_imgcls.measure.statistics.thresholds import MIN_POSITIVES, tune_thresholds
 
@@ -147,7 +148,7 @@ def test_of_equal_thresholds_the_one_nearest_to_half_is_taken():
 
 def test_other_thresholds_change_answers_only():
     table = make_label_table(*make_label_logits("random"))
-    other = table.with_thresholds(np.full(8, 0.9), thresholds_from="a test")
+    other = dataclasses.replace(table, thresholds=np.full(8, 0.9), source={"thresholds_from": "a test"})
     assert other.answers.sum() < table.answers.sum()
     assert np.array_equal(other.scores, table.scores)
     assert other.source["thresholds_from"] == "a test"

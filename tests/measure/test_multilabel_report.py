@@ -20,13 +20,13 @@ from test_page import Page
 
 from hf_imgcls.errors import ArgumentError, DataError
 from hf_imgcls.measure.compare import compare_tables
-from hf_imgcls.measure.multi_label_table import MultiLabelTable, load_table
 from hf_imgcls.measure.report.goals import check_goals, judge, parse_goals
 from hf_imgcls.measure.report.multi_label_gallery import build_label_gallery
 from hf_imgcls.measure.report.multi_label_summary import list_co_occurrences, list_label_mistakes, summarise_label_sets
 from hf_imgcls.measure.report.slices import build_slices, relate_support_to_recall
 from hf_imgcls.measure.report.write import read_report, write_report
 from hf_imgcls.measure.statistics.calibration import fit_sigmoid_temperature, read_logits
+from hf_imgcls.measure.tables import MultiLabelTable, Table
 
 CLOSE = {"rel": 1e-9, "abs": 1e-9}
 
@@ -40,7 +40,7 @@ def test_a_table_is_read_as_it_was_written(tmp_path, case):
     table.metadata["camera"] = [None if row % 5 == 0 else f"camera {row % 3}" for row in range(len(table))]
     table.files[0] = "a.png"
     table.save(tmp_path / "predictions_test.parquet")
-    again = load_table(tmp_path / "predictions_test.parquet")
+    again = Table.load(tmp_path / "predictions_test.parquet")
     assert isinstance(again, MultiLabelTable)
     for field in dataclasses.fields(MultiLabelTable):
         one, other = getattr(table, field.name), getattr(again, field.name)
@@ -53,13 +53,13 @@ def test_damage_is_noticed(tmp_path):
     table = make_label_case("random")
     dataclasses.replace(table, thresholds=np.zeros(3)).save(path)
     with pytest.raises(DataError, match="3 thresholds for 8 classes"):
-        load_table(path)
+        Table.load(path)
     dataclasses.replace(table, scores=table.scores + np.float32(1)).save(path)
-    with pytest.raises(DataError, match="probabilities that are none"):
-        load_table(path)
+    with pytest.raises(DataError, match="probabilities outside 0 to 1"):
+        Table.load(path)
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(DataError, match="cannot be used"):
-        load_table(path)
+        Table.load(path)
 
 
 # ------------------------------------------------------------------------------------------------ numbers
@@ -71,7 +71,7 @@ def test_every_number_from_the_file(tmp_path, case):
     table = make_label_case(case, thresholds=limits)
     table.save(tmp_path / "t.parquet")
     columns = read_label_columns(tmp_path / "t.parquet")
-    record = summarise_label_sets(load_table(tmp_path / "t.parquet"), draws=200)
+    record = summarise_label_sets(Table.load(tmp_path / "t.parquet"), draws=200)
     targets, scores = columns["targets"].astype(bool), columns["scores"]
     answers = scores >= columns["thresholds"]
     expected = expected_metrics(scores, targets, limits)

@@ -15,8 +15,7 @@ from trained_models import digits_arguments, find_trained_model, load_digits
 
 from hf_imgcls.classifier.pipeline import PipelineConsumer
 from hf_imgcls.errors import DataError, ParityError
-from hf_imgcls.measure.metrics.accumulate import ExampleTable
-from hf_imgcls.measure.metrics.accumulate_multi_label import MultiLabelExamples
+from hf_imgcls.measure.metrics.examples import ExampleTable, MultiLabelExamples
 from hf_imgcls.measure.parity import check_parity
 from hf_imgcls.measure.score import score_folder
 from hf_imgcls.measure.scored_answers import Tolerance, build_scored
@@ -106,7 +105,7 @@ def test_a_renamed_class_of_several_labels_is_found_and_named(scored):
     by_name = [{item["label"]: item["score"] for item in answer} for answer in answers]
     scores = np.array([[answer[name] for name in score.labels] for answer in by_name], np.float32)
     indices = np.array(rows["sample_index"])
-    examples = MultiLabelExamples(indices, scores >= 0.5, scores, np.zeros(len(scores)))
+    examples = MultiLabelExamples(indices, np.zeros(len(scores)), scores >= 0.5, scores)
     tables = dataclasses.replace(score, examples=examples)
     assert check(folder, tables).num_agreeing == NUM_EXAMPLES
 

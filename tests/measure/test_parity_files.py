@@ -20,7 +20,7 @@ from hf_imgcls.classifier.decode import decode_image
 from hf_imgcls.classifier.pipeline import PipelineConsumer
 from hf_imgcls.classifier.saved_reading import adopt_reading, save_reading
 from hf_imgcls.errors import ModelError, ParityError
-from hf_imgcls.measure.metrics.accumulate_multi_label import MultiLabelExamples
+from hf_imgcls.measure.metrics.examples import MultiLabelExamples
 from hf_imgcls.measure.offered import describe_agreement, describe_plain
 from hf_imgcls.measure.parity import check_parity
 from hf_imgcls.measure.score import score_folder
@@ -201,7 +201,7 @@ def test_another_probability_is_an_error_where_every_answer_is_the_same(tmp_path
 
 def test_an_image_with_several_labels_is_right_when_all_of_them_are():
     targets, scores = np.array([[True, False], [True, True]]), np.array([[0.9, 0.1], [0.8, 0.2]], np.float32)
-    scored = build_scored(MultiLabelExamples(np.array([3, 7]), targets, scores, np.zeros(2)), ["a", "b"])
+    scored = build_scored(MultiLabelExamples(np.array([3, 7]), np.zeros(2), targets, scores), ["a", "b"])
     row = scored.find(7)
     assert (scored.metric, scored.is_right(0), scored.is_right(row)) == ("subset_accuracy", True, False)
     answer = [{"label": "b", "score": 0.7}, {"label": "a", "score": 0.6}]

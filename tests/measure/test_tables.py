@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Sequence, Value
+from made_label_tables import make_label_case
 from made_tables import CASES, make_case, make_logits, make_table, read_columns
 from trained_models import digits_arguments, find_trained_model, load_digits
 
@@ -18,7 +19,7 @@ from hf_imgcls.measure import columns
 from hf_imgcls.measure.metrics.accumulate import ClassificationAccumulator
 from hf_imgcls.measure.metrics.top_scores import TopScores, sort_scores
 from hf_imgcls.measure.score import score_folder
-from hf_imgcls.measure.tables import PREDICTIONS_FILE, PredictionTable, unique_names
+from hf_imgcls.measure.tables import PREDICTIONS_FILE, PredictionTable, Table, unique_names
 
 METADATA = {
     "camera": ["left", None, "right"] * 20,
@@ -88,12 +89,37 @@ def test_a_file_gives_back_what_was_saved(case, tmp_path):
 
 def test_rows_are_converted_a_few_at_a_time(tmp_path, monkeypatch):
     table = make_case("random")
-    monkeypatch.setattr("hf_imgcls.measure.tables._ROWS", 64)
+    monkeypatch.setattr("hf_imgcls.measure.table_file._ROWS", 64)
     table.save(tmp_path / "small.parquet")
     assert pq.ParquetFile(tmp_path / "small.parquet").num_row_groups == 8
     again = PredictionTable.load(tmp_path / "small.parquet")
     np.testing.assert_array_equal(again.top_classes, table.top_classes)
     np.testing.assert_array_equal(again.probabilities, table.probabilities)
+
+
+def test_the_base_class_reads_either_kind_and_a_subclass_its_own(tmp_path):
+    tables = (make_case("random"), make_label_case("random"))
+    for table in tables:
+        table.save(tmp_path / "table.parquet")
+        again = Table.load(tmp_path / "table.parquet")
+        assert type(again) is type(table)
+        np.testing.assert_array_equal(again.correct, table.correct)
+        other = next(type(other) for other in tables if type(other) is not type(table))
+        with pytest.raises(DataError, match=f"it is of the problem type {table.problem_type}"):
+            other.load(tmp_path / "table.parquet")
+
+
+def test_a_data_frame_has_the_columns_of_the_file(tmp_path):
+    for table in (make_case("random"), make_label_case("random")):
+        table.metadata = {"camera": ["a", None] * (len(table) // 2)}
+        table.save(tmp_path / "table.parquet")
+        frame = table.to_pandas()
+        assert list(frame.columns) == pq.read_schema(tmp_path / "table.parquet").names
+        assert len(frame) == len(table)
+        np.testing.assert_array_equal(frame["log_loss"], table.log_loss)
+        assert frame["metadata.camera"].isna().tolist() == [False, True] * (len(table) // 2)
+    answers = [np.flatnonzero(row).tolist() for row in table.targets]
+    assert [list(row) for row in frame["labels"]] == answers
 
 
 def test_what_is_no_table_is_an_error(tmp_path):
@@ -120,7 +146,7 @@ def test_what_is_no_table_is_an_error(tmp_path):
     for name, value, reason in (
         ("label", 12, "label has values outside 0 to 11"),
         ("sample_index", 0, "sample_index is not ascending"),
-        ("log_loss", np.nan, "probabilities that are none"),
+        ("log_loss", np.nan, "log_loss is not finite"),
         ("prediction", 11 - int(table.prediction[7]), "top_classes does not begin with prediction"),
     ):
         broken = make_case("random")

@@ -7,8 +7,7 @@ from made_label_tables import make_label_logits, make_label_table
 from made_tables import make_logits, make_table
 
 from hf_imgcls.data.manifest import Manifest
-from hf_imgcls.measure.metrics.accumulate import ClassificationAccumulator
-from hf_imgcls.measure.metrics.accumulate_multi_label import MultiLabelAccumulator
+from hf_imgcls.measure.metrics.accumulate import ClassificationAccumulator, MultiLabelAccumulator
 from hf_imgcls.measure.unseen import describe_unseen, measure_unseen
 
 

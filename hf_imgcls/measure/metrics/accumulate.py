@@ -1,14 +1,15 @@
 """Every number of a classifier, from logits that arrive batch by batch, on one process or on many.
 
-Per example six numbers are kept, never the (N, K) logits, unless ROC-AUC is asked for. The definitions are in
-`hf_imgcls.measure.metrics.single`. numpy only: torch tensors are read through their own methods.
+Where an image has one label, six numbers are kept per example, never the (N, K) logits, unless ROC-AUC is asked for;
+where it may have several, its labels, its loss and the (N, K) sigmoid scores in float32, which the average precision
+needs and a prediction table keeps. The definitions are in `hf_imgcls.measure.metrics.single` and
+`hf_imgcls.measure.metrics.multi_label`. numpy only: torch tensors are read through their own methods.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,15 @@ import numpy.typing as npt
 from hf_imgcls.arrays import FloatArray, IntArray
 from hf_imgcls.catalogue import EVALUATION, list_metrics
 from hf_imgcls.errors import DataError, ModelError, NumericsError
+from hf_imgcls.measure.metrics.examples import Examples, ExampleTable, MultiLabelExamples
+from hf_imgcls.measure.metrics.multi_label import (
+    DEFAULT_THRESHOLD,
+    binary_log_losses,
+    decide,
+    measure_decisions,
+    measure_rankings,
+    sigmoid,
+)
 from hf_imgcls.measure.metrics.single import (
     Measured,
     count_confusions,
@@ -25,34 +35,12 @@ from hf_imgcls.measure.metrics.single import (
     measure_roc_auc,
     measure_top_k,
     rank_references,
+    read_measured,
     softmax,
 )
 
-
-@dataclass
-class ExampleTable:
-    """What is kept of each example; row i of every array belongs to the same example.
-
-    Attributes:
-        sample_index: (N,) int64, position in the source split; -1 where it was not given.
-        label: (N,) int64, the reference.
-        prediction: (N,) int64, the class with the highest logit, the lowest id among equals.
-        probability: (N,) float64, softmax score of ``prediction``.
-        log_loss: (N,) float64, minus the log-probability of ``label``.
-        reference_rank: (N,) int64, rank of ``label`` among the scores, 0 is the best.
-        scores: (N, K) float64 softmax scores, or ``None`` when they are not kept.
-    """
-
-    sample_index: IntArray
-    label: IntArray
-    prediction: IntArray
-    probability: FloatArray
-    log_loss: FloatArray
-    reference_rank: IntArray
-    scores: FloatArray | None
-
-    def __len__(self) -> int:
-        return len(self.label)
+if TYPE_CHECKING:
+    from hf_imgcls.measure.metrics.top_scores import TopScores
 
 
 def as_array(array: Any) -> npt.NDArray[Any]:
@@ -81,95 +69,139 @@ def check_finite(logits: FloatArray, sample_index: IntArray) -> None:
         )
 
 
-def join_indices(chunks: list[IntArray]) -> tuple[IntArray, IntArray]:
-    """The sample_index (N,) of all batches, and the order (N,) that sorts it: by arrival where there is none.
-
-    Raises:
-        DataError: There are no examples.
-        RuntimeError: An example was counted twice.
-    """
-    if not any(map(len, chunks)):
-        raise DataError("no examples to measure", "at least one example", "check the split and max_*_samples")
-    index = np.concatenate(chunks)
-    known = index[index >= 0]
-    if len(np.unique(known)) != len(known):
-        raise RuntimeError("an example was counted twice: its sample_index arrived more than once")
-    return index, np.argsort(index, kind="stable")
+def read_index(sample_index: Any, num_examples: int) -> IntArray:
+    """Return ``sample_index`` as (N,) int64, -1 each where it was not given."""
+    if sample_index is None:
+        return np.full(num_examples, -1, dtype=np.int64)
+    return as_array(sample_index).astype(np.int64).reshape(-1)
 
 
-class ClassificationAccumulator:
+ExamplesT = TypeVar("ExamplesT", bound=Examples)
+
+
+class Accumulator(Generic[ExamplesT]):
     """Collects a split batch by batch, on one process or merged from many, and computes every metric.
 
     Args:
         num_labels: K, the number of classes.
-        keep_scores: Also keep the (N, K) softmax scores, 8 bytes each on the CPU; ``roc_auc`` needs them.
 
     Attributes:
         reasons: After `compute`: metric name -> why its value is ``None``.
         remarks: After `compute`: metric name -> what its value leaves out.
     """
 
-    def __init__(self, num_labels: int, keep_scores: bool = False) -> None:
-        self.num_labels = num_labels
-        self.keep_scores = keep_scores
-        self.reset()
+    kind: ClassVar[type[Examples]]
 
-    def reset(self) -> None:
-        """Forget every example."""
-        self._chunks: list[ExampleTable] = []
+    def __init__(self, num_labels: int) -> None:
+        self.num_labels = num_labels
+        self._chunks: list[ExamplesT] = []
         self.reasons: dict[str, str] = {}
         self.remarks: dict[str, str] = {}
 
     @property
     def num_examples(self) -> int:
         """Number of examples so far."""
-        return sum(len(chunk) for chunk in self._chunks)
+        return sum(map(len, self._chunks))
 
     def update(self, logits: Any, labels: Any, sample_index: Any = None) -> None:
-        """Add a batch: `add` what `measure_batch` says."""
+        """Add a batch: `add` what `measure_batch` returns."""
         self.add(self.measure_batch(logits, labels, sample_index))
 
-    def add(self, batch: ExampleTable) -> None:
-        """Add a batch that was measured; its scores are let go unless they are kept."""
-        self._chunks.append(batch if self.keep_scores else dataclasses.replace(batch, scores=None))
+    def add(self, batch: ExamplesT) -> None:
+        """Add a batch that was measured."""
+        self._chunks.append(batch)
 
-    def measure_batch(self, logits: Any, labels: Any, sample_index: Any = None) -> ExampleTable:
-        """What there is to know of each example of a batch, without adding it.
+    def measure_batch(self, logits: Any, labels: Any, sample_index: Any = None) -> ExamplesT:
+        """Return what there is to know of each example of a batch, without adding it.
 
         Args:
             logits: (B, K) floating point tensor or array, on any device.
-            labels: (B,) integers in [0, K).
+            labels: (B,) integers in [0, K); with several labels per image (B, K) of 0 and 1.
             sample_index: (B,) integers, unique within the split; ``None`` where it is not known.
 
-        Returns:
-            The batch, with its scores.
-
         Raises:
-            DataError: A label lies outside [0, K).
+            DataError: A label lies outside [0, K), or is neither 0 nor 1.
             ModelError: There are not K logits.
             NumericsError: A logit is NaN or infinite.
         """
+        raise NotImplementedError
+
+    def measure(self, examples: ExamplesT) -> dict[str, Measured]:
+        """Compute every metric of some examples."""
+        raise NotImplementedError
+
+    def merge(self, other: Self) -> None:
+        """Add the examples of another accumulator, for example another process's."""
+        if other.num_labels != self.num_labels:
+            raise ValueError("only accumulators with equal num_labels can be merged")
+        self._chunks.extend(other._chunks)
+
+    def collect_examples(self) -> ExamplesT:
+        """Return one row per example, ordered by sample_index (by arrival where there is none).
+
+        Raises:
+            DataError: There are no examples.
+            RuntimeError: An example was counted twice.
+        """
+        return cast("ExamplesT", self.kind.join(self._chunks))
+
+    @property
+    def confusion_matrix(self) -> IntArray | None:
+        """(K, K) int64, rows are references and columns are predictions; None where an image may have several."""
+        return None
+
+    def compute(self, prefix: str = "") -> dict[str, float | None]:
+        """Compute every metric, and ``num_examples``.
+
+        Args:
+            prefix: Put before each name, for example ``"test_"``.
+
+        Returns:
+            Name -> value; ``None`` where not defined, with the reason in ``reasons`` under the name without prefix.
+
+        Raises:
+            DataError: There are no examples.
+        """
+        examples = self.collect_examples()
+        values, self.reasons, self.remarks = read_measured(self.measure(examples))
+        return {prefix + name: value for name, value in values.items()} | {f"{prefix}num_examples": len(examples)}
+
+
+class ClassificationAccumulator(Accumulator[ExampleTable]):
+    """Collects images with one label each.
+
+    Args:
+        num_labels: K, the number of classes.
+        keep_scores: Also keep the (N, K) softmax scores, 8 bytes each on the CPU; ``roc_auc`` needs them.
+        top: Gets the best scores of each batch. They stay on the process that computed them until they are collected.
+    """
+
+    kind = ExampleTable
+
+    def __init__(self, num_labels: int, keep_scores: bool = False, top: TopScores | None = None) -> None:
+        super().__init__(num_labels)
+        self.keep_scores, self.top = keep_scores, top
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is sent to other processes."""
+        return self.__dict__ | {"top": None}
+
+    def update(self, logits: Any, labels: Any, sample_index: Any = None) -> None:
+        """Add a batch, and its best scores."""
+        batch = self.measure_batch(logits, labels, sample_index)
+        self.add(batch)
+        if self.top is not None:
+            self.top.update(batch)
+
+    def add(self, batch: ExampleTable) -> None:
+        """Add a batch that was measured; its scores are dropped unless they are kept."""
+        super().add(batch if self.keep_scores else dataclasses.replace(batch, scores=None))
+
+    def measure_batch(self, logits: Any, labels: Any, sample_index: Any = None) -> ExampleTable:
+        """See `Accumulator`; the batch has its scores."""
         scores = as_array(logits).astype(np.float64, copy=False)
         label = as_array(labels).astype(np.int64).reshape(-1)
-        if sample_index is None:
-            index = np.full(len(label), -1, dtype=np.int64)
-        else:
-            index = as_array(sample_index).astype(np.int64).reshape(-1)
-        self._check_batch(scores, label, index)
-        probabilities, log_probabilities = softmax(scores)
-        prediction = scores.argmax(axis=1).astype(np.int64)
-        rows = np.arange(len(label))
-        return ExampleTable(
-            sample_index=index,
-            label=label,
-            prediction=prediction,
-            probability=probabilities[rows, prediction],
-            log_loss=-log_probabilities[rows, label],
-            reference_rank=rank_references(scores, label),
-            scores=probabilities,
-        )
-
-    def _check_batch(self, scores: FloatArray, label: IntArray, index: IntArray) -> None:
+        index = read_index(sample_index, len(label))
         if scores.shape != (len(label), self.num_labels) or len(index) != len(label):
             raise ModelError(
                 f"logits of shape {scores.shape} for {len(label)} labels and {len(index)} sample indices",
@@ -184,31 +216,24 @@ class ClassificationAccumulator:
                 "measure on a split whose labels are known and belong to the model's classes",
             )
         check_finite(scores, index)
-
-    def merge(self, other: ClassificationAccumulator) -> None:
-        """Add the examples of another accumulator, for example another process's."""
-        if (other.num_labels, other.keep_scores) != (self.num_labels, self.keep_scores):
-            raise ValueError("only accumulators with equal num_labels and keep_scores can be merged")
-        self._chunks.extend(other._chunks)
-
-    def collect_examples(self) -> ExampleTable:
-        """One row per example, ordered by sample_index (by arrival where there is none).
-
-        Raises:
-            DataError: There are no examples.
-            RuntimeError: An example was counted twice.
-        """
-        index, order = join_indices([chunk.sample_index for chunk in self._chunks])
-        scores = np.concatenate([chunk.scores for chunk in self._chunks])[order] if self.keep_scores else None
+        probabilities, log_probabilities = softmax(scores)
+        prediction = scores.argmax(axis=1).astype(np.int64)
+        rows = np.arange(len(label))
         return ExampleTable(
-            sample_index=index[order],
-            label=np.concatenate([chunk.label for chunk in self._chunks])[order],
-            prediction=np.concatenate([chunk.prediction for chunk in self._chunks])[order],
-            probability=np.concatenate([chunk.probability for chunk in self._chunks])[order],
-            log_loss=np.concatenate([chunk.log_loss for chunk in self._chunks])[order],
-            reference_rank=np.concatenate([chunk.reference_rank for chunk in self._chunks])[order],
-            scores=scores,
+            sample_index=index,
+            label=label,
+            prediction=prediction,
+            probability=probabilities[rows, prediction],
+            log_loss=-log_probabilities[rows, label],
+            reference_rank=rank_references(scores, label),
+            scores=probabilities,
         )
+
+    def merge(self, other: Self) -> None:
+        """See `Accumulator`."""
+        if other.keep_scores != self.keep_scores:
+            raise ValueError("only accumulators with equal keep_scores can be merged")
+        super().merge(other)
 
     @property
     def confusion_matrix(self) -> IntArray:
@@ -216,19 +241,8 @@ class ClassificationAccumulator:
         examples = self.collect_examples()
         return count_confusions(examples.label, examples.prediction, self.num_labels)
 
-    def compute(self, prefix: str = "") -> dict[str, float | None]:
-        """Every metric of an evaluation, and ``num_examples``.
-
-        Args:
-            prefix: Put before each name, for example ``"test_"``.
-
-        Returns:
-            Name -> value; ``None`` where not defined, with the reason in ``reasons`` under the name without prefix.
-
-        Raises:
-            DataError: There are no examples.
-        """
-        examples = self.collect_examples()
+    def measure(self, examples: ExampleTable) -> dict[str, Measured]:
+        """Compute every metric of an evaluation."""
         correct = examples.label == examples.prediction
         counts = (examples.label, examples.prediction, self.num_labels)
         measured = {
@@ -242,50 +256,53 @@ class ClassificationAccumulator:
             else measure_roc_auc(examples.label, examples.scores),
             "ece": measure_calibration_error(correct, examples.probability),
         }
-        self.reasons = {name: item.remark or "" for name, item in measured.items() if item.value is None}
-        self.remarks = {name: item.remark for name, item in measured.items() if item.value is not None and item.remark}
-        values: dict[str, float | None] = {
-            prefix + name: measured[name].value for name in list_metrics(EVALUATION, multi_label=False)
-        }
-        return values | {f"{prefix}num_examples": self.num_examples}
+        return {name: measured[name] for name in list_metrics(EVALUATION, multi_label=False)}
 
 
-class TrainerMetrics:
-    """``compute_metrics`` for `transformers.Trainer` with ``batch_eval_metrics=True``: one batch of logits at a time.
-
-    Metrics that are not defined are left out of the result, since Trainer's callbacks take numbers only.
+class MultiLabelAccumulator(Accumulator[MultiLabelExamples]):
+    """Collects images that may have several labels each.
 
     Args:
         num_labels: K, the number of classes.
-        keep_scores: Also compute ``roc_auc``, for 8 * N * K bytes on the CPU.
+        thresholds: By class id: from which score on an image is answered to have the class; 0.5 each by default.
     """
 
-    def __init__(self, num_labels: int, keep_scores: bool = False) -> None:
-        self.accumulator = ClassificationAccumulator(num_labels, keep_scores)
+    kind = MultiLabelExamples
 
-    def reset(self) -> None:
-        """Forget the batches of an evaluation that did not come to its end."""
-        self.accumulator.reset()
+    def __init__(self, num_labels: int, thresholds: npt.ArrayLike | None = None) -> None:
+        super().__init__(num_labels)
+        self.thresholds = np.full(num_labels, DEFAULT_THRESHOLD) if thresholds is None else np.asarray(thresholds)
 
-    def __call__(self, evaluation: Any, compute_result: bool = True) -> dict[str, float]:
-        """Add one batch; on the last one also compute.
+    def measure_batch(self, logits: Any, labels: Any, sample_index: Any = None) -> MultiLabelExamples:
+        """See `Accumulator`."""
+        values = as_array(logits).astype(np.float64, copy=False)
+        targets = as_array(labels)
+        index = read_index(sample_index, len(targets))
+        if values.shape != targets.shape or values.shape != (len(index), self.num_labels):
+            raise ModelError(
+                f"logits of shape {values.shape} for labels of shape {targets.shape}, {len(index)} sample indices",
+                f"logits and labels of shape ({len(index)}, {self.num_labels}): one of each per class",
+                "check that the model's head has one output per class of the dataset",
+            )
+        if not np.isin(targets, (0, 1)).all():
+            raise DataError(
+                "labels that are neither 0 nor 1", "a vector of 0 and 1 per image", "measure on hard labels"
+            )
+        check_finite(values, index)
+        return MultiLabelExamples(
+            sample_index=index,
+            log_loss=binary_log_losses(values, targets).mean(axis=1),
+            targets=targets.astype(bool),
+            scores=sigmoid(values).astype(np.float32),
+        )
 
-        Args:
-            evaluation: `transformers.EvalPrediction` with logits (B, K), alone or first in a tuple, and labels (B,).
-            compute_result: Whether this is the last batch.
-
-        Returns:
-            Name -> value after the last batch, else nothing.
-        """
-        logits = evaluation.predictions
-        self.accumulator.update(logits[0] if isinstance(logits, (tuple, list)) else logits, evaluation.label_ids)
-        if not compute_result:
-            return {}
-        values = self.accumulator.compute()
-        self.accumulator.reset()
-        return {name: value for name, value in values.items() if value is not None}
-
-
-def trainer_metrics(num_labels: int, keep_scores: bool = False) -> TrainerMetrics:
-    """See `TrainerMetrics`."""
-    return TrainerMetrics(num_labels, keep_scores)
+    def measure(self, examples: MultiLabelExamples) -> dict[str, Measured]:
+        """Compute every metric of an evaluation."""
+        targets, scores = examples.targets, examples.scores
+        measured = {
+            **measure_rankings(targets, scores),
+            **measure_decisions(targets, decide(scores, self.thresholds)),
+            "log_loss": Measured(float(examples.log_loss.mean())),
+            "ece": measure_calibration_error(targets.ravel(), scores.ravel().astype(np.float64)),
+        }
+        return {name: measured[name] for name in list_metrics(EVALUATION, multi_label=True)}

@@ -13,18 +13,19 @@ defined is ``None`` with a reason:
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from hf_imgcls.arrays import FloatArray, IntArray
-from hf_imgcls.measure.metrics.ranking import rank_scores
+from hf_imgcls.measure.metrics.ranking import find_average_precision, find_roc_auc
 from hf_imgcls.measure.metrics.single import Measured, average_counts
 
 BoolArray = npt.NDArray[np.bool_]
 
 DEFAULT_THRESHOLD = 0.5
+NO_LABEL = "no image has a label"
 
 
 def sigmoid(logits: FloatArray) -> FloatArray:
@@ -67,7 +68,7 @@ def measure_decisions(targets: BoolArray, answers: BoolArray) -> dict[str, Measu
     averages = average_decisions(support, answered, correct)
     for name, value in averages.items():
         if not support.any():
-            measured[name] = Measured(None, "no image has a label")
+            measured[name] = Measured(None, NO_LABEL)
         elif name == "micro_precision" and not answered.any():
             measured[name] = Measured(0.0, "no class was answered for any image: counted as 0")
         else:
@@ -100,29 +101,44 @@ def average_decisions(
     return micro | {name: np.nan_to_num(values) for name, values in averages.items()}
 
 
-class MeanRankings(NamedTuple):
-    """Means over classes of what their scores' rankings are worth."""
+def decide(scores: npt.NDArray[Any], thresholds: npt.ArrayLike) -> BoolArray:
+    """Return the answers: the classes whose score reaches their threshold.
 
-    mean_average_precision: Measured
-    roc_auc: Measured
+    Args:
+        scores: (N, K), or (K,) for one image; float32, as ``pipeline()`` gives them.
+        thresholds: (K,).
+    """
+    return np.asarray(scores, dtype=np.float64) >= np.asarray(thresholds, dtype=np.float64)
 
 
-def measure_rankings(targets: BoolArray, scores: npt.NDArray[Any]) -> MeanRankings:
-    """Mean average precision and mean ROC-AUC over the classes for which they are defined.
+def measure_rankings(targets: BoolArray, scores: npt.NDArray[Any]) -> dict[str, Measured]:
+    """Measure how well the scores rank: means over the classes for which they are defined, and all decisions together.
 
     Args:
         targets: (N, K).
         scores: (N, K).
+
+    Returns:
+        ``mean_average_precision``, ``roc_auc`` (the mean over classes) and ``micro_average_precision``.
     """
-    precisions, areas = [], []
-    for label in range(targets.shape[1]):
-        average_precision, roc_auc = rank_scores(scores[:, label], targets[:, label])
-        precisions += [] if average_precision is None else [average_precision]
-        areas += [] if roc_auc is None else [roc_auc]
-    return MeanRankings(
-        average_defined(precisions, targets.shape[1], "without references", "no image has a label"),
-        average_defined(areas, targets.shape[1], "in no image or in all", "every class is in no image or in all"),
-    )
+    support, num_labels = targets.sum(axis=0), targets.shape[1]
+    precisions = [
+        find_average_precision(scores[:, label], targets[:, label]) for label in np.flatnonzero(support).tolist()
+    ]
+    ranked = np.flatnonzero((support > 0) & (support < len(targets))).tolist()
+    areas = [find_roc_auc(scores[:, label], targets[:, label]) for label in ranked]
+    return {
+        "mean_average_precision": average_defined(precisions, num_labels, "without references", NO_LABEL),
+        "roc_auc": average_defined(areas, num_labels, "in no image or in all", "every class is in no image or in all"),
+        "micro_average_precision": measure_pooled(targets, scores),
+    }
+
+
+def measure_pooled(targets: BoolArray, scores: npt.NDArray[Any]) -> Measured:
+    """Measure the average precision of all decisions together, one for each image and class."""
+    if not targets.any():
+        return Measured(None, NO_LABEL)
+    return Measured(find_average_precision(scores.ravel(), targets.ravel()))
 
 
 def average_defined(values: list[float], num_labels: int, why: str, otherwise: str) -> Measured:

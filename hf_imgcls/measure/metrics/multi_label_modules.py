@@ -17,7 +17,6 @@ import numpy.typing as npt
 from hf_imgcls.errors import DataError
 from hf_imgcls.measure.metrics.modules import InMemoryMetric, report_measured
 from hf_imgcls.measure.metrics.multi_label import BoolArray, measure_decisions, measure_rankings
-from hf_imgcls.measure.metrics.ranking import rank_scores
 
 _MULTI_HOT = datasets.Sequence(datasets.Value("int64"))
 _INPUTS = """
@@ -53,9 +52,7 @@ class MeanAveragePrecision(_MultiLabelMetric):
         targets = _as_multi_hot(references, "references")
         scores = np.asarray(prediction_scores, dtype=np.float64)
         _check_same_shape(scores, targets, "prediction_scores")
-        pooled, _ = rank_scores(scores.ravel(), targets.ravel())
-        result = report_measured(**measure_rankings(targets, scores)._asdict())
-        return result | {"micro_average_precision": pooled}
+        return report_measured(**measure_rankings(targets, scores))
 
 
 class MultiLabelDecisions(_MultiLabelMetric):

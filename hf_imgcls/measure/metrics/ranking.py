@@ -11,33 +11,62 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from hf_imgcls.arrays import FloatArray
+from hf_imgcls.arrays import FloatArray, IntArray
 
 
-def rank_scores(scores: npt.NDArray[Any], is_positive: npt.NDArray[np.bool_]) -> tuple[float | None, float | None]:
-    """Average precision and ROC-AUC of one class, without influences.
+def find_roc_auc(scores: npt.NDArray[Any], is_positive: npt.NDArray[np.bool_]) -> float:
+    """One class's area under the ROC curve; ties count one half.
 
     Args:
         scores: (N,) the class's scores.
-        is_positive: (N,) which examples are of the class.
+        is_positive: (N,) which examples are of the class; at least one is, and at least one is not.
 
-    Returns:
-        Average precision, ``None`` without positives; ROC-AUC, ``None`` without positives or without negatives.
+    Source:
+        The Mann-Whitney form: Hanley and McNeil (1982), https://doi.org/10.1148/radiology.143.1.7063747
     """
-    positives = int(is_positive.sum())
-    if not positives:
-        return None, None
+    every, own = np.sort(scores), np.sort(scores[is_positive])
+    # For each example of the class: how many of the others score lower, and how many the same.
+    lower = np.searchsorted(every, own, "left") - np.searchsorted(own, own, "left")
+    lower_or_same = np.searchsorted(every, own, "right") - np.searchsorted(own, own, "right")
+    return float((lower.sum() + lower_or_same.sum()) / (2.0 * len(own) * (len(every) - len(own))))
+
+
+class _Ranks(NamedTuple):
+    """Examples by falling score; those of the same score are one group, since they pass a threshold together.
+
+    Attributes:
+        order: (N,) the examples.
+        seen: (G,) examples in each group and above.
+        found: (G,) positives among them.
+        positives: (G,) positives in each group.
+    """
+
+    order: IntArray
+    seen: FloatArray
+    found: FloatArray
+    positives: FloatArray
+
+    def average_precision(self) -> float:
+        """Mean, over the positives, of the precision among all that score at least as high."""
+        return float(self.positives @ (self.found / self.seen) / self.found[-1])
+
+
+def _rank(scores: npt.NDArray[Any], is_positive: npt.NDArray[np.bool_]) -> _Ranks:
     order = np.argsort(scores)[::-1]
     ranked = scores[order]
     last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
-    seen, found = last + 1.0, np.cumsum(is_positive[order])[last].astype(np.float64)
-    gained = np.diff(found, prepend=0.0)
-    average_precision = float(gained @ (found / seen) / positives)
-    negatives = len(scores) - positives
-    if not negatives:
-        return average_precision, None
-    beaten = negatives - (seen - found) + np.diff(seen - found, prepend=0.0) / 2
-    return average_precision, float(gained @ beaten / (positives * negatives))
+    found = np.cumsum(is_positive[order])[last].astype(np.float64)
+    return _Ranks(order, (last + 1).astype(np.float64), found, np.diff(found, prepend=0.0))
+
+
+def find_average_precision(scores: npt.NDArray[Any], is_positive: npt.NDArray[np.bool_]) -> float:
+    """One class's average precision.
+
+    Args:
+        scores: (N,) the class's scores.
+        is_positive: (N,) which examples are of the class; at least one is.
+    """
+    return _rank(scores, is_positive).average_precision()
 
 
 class ClassRanking(NamedTuple):
@@ -67,17 +96,12 @@ def rank_class(scores: npt.NDArray[Any], is_positive: npt.NDArray[np.bool_]) -> 
         Influence as the derivative by the weight of an example: Efron (1981), "Nonparametric standard errors and
         confidence intervals", Canadian Journal of Statistics 9, 139-158 (infinitesimal jackknife).
     """
-    order = np.argsort(scores)[::-1]
-    ranked, positive = scores[order], is_positive[order]
-    # Examples of the same score are one group: they pass a threshold together.
-    last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
-    seen = last + 1.0  # examples in this group and above
-    found = np.cumsum(positive)[last].astype(np.float64)  # positives among them
-    size, positives = np.diff(seen, prepend=0.0), np.diff(found, prepend=0.0)
+    ranks = _rank(scores, is_positive)
+    order, seen, found, positives = ranks
+    size = np.diff(seen, prepend=0.0)
     negatives, total, others = size - positives, found[-1], seen[-1] - found[-1]
 
-    precision = found / seen
-    average_precision = float(positives @ precision / total)
+    precision, average_precision = found / seen, ranks.average_precision()
     # Weight on an example raises or lowers the precision at its own rank and at every positive below.
     gain = np.cumsum((positives / seen)[::-1])[::-1]
     loss = np.cumsum((positives * precision / seen)[::-1])[::-1]
@@ -86,10 +110,10 @@ def rank_class(scores: npt.NDArray[Any], is_positive: npt.NDArray[np.bool_]) -> 
 
     beaten = (others - (seen - found) + negatives / 2) / others  # share of negatives that a positive beats
     beating = (found - positives / 2) / total  # share of positives that beat a negative
-    roc_auc = float(positives @ beaten / total)
+    roc_auc = find_roc_auc(scores, is_positive)
     auc_of_positive, auc_of_negative = (beaten - roc_auc) / total, (beating - roc_auc) / others
 
-    group = np.repeat(np.arange(len(last)), size.astype(np.int64))
+    group, positive = np.repeat(np.arange(len(seen)), size.astype(np.int64)), is_positive[order]
     influences = np.empty((2, len(scores)))
     influences[0, order] = np.where(positive, auc_of_positive[group], auc_of_negative[group])
     influences[1, order] = np.where(positive, ap_of_positive[group], ap_of_negative[group])

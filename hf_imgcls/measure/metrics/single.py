@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_imgcls.arrays import FloatArray, IntArray
+from hf_imgcls.measure.metrics.ranking import find_roc_auc
 
 NUM_CALIBRATION_BINS = 15
 
@@ -34,6 +35,14 @@ class Measured(NamedTuple):
 
     value: float | None
     remark: str | None = None
+
+
+def read_measured(measured: dict[str, Measured]) -> tuple[dict[str, float | None], dict[str, str], dict[str, str]]:
+    """Return values by name, the reasons of those that are None, and the remarks on the others."""
+    values = {name: item.value for name, item in measured.items()}
+    reasons = {name: item.remark or "" for name, item in measured.items() if item.value is None}
+    remarks = {name: item.remark for name, item in measured.items() if item.value is not None and item.remark}
+    return values, reasons, remarks
 
 
 def softmax(logits: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -165,21 +174,12 @@ def measure_roc_auc(references: IntArray, scores: npt.NDArray[Any]) -> Measured:
 
     Returns:
         The mean over the classes that occur among the references. Not defined when fewer than two classes do.
-
-    Source:
-        The Mann-Whitney form: Hanley and McNeil (1982), https://doi.org/10.1148/radiology.143.1.7063747
     """
     num_labels = scores.shape[1]
     present = np.unique(references)
     if len(present) < 2:
         return Measured(None, "the references hold one class only: there is nothing to tell it from")
-    areas = []
-    for label in present:
-        every, own = np.sort(scores[:, label]), np.sort(scores[references == label, label])
-        # For each example of the class: how many of the others score lower, and how many the same.
-        lower = np.searchsorted(every, own, "left") - np.searchsorted(own, own, "left")
-        lower_or_same = np.searchsorted(every, own, "right") - np.searchsorted(own, own, "right")
-        areas.append((lower.sum() + lower_or_same.sum()) / (2.0 * len(own) * (len(every) - len(own))))
+    areas = [find_roc_auc(scores[:, label], references == label) for label in present]
     missing = num_labels - len(present)
     remark = f"left out, without references: {missing} of {num_labels} classes" if missing else None
     return Measured(float(np.mean(areas)), remark)

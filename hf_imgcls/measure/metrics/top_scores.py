@@ -13,13 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_imgcls.arrays import FloatArray, IntArray
-from hf_imgcls.measure.tables import class_dtype, count_top
 
 if TYPE_CHECKING:
     from accelerate import PartialState
 
-    from hf_imgcls.measure.metrics.accumulate import ExampleTable
+    from hf_imgcls.measure.metrics.examples import ExampleTable
 
+MAX_CLASSES_KEPT = 1000  # with more, only this many probabilities of an example:
+NUM_TOP_OF_MANY = 20
+NOT_EVERY_SCORE = f"of more than {MAX_CLASSES_KEPT:,} classes only the {NUM_TOP_OF_MANY} best scores are kept"
 _PIECE_BYTES = 2**24
 
 
@@ -86,6 +88,16 @@ class TopScores:
         if num_placed != len(sample_index):
             raise RuntimeError(f"scores of {num_placed} examples were kept, and there are {len(sample_index)}")
         return classes, probabilities
+
+
+def class_dtype(num_labels: int) -> type[np.int16] | type[np.int32]:
+    """The smallest signed type for class ids: of a thousand per example, they are a third of a table."""
+    return np.int16 if num_labels <= 2**15 else np.int32
+
+
+def count_top(num_labels: int) -> int:
+    """How many probabilities of an example are kept."""
+    return num_labels if num_labels <= MAX_CLASSES_KEPT else NUM_TOP_OF_MANY
 
 
 def sort_scores(

@@ -29,6 +29,7 @@ from hf_imgcls.measure.metrics.single import (
     measure_precision_recall_f1,
     measure_top_k,
 )
+from hf_imgcls.measure.metrics.top_scores import NOT_EVERY_SCORE
 from hf_imgcls.measure.statistics.calibration import measure_brier, measure_mistakes
 from hf_imgcls.measure.statistics.class_means import (
     Interval,
@@ -40,11 +41,11 @@ from hf_imgcls.measure.statistics.class_means import (
 )
 from hf_imgcls.measure.statistics.intervals import draw_statistics, enclose_calibration_error, enclose_ranking, wilson
 from hf_imgcls.measure.statistics.mistakes import enclose_mean_loss
-from hf_imgcls.measure.tables import NOT_EVERY_SCORE, PredictionTable, unique_names
+from hf_imgcls.measure.tables import PredictionTable, unique_names
 from hf_imgcls.records import Estimate
 
 if TYPE_CHECKING:
-    from hf_imgcls.measure.multi_label_table import Table
+    from hf_imgcls.measure.tables import Table
 
 
 # ------------------------------------------------------------------------------------------------ rankings

@@ -14,8 +14,9 @@ from hf_imgcls.measure.metrics.multi_label import (
     BoolArray,
     average_defined,
     measure_decisions,
+    measure_pooled,
 )
-from hf_imgcls.measure.metrics.ranking import rank_class, rank_scores
+from hf_imgcls.measure.metrics.ranking import rank_class
 from hf_imgcls.measure.metrics.single import (
     NUM_CALIBRATION_BINS,
     Measured,
@@ -24,7 +25,6 @@ from hf_imgcls.measure.metrics.single import (
     measure_adaptive_calibration_error,
     measure_calibration_error,
 )
-from hf_imgcls.measure.multi_label_table import MultiLabelTable
 from hf_imgcls.measure.report.estimates import (
     Rankings,
     count_known,
@@ -51,7 +51,7 @@ from hf_imgcls.measure.statistics.intervals import (
     wilson,
 )
 from hf_imgcls.measure.statistics.mistakes import enclose_mean_loss, enclose_pooled_share
-from hf_imgcls.measure.tables import unique_names
+from hf_imgcls.measure.tables import MultiLabelTable, unique_names
 from hf_imgcls.records import Estimate
 
 
@@ -89,11 +89,10 @@ def rank_label_sets(table: MultiLabelTable, level: float) -> Rankings:
             sums[name].add(value, influence, is_positive, 0.0 if name == "roc_auc" else bias)
             influences[name] += influence
     precisions, areas = ([1 - loss for loss in sums[name].losses] for name in influences)
-    pooled, _ = rank_scores(table.scores.ravel(), table.targets.ravel())
     means = {
         "mean_average_precision": average_defined(precisions, num_labels, "without references", "no image has a label"),
         "roc_auc": average_defined(areas, num_labels, "in no image or in all", "every class is in no image or in all"),
-        "micro_average_precision": Measured(pooled, None if pooled is not None else "no image has a label"),
+        "micro_average_precision": measure_pooled(table.targets, table.scores),
     }
     intervals = {
         name: enclose_mean_ranking(

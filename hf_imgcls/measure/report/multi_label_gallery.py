@@ -11,7 +11,7 @@ from hf_imgcls.measure.report.gallery import NUM_LEAST_CONFIDENT, NUM_WORST, Alb
 from hf_imgcls.measure.tables import unique_names
 
 if TYPE_CHECKING:
-    from hf_imgcls.measure.multi_label_table import MultiLabelTable
+    from hf_imgcls.measure.tables import MultiLabelTable
 
 _MAX_NAMED = 10
 

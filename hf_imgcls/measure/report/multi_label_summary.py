@@ -14,7 +14,6 @@ from hf_imgcls.catalogue import THRESHOLDS, list_shown
 from hf_imgcls.errors import DataError
 from hf_imgcls.measure.metrics.multi_label import DEFAULT_THRESHOLD, binary_log_losses, measure_decisions, sigmoid
 from hf_imgcls.measure.metrics.single import measure_calibration_error
-from hf_imgcls.measure.multi_label_table import MultiLabelTable
 from hf_imgcls.measure.report.estimates import count_known
 from hf_imgcls.measure.report.multi_label_estimates import (
     estimate_label_classes,
@@ -25,7 +24,7 @@ from hf_imgcls.measure.report.summary import check_same_classes, note_temperatur
 from hf_imgcls.measure.statistics.calibration import fit_sigmoid_temperature, measure_reliability, read_logits
 from hf_imgcls.measure.statistics.confidence import judge_label_confidence
 from hf_imgcls.measure.statistics.intervals import DEFAULT_DRAWS, DEFAULT_LEVEL, wilson
-from hf_imgcls.measure.tables import unique_names
+from hf_imgcls.measure.tables import MultiLabelTable, unique_names
 from hf_imgcls.records import MULTI_LABEL, ReportRecord
 
 _MAX_PAIRS = 100

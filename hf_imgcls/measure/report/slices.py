@@ -28,7 +28,7 @@ from hf_imgcls.measure.statistics.differences import (
 from hf_imgcls.measure.statistics.intervals import wilson
 
 if TYPE_CHECKING:
-    from hf_imgcls.measure.multi_label_table import Table
+    from hf_imgcls.measure.tables import Table
 
 # Below it the interval of an accuracy near 0.9 is wider than 0.2.
 MIN_SAMPLES = 30

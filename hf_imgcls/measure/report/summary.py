@@ -5,25 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from hf_imgcls.errors import DataError
 from hf_imgcls.measure.metrics.single import measure_calibration_error
+from hf_imgcls.measure.metrics.top_scores import NOT_EVERY_SCORE
 from hf_imgcls.measure.report.estimates import count_known, estimate_classes, estimate_metrics, rank_classes
-from hf_imgcls.measure.statistics.calibration import (
-    apply_temperature,
-    fit_temperature,
-    measure_reliability,
-    read_log_scores,
-)
+from hf_imgcls.measure.statistics.calibration import measure_reliability
 from hf_imgcls.measure.statistics.confidence import judge_confidence
 from hf_imgcls.measure.statistics.intervals import DEFAULT_DRAWS, DEFAULT_LEVEL
 from hf_imgcls.measure.statistics.selective import measure_risk_coverage
-from hf_imgcls.measure.tables import NOT_EVERY_SCORE, PredictionTable, unique_names
+from hf_imgcls.measure.tables import PredictionTable, unique_names
+from hf_imgcls.measure.task import task_of
 from hf_imgcls.records import ReportRecord
 
 if TYPE_CHECKING:
-    from hf_imgcls.measure.multi_label_table import Table
+    from hf_imgcls.measure.tables import Table
 
 _MAX_PAIRS = 100
 _MAX_PAIR_EXAMPLES = 5
@@ -154,19 +150,16 @@ def _calibrate(table: PredictionTable, validation: PredictionTable | None, reaso
     }
     temperature: dict[str, Any] | None = None
     if validation is not None:
-        logits = read_log_scores(validation)
+        task = task_of(table)
         try:
-            if logits is None:
-                raise DataError(NOT_EVERY_SCORE)
-            value = fit_temperature(logits, validation.label)
+            value = task.fit_temperature(validation)
             temperature = {
                 "value": value,
                 "fitted_on": validation.split,
                 "n": len(validation),
-                "on_validation": _compare_temperature(validation, logits, value),
+                "on_validation": _compare_temperature(validation, value),
+                **_compare_temperature(table, value),
             }
-            del logits
-            temperature |= _compare_temperature(table, read_log_scores(table), value)
         except DataError as error:
             temperature, reason = None, error.found
     calibration["temperature"] = temperature
@@ -175,11 +168,8 @@ def _calibrate(table: PredictionTable, validation: PredictionTable | None, reaso
     return calibration
 
 
-def _compare_temperature(
-    table: PredictionTable, logits: npt.NDArray[np.float32] | None, temperature: float
-) -> dict[str, float]:
-    assert logits is not None  # both tables have the same classes
-    confidence, log_loss = apply_temperature(logits, table.label, temperature)
+def _compare_temperature(table: PredictionTable, temperature: float) -> dict[str, float]:
+    confidence, log_loss = task_of(table).apply_temperature(table, temperature)
     return {
         "ece_before": float(measure_calibration_error(table.correct, table.confidence).value or 0.0),
         "ece_after": float(measure_calibration_error(table.correct, confidence).value or 0.0),

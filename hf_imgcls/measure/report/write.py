@@ -17,11 +17,9 @@ from hf_imgcls.classifier.reading import DEFAULT_READING, Reading
 from hf_imgcls.errors import OutputError
 from hf_imgcls.extras import require
 from hf_imgcls.layout import REPORT_FOLDER
-from hf_imgcls.measure.metrics.single import count_confusions
-from hf_imgcls.measure.multi_label_table import MultiLabelTable, Table, load_table
 from hf_imgcls.measure.report.gallery import IMAGE_FOLDER, IMAGE_PREFIX, Gallery, build_gallery
 from hf_imgcls.measure.report.multi_label_gallery import build_label_gallery
-from hf_imgcls.measure.tables import PREDICTIONS_FILE, PredictionTable, unique_names
+from hf_imgcls.measure.tables import PREDICTIONS_FILE, MultiLabelTable, PredictionTable, Table, unique_names
 from hf_imgcls.records import Estimate, ReportRecord
 
 if TYPE_CHECKING:
@@ -71,7 +69,7 @@ def write_report(
     if record.gallery is None and table is not None:
         if isinstance(table, MultiLabelTable):
             gallery = build_label_gallery(table, dataset, reading=reading)
-        else:
+        elif isinstance(table, PredictionTable):
             gallery = build_gallery(table, dataset, train, reading=reading)
         record = dataclasses.replace(record, gallery=gallery.content)
     content = record.to_json()
@@ -122,7 +120,7 @@ def add_exports(folder: str | os.PathLike[str], rows: list[dict[str, Any]]) -> N
     if rows == record.exports or (rows and record.split != rows[0]["split"]):
         return
     path = folder / PREDICTIONS_FILE.format(split=record.split)
-    table = load_table(path) if path.is_file() else None
+    table = Table.load(path) if path.is_file() else None
     write_report(dataclasses.replace(record, exports=rows), folder, table=table)
 
 
@@ -149,8 +147,8 @@ def draw_charts(content: dict[str, Any], table: Table | None, theme: Theme) -> d
         charts["reliability"] = plots.draw_reliability(content["calibration"]["bins"], theme, of_labels=several)
     if (content["multi_label"] or {}).get("mistakes"):
         charts["mistakes"] = row_plots.draw_label_mistakes(content["multi_label"]["mistakes"], labels, theme)
-    if isinstance(table, PredictionTable) and len(labels) <= MAX_MATRIX_CLASSES:
-        counts = count_confusions(table.label, table.prediction, len(labels))
+    counts = None if table is None or len(labels) > MAX_MATRIX_CLASSES else table.count_confusions()
+    if counts is not None:
         charts["confusion"] = plots.draw_confusion_matrix(counts, labels, theme)
     elif content["confused_pairs"]:
         charts["confusion"] = plots.draw_confused_pairs(content["confused_pairs"], labels, theme)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from hf_imgcls.arrays import FloatArray, IntArray
 from hf_imgcls.errors import DataError
 from hf_imgcls.measure.metrics.single import NUM_CALIBRATION_BINS, assign_bins
+from hf_imgcls.measure.metrics.top_scores import NOT_EVERY_SCORE
 from hf_imgcls.measure.statistics.intervals import DEFAULT_LEVEL, wilson
 
 if TYPE_CHECKING:
@@ -118,13 +119,16 @@ def measure_label_mistakes(scores: FloatArray, targets: npt.NDArray[np.bool_]) -
     }
 
 
-def read_log_scores(table: PredictionTable) -> npt.NDArray[np.float32] | None:
-    """Logits up to a constant per example: (N, K) float32 by class id; None when not every score was kept.
+def read_log_scores(table: PredictionTable) -> npt.NDArray[np.float32]:
+    """Logits up to a constant per example: (N, K) float32 by class id.
 
     A score that float32 rounds to 0 counts as the smallest that it knows; that of the label is exact.
+
+    Raises:
+        DataError: Not every score was kept.
     """
     if not table.is_complete:
-        return None
+        raise DataError(NOT_EVERY_SCORE, "the scores of all classes", "calibrate a model of fewer classes")
     logs = np.empty((len(table), len(table.labels)), dtype=np.float32)
     for rows in table.chunks():
         part = np.log(np.maximum(table.top_probabilities[rows], _SMALLEST))
