@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hf_imgcls.measure.metrics.accumulate_multi_label import MultiLabelAccumulator
 
 import hf_imgcls
 from hf_imgcls.catalogue import (
@@ -28,7 +27,7 @@ from hf_imgcls.catalogue import (
     list_metrics,
     list_shown,
 )
-from hf_imgcls.measure.metrics.accumulate import ClassificationAccumulator
+from hf_imgcls.measure.metrics.accumulate import ClassificationAccumulator, MultiLabelAccumulator
 
 ROOT = Path(hf_imgcls.__file__).parent
 
