@@ -5,7 +5,7 @@
     python benchmarks/ablate.py --dataset path/to/fashion_mnist --only mixup ema heavy
     python benchmarks/ablate.py --train 60000 --epochs 17 --seeds 3                    # all of it, on a GPU
 
-Every row is recipes/configs/fashion_mnist_convnext.yaml with one thing changed, trained on the same images with the
+Every row is the config fashion_mnist_convnext with one thing changed, trained on the same images with the
 same seed, and measured on the same test images. A short training on a subset says what helps a short training: strong
 augmentation and averages of weights pay in long ones.
 """

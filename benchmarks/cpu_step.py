@@ -23,14 +23,13 @@ import torch
 import yaml
 from transformers import ConvNextConfig, ConvNextForImageClassification
 
+from hf_imgcls.arguments.configs import CONFIGS
 from hf_imgcls.fit.depthwise import speed_up_depthwise
 from hf_imgcls.process import keep_memory
 from hf_imgcls.provenance import has_bfloat16
 
 VARIANTS = ("as a script does it", "memory kept", "and depthwise gradients", "and bfloat16", "and channels last")
-RECIPE = yaml.safe_load(
-    (Path(__file__).resolve().parents[1] / "recipes" / "configs" / "fashion_mnist_convnext.yaml").read_text()
-)
+RECIPE = yaml.safe_load((CONFIGS / "fashion_mnist_convnext.yaml").read_text())
 BATCH_SIZE = 64
 
 

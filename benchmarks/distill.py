@@ -3,7 +3,7 @@
 
     python benchmarks/distill.py --dataset path/to/fashion_mnist --teacher outputs/fashion_mnist_convnext
 
-The teacher is a run of recipes/configs/fashion_mnist_convnext.yaml. Each pair is compared by recipes/measure.py
+The teacher is a run of the config fashion_mnist_convnext. Each pair is compared by recipes/measure.py
 --compare: McNemar's test on the same test images, and the difference of accuracy with its interval.
 """
 
@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 from recipe_runs import finetune
 
+from hf_imgcls.arguments.configs import CONFIGS
 from hf_imgcls.measure.compare import compare_tables
 from hf_imgcls.measure.tables import Table
 
-CONFIG = Path(__file__).parents[1] / "recipes" / "configs" / "fashion_mnist_convnext.yaml"
+CONFIG = CONFIGS / "fashion_mnist_convnext.yaml"
 STUDENT = (
     "{patch_size: 2, num_stages: 2, depths: [1, 1], hidden_sizes: [24, 48], layer_scale_init_value: 1.0, "
     "initializer_range: 0.1, drop_path_rate: 0.0}"

@@ -19,7 +19,6 @@ import platform
 import statistics
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -30,6 +29,7 @@ import yaml
 from torch.utils.data import Dataset
 from transformers import TrainerCallback, get_scheduler
 
+from hf_imgcls.arguments.configs import CONFIGS
 from hf_imgcls.arguments.fields import DataArguments, FitArguments
 from hf_imgcls.classifier.preprocess import Normalizer
 from hf_imgcls.compat.arguments import build_training_arguments
@@ -40,9 +40,7 @@ from hf_imgcls.measure.metrics.accumulate import ClassificationAccumulator
 
 NUM_WARM_UP_STEPS = 10
 NUM_READY_BATCHES = 8
-QUICK_START = yaml.safe_load(
-    (Path(__file__).resolve().parents[1] / "recipes" / "configs" / "digits_vit_tiny.yaml").read_text()
-)
+QUICK_START = yaml.safe_load((CONFIGS / "digits_vit_tiny.yaml").read_text())
 # Name -> model config, image size in pixels, batch size.
 MODELS: dict[str, tuple[dict[str, Any], int, int]] = {
     "ViT of the quick start": (

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from hf_imgcls.arguments.configs import find_config, suggest_config
 from hf_imgcls.arguments.types import SECRETS, Argument, load_json, load_yaml
 from hf_imgcls.errors import ArgumentError
 
@@ -123,7 +124,7 @@ def read_file(path: str, problems: list[ArgumentError]) -> dict[str, Any]:
     """Read the mapping in a YAML or JSON file.
 
     Args:
-        path: The file; JSON if its name ends in ``.json``.
+        path: The file, or the name of a packaged config; JSON if its name ends in ``.json``.
         problems: What is wrong with a file that cannot be read, is empty, is no mapping or repeats a key is added here.
 
     Returns:
@@ -131,11 +132,12 @@ def read_file(path: str, problems: list[ArgumentError]) -> dict[str, Any]:
     """
     expected = "a YAML or JSON file with one mapping of argument names to values"
     try:
-        text = _read_text(Path(path))
+        text = _read_text(find_config(path))
         content = load_json(text, object_pairs_hook=_unique) if path.endswith(".json") else load_yaml(text)
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
-        problems.append(ArgumentError(f"{path} cannot be read: {reason}", expected, "correct the file or its name"))
+        fix = suggest_config(path) if isinstance(error, FileNotFoundError) else "correct the file or its name"
+        problems.append(ArgumentError(f"{path} cannot be read: {reason}", expected, fix))
         return {}
     if not content or not isinstance(content, dict):
         found = "is empty" if not content else f"holds a {type(content).__name__}"

@@ -150,7 +150,7 @@ def check_card(folder: str | Path) -> None:
     """
     folder = Path(folder)
     if not (folder / CARD_FILE).is_file():
-        raise CardError(f"{folder} has no {CARD_FILE}", "a model card", f"python -m hf_imgcls.commands.card {folder}")
+        raise CardError(f"{folder} has no {CARD_FILE}", "a model card", f"hf-imgcls card {folder}")
     if changes := describe_changes(find_changes(folder)):
         raise CardError(f"{folder} was changed. {changes}", "the files that the run has left", RESTORE)
     if problems := _list_problems(folder):

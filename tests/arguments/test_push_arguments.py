@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import email.utils
 import logging
-import runpy
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from places import REPOSITORY
 from hf_imgcls.arguments.fields import PublishArguments
 from hf_imgcls.arguments.hub_names import is_repo_id
 from hf_imgcls.arguments.parse import parse_arguments
+from hf_imgcls.commands.push import read_arguments
 from hf_imgcls.errors import ArgumentError
 from hf_imgcls.layout import RECIPE_FILE
 from hf_imgcls.publish.hub import read_destination
@@ -55,15 +55,14 @@ def test_mistakes(tmp_path, argv, reason):
 
 def test_the_recipe_takes_every_flag_about_what_is_published(tmp_path):
     """By its own reading of the command line, which names its flags one by one."""
-    read = runpy.run_path(str(REPOSITORY / "recipes" / "push.py"))["read_arguments"]
-    assert read([str(tmp_path)]).publish.publish_hashes is False
-    assert read([str(tmp_path), "--publish_hashes", "true"]).publish.publish_hashes is True
+    assert read_arguments([str(tmp_path)]).publish.publish_hashes is False
+    assert read_arguments([str(tmp_path), "--publish_hashes", "true"]).publish.publish_hashes is True
     (tmp_path / RECIPE_FILE).write_text("publish_hashes: true\ndataset_name: digits\n")
-    assert read([str(tmp_path)]).publish.publish_hashes is True
+    assert read_arguments([str(tmp_path)]).publish.publish_hashes is True
     flags = [item.name for item in dataclasses.fields(PublishArguments) if item.name.startswith("publish_")]
     assert len(flags) >= 3
     for flag in flags:
-        assert getattr(read([str(tmp_path), f"--{flag}", "true"]).publish, flag) is True
+        assert getattr(read_arguments([str(tmp_path), f"--{flag}", "true"]).publish, flag) is True
 
 
 def test_a_space_needs_a_model(tmp_path):

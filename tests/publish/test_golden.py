@@ -89,16 +89,8 @@ def test_a_folder_that_is_no_card_is_left_alone(tmp_path):
 
 def test_the_command_writes_a_card_elsewhere(tmp_path):
     run = plant_run(tmp_path / "run")
-    command = [
-        sys.executable,
-        "-m",
-        "hf_imgcls.commands.card",
-        str(run),
-        "--into",
-        str(tmp_path / "card"),
-        "--license",
-        "x",
-    ]
+    flags = [str(run), "--into", str(tmp_path / "card"), "--license", "x"]
+    command = [sys.executable, "-m", "hf_imgcls.commands", "card", *flags]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert "license is 'x'" in result.stderr
