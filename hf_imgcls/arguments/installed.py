@@ -120,7 +120,7 @@ def read_training_fields() -> dict[str, Argument]:
     """
     package = find_transformers()
     source = package / "training_args.py"
-    tree = _parse(source) if source.is_file() else ast.Module([], [])
+    tree = parse_source(source) if source.is_file() else ast.Module([], [])
     bodies = [node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "TrainingArguments"]
 
     def enum_values(name: str) -> tuple[str, ...] | None:
@@ -186,7 +186,8 @@ def _stage(name: str) -> str:
 
 
 @cache
-def _parse(path: Path) -> ast.Module:
+def parse_source(path: Path) -> ast.Module:
+    """Return the syntax tree of a Python file."""
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
 
@@ -214,7 +215,7 @@ def _read_enumeration(package: Path, tree: ast.Module, name: str) -> tuple[str, 
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level == 1 and any(alias.name == name for alias in node.names):
             path = package / ((node.module or "__init__").replace(".", "/") + ".py")
-            modules += [_parse(path)] if path.is_file() else []
+            modules += [parse_source(path)] if path.is_file() else []
     for module in modules:
         for node in module.body:
             if isinstance(node, ast.ClassDef) and node.name == name:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import sys
+from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from hf_imgcls.arguments.defaults import TRAINING_DEFAULTS
 from hf_imgcls.arguments.fields import DataArguments, FitArguments, MeasureArguments, PublishArguments
-from hf_imgcls.arguments.installed import NEW_NAMES, OLD_NAMES, kept_fields, read_training_fields
+from hf_imgcls.arguments.installed import NEW_NAMES, OLD_NAMES, kept_fields, parse_source, read_training_fields
 from hf_imgcls.arguments.training_policy import POLICY
-from hf_imgcls.arguments.types import Argument, read_annotation
+from hf_imgcls.arguments.types import Argument, read_annotation, read_range
 
+STAGES = (DataArguments, FitArguments, MeasureArguments, PublishArguments)
 # Fields of TrainingArguments that mean something else here than in transformers.
 _OUR_MEANING = {"hub_private_repo": "False is --public; a new repository is private unless one of them is given."}
 
@@ -19,19 +24,7 @@ _OUR_MEANING = {"hub_private_repo": "False is --public; a new repository is priv
 @cache
 def known_arguments() -> dict[str, Argument]:
     """All arguments by name: ours, the installed ``TrainingArguments``, and old names (hidden from ``--help``)."""
-    known: dict[str, Argument] = {}
-    stages = {"data": DataArguments, "fit": FitArguments, "measure": MeasureArguments, "publish": PublishArguments}
-    for stage, cls in stages.items():
-        for item in dataclasses.fields(cls):
-            value_type = dataclasses.replace(read_annotation(str(item.type)), choices=item.metadata["choices"])
-            known[item.name] = Argument(
-                item.name,
-                value_type,
-                default_of(item),
-                item.metadata["help"],
-                item.metadata["group"] or stage,
-                item.metadata["within"],
-            )
+    known = {argument.name: argument for cls in STAGES for argument in _read_stage(cls)}
     for name, argument in (read_training_fields() | kept_fields()).items():
         if argument.type.kinds:  # the rest cannot be written as text
             known.setdefault(name, argument)
@@ -48,5 +41,28 @@ def known_arguments() -> dict[str, Argument]:
     return known
 
 
+def _read_stage(cls: type) -> Iterator[Argument]:
+    """Each argument of a stage's dataclass, whose bases are the groups of ``--help``."""
+    group_of = {name: base for base in cls.__mro__ if "GROUP" in vars(base) for name in base.__annotations__}
+    texts = {base: _read_texts(base) for base in group_of.values()}
+    for item in dataclasses.fields(cls):
+        base, annotation = group_of[item.name], str(item.type)
+        value_type, interval = read_annotation(annotation), read_range(annotation)
+        yield Argument(item.name, value_type, default_of(item), texts[base][item.name], vars(base)["GROUP"], interval)
+
+
+def _read_texts(cls: type) -> dict[str, str]:
+    """The strings below the fields of a dataclass, as single lines."""
+    tree = parse_source(Path(str(sys.modules[cls.__module__].__file__)))
+    (body,) = (node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == cls.__name__)
+    return {
+        node.target.id: " ".join(below.value.value.split())
+        for node, below in zip(body, body[1:], strict=False)
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+    }
+
+
 def default_of(item: dataclasses.Field[Any]) -> Any:
+    """Return the default of a dataclass's field."""
     return item.default if item.default_factory is dataclasses.MISSING else item.default_factory()

@@ -101,7 +101,7 @@ def read_annotation(
     kinds: set[str] = set()
     item, optional = "str", False
     choices: tuple[str, ...] | None = None
-    for part in _alternatives(node):
+    for part in _alternatives(_split_range(node)[0]):
         name = _last_name(part.value if isinstance(part, ast.Subscript) else part)
         inner = part.slice if isinstance(part, ast.Subscript) else None
         if isinstance(part, ast.Constant) and part.value is None:
@@ -122,6 +122,19 @@ def read_annotation(
             kinds.add("str")
             choices = enumeration
     return ValueType(frozenset(kinds), item, optional, choices)
+
+
+def read_range(annotation: str) -> str | None:
+    """Return the interval of an annotation such as ``Annotated[float, "[0, 1]"]``, without evaluating it."""
+    return _split_range(ast.parse(annotation, mode="eval").body)[1]
+
+
+def _split_range(node: ast.expr) -> tuple[ast.expr, str | None]:
+    """Split ``Annotated[T, "[0, 1]"]`` into ``T`` and the interval; another annotation has none."""
+    if isinstance(node, ast.Subscript) and _last_name(node.value) == "Annotated" and isinstance(node.slice, ast.Tuple):
+        annotated, interval = node.slice.elts
+        return annotated, ast.literal_eval(interval)
+    return node, None
 
 
 def _alternatives(node: ast.expr) -> list[ast.expr]:

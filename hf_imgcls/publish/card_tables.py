@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from hf_imgcls.arguments.fields import DataArguments, FitArguments, MeasureArguments, PublishArguments
+from hf_imgcls.arguments.data_fields import DataGroup, UnlabelledGroup
+from hf_imgcls.arguments.fields import FitArguments, MeasureArguments, PublishArguments
 from hf_imgcls.catalogue import CLASS, HEADLINE, get_metric, list_metrics, list_shown
 from hf_imgcls.publish.card_facts import (
     describe_baselines,
@@ -211,13 +212,8 @@ def build_counts(records: CardRecords) -> str:
 
 def build_settings(records: CardRecords) -> str:
     """What the recipe says about the training, as far as it is not transformers' own default."""
-    elsewhere = {
-        item.name
-        for part in (DataArguments, MeasureArguments, PublishArguments)
-        for item in dataclasses.fields(part)
-        if item.metadata["group"] not in ("pixels", "augmentation")
-    }
-    skipped = elsewhere | _OPERATIONAL
+    elsewhere = (DataGroup, UnlabelledGroup, MeasureArguments, PublishArguments)
+    skipped = {item.name for part in elsewhere for item in dataclasses.fields(part)} | _OPERATIONAL
     rows = [
         (code(name), code(_show_setting(value), 300))
         for name, value in records.recipe.items()
