@@ -48,7 +48,6 @@ LONG_FUNCTIONS: dict[str, int] = {
 LONG_MODULES: dict[str, int] = {
     "records": 772,
     "arguments.rules": 689,
-    "arguments.fields": 612,
     "fit.resumable": 575,
     "data.repository": 422,
     "fit.model": 415,

@@ -55,9 +55,11 @@ class DataGroup:
     """Column that says which images belong together (same patient, place or series): a group is never divided between
     splits that are cut."""
     train_val_split: Annotated[int | float, "[0, inf)"] = 0.15
-    """Validation examples cut from train if there is no validation split: a fraction in (0, 1), or a number; 0: none."""
+    """Size of the validation split that is cut from train if there is none: a fraction in (0, 1) or a number of
+    examples; 0: none."""
     test_split: Annotated[int | float, "[0, inf)"] = 0.15
-    """Test examples cut from train if there is no test split: a fraction in (0, 1), or a number; 0: none."""
+    """Size of the test split that is cut from train if there is none: a fraction in (0, 1) or a number of examples; 0:
+    none."""
     split_seed: Annotated[int, "[0, inf)"] = 42
     """Seed of these cuts, separate from --seed so that runs with different seeds share a test set."""
     shots_per_class: Annotated[int | None, "[1, inf)"] = None
@@ -134,8 +136,8 @@ class AugmentationGroup:
     GROUP = "augmentation"
 
     augmentation: Literal["none", "light", "medium", "heavy", "views"] = "light"
-    """Policy; the arguments below override parts of it. light: crops and flips; medium: with RandAugment and erasing;
-    heavy: stronger, with MixUp and CutMix; views: small crops, colours and blur, for pretraining."""
+    """Augmentation policy; the arguments below override parts of it. light: crops and flips; medium: with RandAugment
+    and erasing; heavy: stronger, with MixUp and CutMix; views: small crops, colours and blur, for pretraining."""
     random_crop_scale: Annotated[list[float] | None, "(0, 1]"] = None
     """Smallest and largest share of the image's area that a training crop covers (light: 0.35 1)."""
     random_crop_ratio: Annotated[list[float] | None, "(0, inf)"] = None

@@ -7,6 +7,7 @@ import dataclasses
 import sys
 from collections.abc import Iterator
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,8 @@ def _read_texts(cls: type) -> dict[str, str]:
     tree = parse_source(Path(str(sys.modules[cls.__module__].__file__)))
     (body,) = (node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == cls.__name__)
     return {
-        node.target.id: " ".join(below.value.value.split())
-        for node, below in zip(body, body[1:], strict=False)
+        node.target.id: " ".join(str(below.value.value).split())
+        for node, below in pairwise(body)
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
         if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
     }

@@ -113,11 +113,10 @@ def _with_underscores(word: str) -> str:
 
 
 def _metavar(argument: Argument) -> str:
-    if argument.type.choices and len(argument.type.choices) <= 4:
-        return "{" + ",".join(argument.type.choices) + "}"
-    return "|".join(
-        kind.upper() for kind in ("dict", "list", "bool", "int", "float", "str") if kind in argument.type.kinds
-    )
+    choices = argument.type.choices or ()
+    few = "{" + ",".join(choices) + "}" if 0 < len(choices) <= 4 else ""
+    kinds = [kind for kind in ("dict", "list", "bool", "int", "float", "str") if kind in argument.type.kinds]
+    return "|".join(few if few and kind == "str" else kind.upper() for kind in kinds)
 
 
 def read_file(path: str, problems: list[ArgumentError]) -> dict[str, Any]:

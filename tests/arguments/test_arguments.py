@@ -19,6 +19,8 @@ import yaml
 from hf_imgcls.arguments import installed as training_fields
 from hf_imgcls.arguments.defaults import TRAINING_DEFAULTS
 from hf_imgcls.arguments.fields import (
+    DEFAULT_MODEL,
+    EXPORT_FORMATS,
     Arguments,
     DataArguments,
     FitArguments,
@@ -29,7 +31,8 @@ from hf_imgcls.arguments.known import known_arguments
 from hf_imgcls.arguments.other_names import OTHER_NAMES
 from hf_imgcls.arguments.parse import FINETUNE_GROUPS, parse_arguments
 from hf_imgcls.arguments.recipe import save_recipe, to_recipe
-from hf_imgcls.arguments.types import ValueType, coerce, dump_yaml, is_within, load_yaml, read_annotation
+from hf_imgcls.arguments.small_configs import LARGEST_SMALL
+from hf_imgcls.arguments.types import ValueType, coerce, dump_yaml, is_within, load_yaml, read_annotation, read_range
 from hf_imgcls.errors import ArgumentError
 
 ON_5 = int(version("transformers").partition(".")[0]) >= 5
@@ -210,7 +213,7 @@ def test_an_absent_or_changed_transformers_is_an_error(tmp_path: Path, monkeypat
     with pytest.raises(Exception, match="no fields of TrainingArguments were found"):
         read()
     (tmp_path / "training_args.py").write_text("class TrainingArguments:\n    pass\n")
-    training_fields._parse.cache_clear()
+    training_fields.parse_source.cache_clear()
     with pytest.raises(Exception, match="no fields of TrainingArguments were found"):
         read()
     monkeypatch.undo()
@@ -267,6 +270,7 @@ def test_help_shows_every_flag_with_its_default_by_stage(capsys: pytest.CaptureF
         ("'str | bool'", {"str", "bool"}, False, "str"),
         ("str | None | Literal[False]", {"str", "bool"}, True, "str"),
         ("SomeObject | None", set(), True, "str"),
+        ("Annotated[int | None, '[0, 1]']", {"int"}, True, "str"),
     ],
 )
 def test_annotations(annotation: str, kinds: set[str], optional: bool, item: str) -> None:
@@ -296,6 +300,25 @@ def test_coercion(kinds: str, value: Any, expected: Any) -> None:
         result = coerce(value, accepted)
         assert result == expected
         assert type(result) is type(expected)
+
+
+def test_choices_and_intervals_are_read_from_annotations() -> None:
+    assert read_range("typing.Annotated[list[float] | None, '(0, 1]']") == "(0, 1]"
+    assert read_range("float | None") is None
+    assert read_annotation("Literal['a', 'b'] | None").choices == ("a", "b")
+    known = known_arguments()
+    assert known["on_bad_image"].type == ValueType(frozenset({"str"}), choices=("error", "skip"))
+    assert known["image_mean"].type == ValueType(frozenset({"str", "list"}), "float", True, ("dataset",))
+    assert (known["image_mean"].within, known["train_layers"].within) == ("[0, 1]", "[1, inf)")
+    groups = {"unlabelled_dir": "pretrain", "image_size": "pixels", "tune": "run", "run": "push", "loss": "fit"}
+    assert {name: known[name].group for name in groups} == groups
+
+
+def test_help_names_what_is_defined_elsewhere() -> None:
+    known = known_arguments()
+    assert f"(default: {DEFAULT_MODEL})" in known["model_name_or_path"].help
+    assert f"up to {LARGEST_SMALL} pixels" in known["model_config"].help
+    assert known["export_formats"].help.endswith(f": {', '.join(EXPORT_FORMATS)}.")
 
 
 def test_intervals() -> None:
