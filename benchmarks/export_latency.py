@@ -26,8 +26,9 @@ import transformers
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from hf_imgcls.arguments.fields import PublishArguments
+from hf_imgcls.classifier.exported import load_exported
 from hf_imgcls.classifier.preprocess import Normalizer
-from hf_imgcls.classifier.runtimes import OpenVino, load_exported
+from hf_imgcls.classifier.runtimes import OpenVino
 from hf_imgcls.measure.latency import measure_size_mb, name_device, time_calls
 from hf_imgcls.publish.export.exporter import ExportSource, find_exporter
 

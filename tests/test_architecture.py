@@ -39,7 +39,6 @@ MAX_FUNCTION, MAX_MODULE, MAX_PARAMETERS = 60, 400, 8
 
 LONG_FUNCTIONS: dict[str, int] = {
     "arguments.rules._check_training": 115,
-    "measure.score.score_folder": 86,
     "arguments.rules._check_sources": 86,
     "arguments.rules._check_model": 82,
     "data.stream_source.load_streaming": 73,
@@ -53,8 +52,6 @@ LONG_MODULES: dict[str, int] = {
     "fit.model": 415,
 }
 MANY_PARAMETERS: dict[str, int] = {
-    "measure.parity.check_parity": 13,
-    "measure.score.score_folder": 11,
     "measure.explain.explain.explain_examples": 9,
 }
 

@@ -61,7 +61,7 @@ def plant_adapter(folder, base, opened):
 LOADING = {
     "fine-tuning": lambda name: build_model(FitArguments(model_name_or_path=name), DATA, ["a", "b"]),
     "its check": lambda name: check_model(FitArguments(model_name_or_path=name), DATA),
-    "measuring": lambda name: load_classifier(name, DATA),
+    "measuring": lambda name: load_classifier(name),
     "a teacher": lambda name: build_distiller(FitArguments(teacher_model=name), DATA, ["a", "b"], None),
     "a consumer": load_pipeline,
 }
@@ -104,10 +104,10 @@ def attempt(load):
 data, name = DataArguments(), "org/redirected"
 print(json.dumps([
     attempt(lambda: build_model(FitArguments(model_name_or_path=name), data, ["a", "b"])),
-    attempt(lambda: load_classifier(name, data)),
+    attempt(lambda: load_classifier(name)),
     attempt(lambda: build_distiller(FitArguments(teacher_model=name), data, ["a", "b"], None)),
-    attempt(lambda: load_classifier("org/later", data, revision=REVISION)),
-    attempt(lambda: load_classifier("org/other", data)),
+    attempt(lambda: load_classifier("org/later", REVISION)),
+    attempt(lambda: load_classifier("org/other")),
 ]))
 """
 

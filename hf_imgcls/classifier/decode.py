@@ -153,16 +153,13 @@ class EncodedImage:
         except Exception as error:
             raise self._unreadable(error) from error
 
-    def read_array(
-        self, reduce: int = 1, *, decoder: str = "pillow", scratch: Scratch | None = None
-    ) -> NDArray[np.uint8]:
+    def read_array(self, reduce: int = 1, *, scratch: Scratch | None = None) -> NDArray[np.uint8]:
         """Decode to an array, without a copy where Pillow lends its memory.
 
         Args:
             reduce: As in `read`.
-            decoder: ``"pillow"`` or ``"simplejpeg"``, which takes the JPEGs only (extra ``decode``) and gives the same
-                pixels as Pillow. What simplejpeg refuses goes to Pillow, so that both accept the same files.
-            scratch: Memory that simplejpeg decodes into; the result is valid until its next use.
+            scratch: Memory that simplejpeg decodes into, where it is `Reading.decoder`; the result is valid until its
+                next use. It takes JPEGs only, and what it refuses goes to Pillow: both accept the same files.
 
         Returns:
             uint8 ``(height, width, 3)``, upright, or ``(height, width, 4)``: red, green, blue and a fourth byte without
@@ -171,7 +168,12 @@ class EncodedImage:
         Raises:
             DataError: As in `read`.
         """
-        if decoder == "simplejpeg" and self.reducible and self._image.mode == "RGB" and self.orientation == 1:
+        if (
+            self.reading.decoder == "simplejpeg"
+            and self.reducible
+            and self._image.mode == "RGB"
+            and self.orientation == 1
+        ):
             pixels = self._read_with_simplejpeg(reduce, scratch or Scratch())
             if pixels is not None:
                 return pixels

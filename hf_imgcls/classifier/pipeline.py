@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 
+from hf_imgcls.classifier.exported import ExportedClassifier, load_exported
 from hf_imgcls.classifier.image_source import Picture
-from hf_imgcls.classifier.runtimes import ExportedClassifier, OnnxRuntime, OpenVino, find_exported_file, load_exported
+from hf_imgcls.classifier.runtimes import OnnxRuntime, OpenVino, find_exported_file
 from hf_imgcls.compat.models import load_image_processor
 from hf_imgcls.model_files import ADAPTER_CONFIG, refuse_adapter
 
@@ -27,12 +28,12 @@ def load_pipeline(
     """``pipeline("image-classification")`` with a saved model in it, and nothing of ours where that is possible.
 
     An ONNX or OpenVINO model comes in by Optimum's class for it, where Optimum is installed; otherwise, and for models
-    with folded preprocessing and for other runtimes, which have no such class, by `hf_imgcls.classifier.runtimes`.
+    with folded preprocessing and for other runtimes, which have no such class, by `hf_imgcls.classifier.exported`.
 
     Args:
         name_or_path: A folder or Hub id.
         is_trusted: Whether files that run native code may be loaded.
-        prefers_own: Whether an exported model comes in by `hf_imgcls.classifier.runtimes` in any case.
+        prefers_own: Whether an exported model comes in by `hf_imgcls.classifier.exported` in any case.
         **options: Of ``pipeline()``; for an exported model they must not say where to compute.
     """
     from transformers import pipeline
@@ -108,6 +109,7 @@ class PipelineConsumer:
             options |= {"revision": revision} | ({"token": data.token} if data.token else {})
         if data.trust_remote_code:
             options["trust_remote_code"] = True
+        self.name = str(model)
         self.classifier = load_pipeline(model, is_trusted=data.trust_remote_code, prefers_own=prefers_own, **options)
         self.device_type: str = self.classifier.device.type
         runtime = _name_exported(self.classifier)

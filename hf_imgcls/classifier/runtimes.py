@@ -1,34 +1,26 @@
-"""A folder with an exported model, run by its own runtime, in the place of a PyTorch model.
+"""Run an exported model by its own runtime (imports torch for programs of torch alone).
 
-Everything that scores, compares and times a classifier takes what `load_exported` returns, so that an exported model is
-measured by the very code that measured the original. The runtime is told by the file's name; ``config.json`` and
-``preprocessor_config.json`` beside it say the rest.
+The file's name says which runtime it is for; ``config.json`` and ``preprocessor_config.json`` beside it say the rest.
 """
 
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from hf_imgcls.classifier.preprocess import Normalizer
+from hf_imgcls.classifier.onnx_files import check_external_data
 from hf_imgcls.errors import ModelError
 from hf_imgcls.extras import require
 from hf_imgcls.model_files import CONFIG_FILE, check_config
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig
-    from transformers.image_processing_utils import BaseImageProcessor
 
 Array = npt.NDArray[Any]
 
@@ -69,7 +61,7 @@ class OnnxRuntime(Runtime):
     file_pattern = "*.onnx"
 
     def __init__(self, path: Path, num_threads: int) -> None:
-        onnxruntime = require("onnx")
+        onnxruntime = require("onnx", "onnxruntime")
         check_external_data(path)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = num_threads, 1
@@ -141,6 +133,8 @@ class TorchProgram(Runtime):
     runs_code = True
 
     def __init__(self, path: Path, num_threads: int) -> None:
+        import torch
+
         self.name = f"torch {torch.__version__}"
         self.hints = {}
         self._call = self._load(path)
@@ -151,6 +145,8 @@ class TorchProgram(Runtime):
 
     def run(self, batch: Array) -> Array:
         """See `Runtime.run`."""
+        import torch
+
         with torch.inference_mode():
             return np.asarray(self._call(torch.from_numpy(batch)))
 
@@ -162,6 +158,8 @@ class TorchExport(TorchProgram):
 
     @staticmethod
     def _load(path: Path) -> Any:
+        import torch
+
         return torch.export.load(str(path)).module()
 
 
@@ -172,6 +170,8 @@ class AotInductor(TorchProgram):
 
     @staticmethod
     def _load(path: Path) -> Any:
+        import torch
+
         return torch._inductor.aoti_load_package(str(path))
 
 
@@ -182,6 +182,8 @@ class TorchScript(TorchProgram):
 
     @staticmethod
     def _load(path: Path) -> Any:
+        import torch
+
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of torch.jit's end, which docs/export.md tells
             return torch.jit.load(str(path), map_location="cpu")
@@ -201,6 +203,8 @@ class ExecuTorch(Runtime):
 
     def run(self, batch: Array) -> Array:
         """See `Runtime.run`."""
+        import torch
+
         answers = [self._method.execute([torch.from_numpy(batch[i : i + 1])])[0] for i in range(len(batch))]
         return np.concatenate([answer.numpy().copy() for answer in answers])
 
@@ -255,23 +259,18 @@ def find_exported_file(folder: str | Path) -> tuple[Path, type[Runtime]] | None:
     return found[0] if found else None
 
 
-def load_exported(
-    folder: str | Path, processor: BaseImageProcessor, *, is_trusted: bool = False, num_threads: int | None = None
-) -> ExportedClassifier:
-    """Load an exported model.
+def open_runtime(folder: str | Path, num_threads: int, *, is_trusted: bool = False) -> Runtime:
+    """Open the exported model in a folder.
 
     Args:
         folder: Holds one exported model and its ``config.json``.
-        processor: The folder's image processor.
+        num_threads: Threads that one call may use.
         is_trusted: Whether files that run native code may be loaded.
-        num_threads: Threads that one call may use; by default as many as torch uses.
 
     Raises:
         ModelError: There is no such model, it is damaged, refers to files outside its folder, or would run code.
         MissingExtraError: Its runtime is not installed.
     """
-    from transformers import AutoConfig
-
     found = find_exported_file(folder)
     if found is None:
         patterns = ", ".join(runtime.file_pattern for runtime in RUNTIMES)
@@ -285,103 +284,26 @@ def load_exported(
         )
     check_config(folder, Path(folder, CONFIG_FILE))
     try:
-        config = AutoConfig.from_pretrained(str(folder))
-        runtime = runtime_class(path, num_threads or torch.get_num_threads())
+        return runtime_class(path, num_threads)
     except (OSError, ValueError, RuntimeError) as error:
-        raise _cannot_load(path, str(error)) from error
+        raise cannot_load(path, str(error)) from error
     except Exception as error:  # the runtimes have exceptions of their own, which are no subclass of anything else
         if type(error).__module__.split(".")[0] not in ("onnxruntime", "openvino", "google"):
             raise
-        raise _cannot_load(path, str(error)) from error
-    return ExportedClassifier(runtime, config, processor)
+        raise cannot_load(path, str(error)) from error
 
 
-def _cannot_load(path: Path, reason: str) -> ModelError:
+def to_logits(runtime: Runtime, answers: Array) -> Array:
+    """Return the logits (B, K) float32 of a runtime's answers; a constant added to all of an image changes nothing."""
+    if not runtime.takes_levels:
+        return answers
+    return np.log(np.maximum(answers, np.finfo(np.float32).tiny))
+
+
+def cannot_load(path: Path, reason: str) -> ModelError:
+    """Return the error for an exported model that does not open."""
     return ModelError(
         f"{path} cannot be loaded: {reason[:500]}",
         "an exported image classifier with its config.json",
         "export the model again: recipes/export.py",
     )
-
-
-class ExportedClassifier(torch.nn.Module):
-    """An exported model that answers as a PyTorch model of transformers does.
-
-    Args:
-        runtime: Runs the file.
-        config: Class names by id.
-        processor: Its normalisation is undone for a model that normalises by itself.
-
-    Attributes:
-        runtime: As given.
-        config: As given.
-    """
-
-    def __init__(self, runtime: Runtime, config: PretrainedConfig, processor: BaseImageProcessor) -> None:
-        super().__init__()
-        self.runtime = runtime
-        self.config = config
-        self._normalizer = Normalizer.from_processor(processor)
-
-    # What pipeline() asks of a model.
-    device = torch.device("cpu")
-    dtype = torch.float32
-
-    def can_generate(self) -> bool:
-        """Whether it writes text."""
-        return False
-
-    def prepare(self, pixel_values: torch.Tensor) -> npt.NDArray[Any]:
-        """What the runtime gets: float32 (B, 3, H, W), or uint8 (B, H, W, 3) where the preprocessing is folded in."""
-        if self.runtime.takes_levels:
-            return self._normalizer.restore_levels(pixel_values.cpu()).permute(0, 2, 3, 1).contiguous().numpy()
-        return np.ascontiguousarray(pixel_values.cpu().numpy(), dtype=np.float32)
-
-    def forward(self, pixel_values: torch.Tensor) -> Any:
-        """``logits`` (B, K) float32 for normalised ``pixel_values`` (B, 3, H, W), on the same device."""
-        from transformers.modeling_outputs import ImageClassifierOutput
-
-        logits = self.runtime.run(self.prepare(pixel_values))
-        if self.runtime.takes_levels:
-            # Of probabilities; what is added to all logits of an image changes nothing.
-            logits = np.log(np.maximum(logits, np.finfo(np.float32).tiny))
-        return ImageClassifierOutput(logits=torch.from_numpy(logits).to(pixel_values.device))
-
-
-def check_external_data(path: Path) -> None:
-    """Refuse an ONNX file whose weights lie outside its own folder: another file of the machine would be read.
-
-    Raises:
-        ModelError: They do, or the file is no ONNX file.
-    """
-    require("onnx")
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-    except (DecodeError, OSError, ValueError) as error:
-        raise _cannot_load(path, str(error)) from error
-    folder = os.path.realpath(path.parent)
-    for tensor in _walk_tensors(model):
-        location = next((entry.value for entry in tensor.external_data if entry.key == "location"), None)
-        if location is None:
-            continue
-        target = os.path.realpath(os.path.join(folder, location))
-        if os.path.isabs(location) or os.path.commonpath([folder, target]) != folder:
-            raise ModelError(
-                f"{path} reads its tensor {tensor.name!r} from {location!r}, outside its folder",
-                "weights in the file itself or in its own folder",
-                "do not use this file; export the model again: recipes/export.py",
-            )
-
-
-def _walk_tensors(message: Any) -> Iterator[Any]:
-    """Every tensor in a protobuf message, those of nodes, sub-graphs and functions included."""
-    if message.DESCRIPTOR.name == "TensorProto":
-        yield message
-        return
-    for field, value in message.ListFields():
-        if field.message_type is not None:
-            for part in value if hasattr(value, "__len__") and not hasattr(value, "DESCRIPTOR") else (value,):
-                yield from _walk_tensors(part)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from hf_imgcls.classifier.reading import DROP, Reading, parse_background
+from hf_imgcls.classifier.reading import Reading, read_choices
 from hf_imgcls.classifier.source import LOADING_ERRORS, find_commit
-from hf_imgcls.errors import ArgumentError, ModelError
+from hf_imgcls.errors import ModelError
 from hf_imgcls.records import READING_KEY
 
 if TYPE_CHECKING:
@@ -51,26 +50,5 @@ def adopt_reading(data: DataArguments, name: str | Path, revision: str = "main")
             f"the config.json of {str(name)!r} cannot be read: {error}", "a model's config.json", "check the name"
         ) from error
     adopted = copy.copy(data)
-    adopted.model_reading = _check(name, config.get(READING_KEY))
+    adopted.model_reading = read_choices(str(name), config.get(READING_KEY))
     return adopted
-
-
-def _check(name: str | Path, value: Any) -> dict[str, Any]:
-    """Return what a config says, if it makes sense."""
-    if value is None:
-        return {}
-    try:
-        background, low_high = value.get("alpha_background", DROP), value.get("intensity_range")
-        if background != DROP:
-            parse_background(background)
-        if low_high is not None:
-            low, high = low_high
-            if not -math.inf < low < high < math.inf:
-                raise ValueError
-    except (ArgumentError, AttributeError, TypeError, ValueError) as error:
-        raise ModelError(
-            f"{READING_KEY} in the config.json of {str(name)!r} is {value!r}",
-            "alpha_background (a colour) and intensity_range (two numbers, the lower first)",
-            "correct or remove it",
-        ) from error
-    return {"alpha_background": background, "intensity_range": low_high}

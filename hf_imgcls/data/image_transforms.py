@@ -6,7 +6,6 @@ A transform gets what `datasets` reads for a batch, a dict of lists, and returns
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,12 +22,9 @@ from hf_imgcls.data.collate import allocate_batch
 from hf_imgcls.data.operations import build_operations
 from hf_imgcls.data.own_transform import OwnTransform
 from hf_imgcls.errors import DataError
-from hf_imgcls.extras import require
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from hf_imgcls.arguments.fields import DataArguments
 
 Rows = dict[str, Any]
 Batch = dict[str, torch.Tensor]
@@ -58,23 +54,23 @@ class EvalTransform:
     """What the processor does, up to normalisation.
 
     Args:
-        processor: A ready image processor.
-        data_args: What `Reading.from_arguments` reads, and ``decoder``.
+        preprocessor: Of the model's image processor.
+        reading: How image files become pixels.
         cache: Pixels of the split, decoded before; the rows then need no image.
         num_labels: K, where an image may have several labels; ``None`` where it has one.
     """
 
     def __init__(
         self,
-        processor: Any,
-        data_args: DataArguments,
+        preprocessor: Preprocessor,
+        reading: Reading,
         cache: DecodedCache | None = None,
         num_labels: int | None = None,
     ) -> None:
-        self.preprocessor = Preprocessor(processor)
+        self.preprocessor = preprocessor
         self.cache = cache
         self.num_labels = num_labels
-        self._files = _FileReader(data_args)
+        self._files = _FileReader(reading)
 
     def __call__(self, rows: Rows) -> Batch:
         """Preprocess a batch.
@@ -117,7 +113,7 @@ class TrainTransform:
 
     Args:
         processor: A ready image processor: gives size, filter and normalisation.
-        data_args: What `EvalTransform` reads.
+        reading: How image files become pixels.
         augmentation: What is done to an image.
         seed: The run's seed.
         cache: Pixels of the split, decoded before. Without operations the batch then carries whole images with
@@ -134,7 +130,7 @@ class TrainTransform:
     def __init__(
         self,
         processor: Any,
-        data_args: DataArguments,
+        reading: Reading,
         augmentation: Augmentation,
         seed: int,
         cache: DecodedCache | None = None,
@@ -149,7 +145,7 @@ class TrainTransform:
         operations = build_operations(augmentation, self.preprocessor.normalizer.mean)
         last = OwnTransform(own, self.preprocessor.target_size) if own is not None else None
         self.operations = [operation for operation in (operations, last) if operation is not None]
-        self._files = _FileReader(data_args)
+        self._files = _FileReader(reading)
         self._epoch = SharedEpoch()
 
     @property
@@ -247,31 +243,11 @@ class TrainTransform:
         return resized.flip(-1) if flip else resized
 
 
-def choose_decoder(name: str) -> str:
-    """Resolve ``--decoder``: both decode a file to the same pixels, simplejpeg about twice as fast.
-
-    Args:
-        name: ``auto``, ``pillow`` or ``simplejpeg``.
-
-    Returns:
-        ``pillow`` or ``simplejpeg``.
-
-    Raises:
-        MissingExtraError: simplejpeg is asked for by name and not installed.
-    """
-    if name == "auto":
-        return "simplejpeg" if find_spec("simplejpeg") else "pillow"
-    if name == "simplejpeg":
-        require("decode")
-    return name
-
-
 class _FileReader:
-    """Opens and decodes images as the arguments say, and names the sample where that fails."""
+    """Opens and decodes images, and names the sample where that fails."""
 
-    def __init__(self, data_args: DataArguments) -> None:
-        self.reading = Reading.from_arguments(data_args)
-        self.decoder = choose_decoder(data_args.decoder)
+    def __init__(self, reading: Reading) -> None:
+        self.reading = reading
 
     def open(self, source: dict[str, Any], sample_index: int) -> EncodedImage:
         try:
@@ -287,7 +263,7 @@ class _FileReader:
 
     def read(self, image: EncodedImage, sample_index: int, scratch: Scratch, reduce: int = 1) -> NDArray[np.uint8]:
         try:
-            return image.read_array(reduce, decoder=self.decoder, scratch=scratch)
+            return image.read_array(reduce, scratch=scratch)
         except DataError as error:
             raise name_sample(error, sample_index) from error
 

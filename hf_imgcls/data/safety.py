@@ -24,6 +24,8 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
 from hf_imgcls.arguments.augmentation import Augmentation
+from hf_imgcls.classifier.preprocess import Preprocessor
+from hf_imgcls.classifier.reading import Reading
 from hf_imgcls.data.image_transforms import EvalTransform
 
 if TYPE_CHECKING:
@@ -159,7 +161,9 @@ class _Sample:
         if len(rows) < 2 * _NEIGHBORS:  # each half must have neighbours for the other
             return None
         columns = ["image", "label", "sample_index"]
-        pixels = EvalTransform(processor, data_args)(split.select_columns(columns)[rows.tolist()])["pixel_values"]
+        pixels = EvalTransform(Preprocessor(processor), Reading.from_arguments(data_args))(
+            split.select_columns(columns)[rows.tolist()]
+        )["pixel_values"]
         return None if pixels.is_floating_point() else cls(pixels, ids[rows])
 
     def find_confusion(self, change: _Change) -> tuple[int, int, int, int] | None:

@@ -19,7 +19,7 @@ from hf_imgcls.classifier.reading import Reading
 from hf_imgcls.data.augment import crop_and_resize
 from hf_imgcls.data.batches import BatchedSplit
 from hf_imgcls.data.cache import DecodedCache, build_decoded_cache, find_cache_folder
-from hf_imgcls.data.image_transforms import Batch, EvalTransform, TrainTransform, choose_decoder
+from hf_imgcls.data.image_transforms import Batch, EvalTransform, TrainTransform
 from hf_imgcls.data.mixing import build_mixing
 from hf_imgcls.data.streaming import StreamingSplit
 
@@ -145,15 +145,14 @@ def attach_transforms(
         ModelError: The processor's images cannot be stacked.
         DataError: A small image cannot be decoded, or the cache asked for cannot be built.
     """
-    Reading.from_arguments(data_args)
-    choose_decoder(data_args.decoder)
-    caches = {name: _build_cache(split, data_args) for name, split in dataset.splits.items()}
+    reading = Reading.from_arguments(data_args)
+    caches = {name: _build_cache(split, data_args, reading) for name, split in dataset.splits.items()}
     num_labels = len(dataset.labels) if dataset.is_multi_label else None
     augmentation = augmentation or resolve_augmentation(data_args)
-    train = TrainTransform(processor, data_args, augmentation, seed, caches.get("train"), num_labels, train_transform)
+    train = TrainTransform(processor, reading, augmentation, seed, caches.get("train"), num_labels, train_transform)
     splits = {
         name: _attach(
-            split, train if name == "train" else EvalTransform(processor, data_args, caches[name], num_labels)
+            split, train if name == "train" else EvalTransform(train.preprocessor, reading, caches[name], num_labels)
         )
         for name, split in dataset.splits.items()
     }
@@ -164,15 +163,29 @@ def attach_transforms(
     return BatchPlan(splits, build_mixing(finish, augmentation, len(dataset.labels)), normalize, train, dataset.record)
 
 
-def _build_cache(split: Any, data_args: DataArguments) -> DecodedCache | None:
+def attach_evaluation(
+    split: Any, preprocessor: Preprocessor, reading: Reading, data_args: DataArguments, num_labels: int | None = None
+) -> tuple[Any, DeviceTransform]:
+    """Attach the evaluation transform to one split, whatever its role.
+
+    Args:
+        split: Columns ``image``, ``label``, ``sample_index``.
+        preprocessor: Of the model's processor.
+        reading: How image files become pixels.
+        data_args: ``cache_decoded_images`` and ``cache_dir``.
+        num_labels: As for `EvalTransform`.
+
+    Returns:
+        The split, which gives batches, and the device transform.
+    """
+    transform = EvalTransform(preprocessor, reading, _build_cache(split, data_args, reading), num_labels)
+    return _attach(split, transform), NormalizeOnDevice(preprocessor)
+
+
+def _build_cache(split: Any, data_args: DataArguments, reading: Reading) -> DecodedCache | None:
     if not isinstance(split, Dataset):
         return None  # a stream
-    return build_decoded_cache(
-        split,
-        data_args.cache_decoded_images,
-        find_cache_folder(data_args),
-        Reading.from_arguments(data_args),
-    )
+    return build_decoded_cache(split, data_args.cache_decoded_images, find_cache_folder(data_args), reading)
 
 
 def _attach(split: Any, transform: EvalTransform | TrainTransform) -> Any:

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from hf_imgcls.classifier.loading import check_forward
 from hf_imgcls.classifier.preprocess import Normalizer, Preprocessor
 from hf_imgcls.classifier.source import load_trained, pin_source
+from hf_imgcls.classifier.torch_engine import check_forward
 from hf_imgcls.compat.models import load_image_processor
 from hf_imgcls.errors import ArgumentError, ModelError
 

@@ -17,10 +17,10 @@ import torch
 from torch import nn
 
 from hf_imgcls.classifier.head import auto_model, head_parameter_names, set_labels
-from hf_imgcls.classifier.loading import check_forward
 from hf_imgcls.classifier.preprocess import Preprocessor
 from hf_imgcls.classifier.saved_reading import save_reading
 from hf_imgcls.classifier.source import LOADING_ERRORS, check_config_of, check_weights, pin_source
+from hf_imgcls.classifier.torch_engine import check_forward
 from hf_imgcls.compat.models import load_image_processor, plain_image_processor_class
 from hf_imgcls.errors import ModelError
 from hf_imgcls.extras import require

@@ -141,8 +141,8 @@ def compute_features(
     started, seconds = time.perf_counter(), 0.0
     if not path.exists():
         transform = EvalTransform(
-            preprocessor.processor,
-            args.data,
+            preprocessor,
+            Reading.from_arguments(args.data),
             batches.train_transform.cache if role == "train" else None,
             batches.train_transform.num_labels,
         )

@@ -12,7 +12,7 @@ from hf_imgcls.classifier.head import fold_temperature
 from hf_imgcls.classifier.loading import load_classifier
 from hf_imgcls.errors import DataError
 from hf_imgcls.measure.results import flatten_score
-from hf_imgcls.measure.score import score_folder
+from hf_imgcls.measure.score import open_classifier, score_folder
 from hf_imgcls.measure.statistics.thresholds import MIN_POSITIVES, tune_thresholds
 from hf_imgcls.measure.tables import MultiLabelTable, Table
 from hf_imgcls.measure.task import task_of
@@ -80,7 +80,7 @@ def calibrate_saved_model(
     temperature = None
     if table is not None:
         temperature = _fit_table(table)
-        model, _ = load_classifier(folder, args.data)
+        model = load_classifier(folder, data=args.data).model
         fold_temperature(model, temperature)
         model.save_pretrained(folder)
         logger.info(
@@ -134,11 +134,10 @@ def score_validation(
 ) -> Score:
     """Score the validation split through a saved model, see `hf_imgcls.measure.score.score_folder`."""
     return score_folder(
-        model,
+        open_classifier(model, args),
         dataset,
         args.data,
         split="validation",
-        model_revision=args.fit.model_revision,
         batch_size=training_args.per_device_eval_batch_size,
         num_workers=training_args.dataloader_num_workers,
     )

@@ -11,25 +11,19 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 from torch.utils.data import IterableDataset
 
 from hf_imgcls.classifier.image_source import Picture
 from hf_imgcls.classifier.pipeline import PipelineConsumer
-from hf_imgcls.classifier.reading import Reading
+from hf_imgcls.classifier.reading import DEFAULT_READING, Reading
 from hf_imgcls.errors import DataError, ParityError
-from hf_imgcls.measure.metrics.examples import ExampleTable, MultiLabelExamples
 from hf_imgcls.measure.offered import offer
-from hf_imgcls.measure.scored_answers import Disagreement, ScoredAnswers, Tolerance, build_scored
+from hf_imgcls.measure.scored_answers import Disagreement, ScoredAnswers, Tolerance
 from hf_imgcls.records import ParityRecord
-
-if TYPE_CHECKING:
-    from hf_imgcls.arguments.fields import DataArguments
 
 PARITY_FILE = "parity.json"
 # Two classes whose scores are closer than this may change places through float noise alone: the same weights in
@@ -45,9 +39,13 @@ class Consumer(Protocol):
     """Whoever serves a published model.
 
     Attributes:
+        name: What errors call the model that it serves.
         description: What it is, with version and device.
         device_type: ``"cpu"``, ``"cuda"`` and so on.
     """
+
+    @property
+    def name(self) -> str: ...
 
     @property
     def description(self) -> str: ...
@@ -63,39 +61,26 @@ class Consumer(Protocol):
 
 
 def check_parity(
-    folder: str | Path,
-    dataset: Any,
-    examples: ExampleTable | MultiLabelExamples,
-    labels: list[str],
-    data: DataArguments,
+    consumer: Consumer,
+    rows: Iterable[dict[str, Any]],
+    scored: ScoredAnswers,
     *,
-    revision: str | None = None,
-    thresholds: npt.ArrayLike | None = None,
-    max_samples: int | None = 1000,
-    seed: int = 0,
+    reading: Reading = DEFAULT_READING,
     batch_size: int = 32,
     tie_tolerance: float | None = None,
-    consumer: Consumer | None = None,
     are_files: bool = True,
 ) -> ParityRecord:
     """Compare scored predictions with the consumer's, by class name.
 
     Args:
-        folder: The saved model: a folder, or a Hub id.
-        dataset: The split that was scored, without any transform: rows with ``image`` (bytes or path) and
-            ``sample_index`` (int). Of a stream, only this process's share is compared.
-        examples: The scored predictions, one per row of the split; matched by ``sample_index``.
-        labels: Class names; the position is the class id of ``examples``.
-        data: How images are read, as in scoring.
-        revision: Branch, tag or commit of a model on the Hub.
-        thresholds: Where an image may have several labels: from which score on it has each; 0.5 by default.
-        max_samples: Compare at most so many images, drawn at random (of a stream: the first ones); ``None`` compares
-            all.
-        seed: Seed of that draw.
+        consumer: Who serves the saved model: `PipelineConsumer`, or another.
+        rows: What is compared of the split that was scored, without any transform: ``image`` (bytes or path) and
+            ``sample_index`` (int); see `draw_rows`.
+        scored: The scored predictions; matched by ``sample_index``.
+        reading: How images were read when they were scored.
         batch_size: Images per forward pass of the consumer.
         tie_tolerance: Two classes whose scores differ by at most this count as tied; by default `TIE_TOLERANCE` of
             the consumer's device.
-        consumer: Who serves ``folder``; by default `PipelineConsumer`.
         are_files: Whether what the rows hold are files of the user's, and not pictures that were made of arrays.
 
     Returns:
@@ -106,13 +91,11 @@ def check_parity(
             score that is off by more than float noise (`SCORE_TOLERANCE`): a softmax in place of a sigmoid may leave
             the labels as they are. The first such images are named. Files that are known to be read otherwise count
             by their converted picture.
-        DataError: An image of the split was not scored.
+        DataError: An image was not scored, or there are no images.
     """
-    consumer = consumer or PipelineConsumer(folder, revision, data)
-    scored = build_scored(examples, labels, thresholds)
-    questions = _Questions(scored, Reading.from_arguments(data))
+    questions = _Questions(scored, reading)
     outcomes, num_plain_right = [], 0
-    answers = consumer.answer(questions.ask(_draw_rows(dataset, max_samples, seed)), batch_size)
+    answers = consumer.answer(questions.ask(rows), batch_size)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what Pillow says to a consumer about odd files
         for number, answer in enumerate(answers):
@@ -141,7 +124,7 @@ def check_parity(
         plain_value=num_plain_right / n,
     )
     if disagreements:
-        raise _parity_error(folder, record, disagreements)
+        raise _parity_error(consumer.name, record, disagreements)
     return record
 
 
@@ -163,7 +146,7 @@ class _Questions:
         self.reasons: Counter[str] = Counter()
         self.num_files = 0
 
-    def ask(self, rows: Iterator[dict[str, Any]]) -> Iterator[Picture]:
+    def ask(self, rows: Iterable[dict[str, Any]]) -> Iterator[Picture]:
         """Give each image once, or twice if it has to be converted to give what was scored."""
         for row in rows:
             place = self._scored.find(row["sample_index"])
@@ -186,22 +169,29 @@ def _choose_tolerance(consumer: Consumer, tie: float | None) -> Tolerance:
     return Tolerance(TIE_TOLERANCE[device] if tie is None else tie, SCORE_TOLERANCE[noise])
 
 
-def _draw_rows(dataset: Any, max_samples: int | None, seed: int) -> Iterator[dict[str, Any]]:
-    if isinstance(dataset, IterableDataset):
-        return itertools.islice(dataset, max_samples)
-    numbers = np.arange(len(dataset))
-    if max_samples is not None and max_samples < len(dataset):
+def draw_rows(split: Any, max_samples: int | None = 1000, seed: int = 0) -> Iterator[dict[str, Any]]:
+    """Yield rows of a split for `check_parity`, without any transform.
+
+    Args:
+        split: The split that was scored. Of a stream, only this process's share is compared.
+        max_samples: At most so many, drawn at random (of a stream: the first ones); None: all.
+        seed: Of that draw.
+    """
+    if isinstance(split, IterableDataset):
+        return itertools.islice(split, max_samples)
+    numbers = np.arange(len(split))
+    if max_samples is not None and max_samples < len(split):
         numbers = np.sort(np.random.default_rng(seed).choice(numbers, size=max_samples, replace=False))
-    return (dataset[int(number)] for number in numbers)
+    return (split[int(number)] for number in numbers)
 
 
-def _parity_error(folder: str | Path, record: ParityRecord, disagreements: Sequence[Disagreement]) -> ParityError:
+def _parity_error(name: str, record: ParityRecord, disagreements: Sequence[Disagreement]) -> ParityError:
     listed = "\n".join(f"    {item}" for item in disagreements[:_NUM_NAMED])
     return ParityError(
         f"the served model disagrees with the scored one on {len(disagreements)} of {record.num_examples} images, "
         f"{record.num_ties} ties not counted:\n{listed}",
         "the same labels and scores for every image"
         + f" (classes within {record.tie_tolerance:g} of each other are ties)",
-        f"compare config.json (id2label, problem_type) and preprocessor_config.json in {folder} with those of the "
+        f"compare config.json (id2label, problem_type) and preprocessor_config.json of {name} with those of the "
         "training run",
     )

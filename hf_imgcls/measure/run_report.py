@@ -14,9 +14,9 @@ from torch.utils.data import IterableDataset
 from hf_imgcls.arguments.recall import find_run
 from hf_imgcls.catalogue import COMPARISON, get_primary, list_shown
 from hf_imgcls.classifier.decode import decode_image
+from hf_imgcls.classifier.exported import ExportedClassifier
 from hf_imgcls.classifier.loading import load_classifier
 from hf_imgcls.classifier.reading import Reading
-from hf_imgcls.classifier.runtimes import ExportedClassifier
 from hf_imgcls.digests import describe_changes, find_changes, recording
 from hf_imgcls.errors import ArgumentError, DataError, printable
 from hf_imgcls.fit.imbalance import describe_effect
@@ -227,17 +227,17 @@ def _explain_mistakes(
     if not len(chosen):
         return None
     revision = table.source.get("model_revision") or "main"
-    model, processor = load_classifier(table.source["model"], data, revision=revision)
-    if isinstance(model, ExportedClassifier):
+    classifier = load_classifier(table.source["model"], revision, data=data)
+    if isinstance(classifier.model, ExportedClassifier):
         logger.warning("No explanations: an exported model has no gradients. Ask for them on the PyTorch model.")
         return None
     images_folder = folder / REPORT_FOLDER / "images"
     images_folder.mkdir(parents=True, exist_ok=True)
     rows = find_rows(split, table.sample_index[chosen].tolist())
-    images = [decode_image(rows[index], Reading.from_arguments(data)) for index in table.sample_index[chosen].tolist()]
-    ids = {str(name): index for index, name in model.config.id2label.items()}
+    images = [decode_image(rows[index], classifier.reading) for index in table.sample_index[chosen].tolist()]
+    ids = {name: index for index, name in enumerate(classifier.labels)}
     targets = [ids[table.labels[table.prediction[row]]] for row in chosen]
-    explained = explain_examples(model, processor, images, targets, overlay_folder=images_folder)
+    explained = explain_examples(classifier.model, classifier.processor, images, targets, overlay_folder=images_folder)
     for example, row in zip(explained["examples"], chosen, strict=True):
         example["sample_index"] = int(table.sample_index[row])
         example["label"] = table.labels[table.label[row]]

@@ -7,22 +7,23 @@ from typing import TYPE_CHECKING
 
 from accelerate import PartialState
 
-from hf_imgcls.classifier.saved_reading import adopt_reading
-from hf_imgcls.classifier.source import find_commit
+from hf_imgcls.classifier.pipeline import PipelineConsumer
 from hf_imgcls.digests import recording
 from hf_imgcls.errors import printable
 from hf_imgcls.measure.baselines import describe_baseline, find_baselines
 from hf_imgcls.measure.offered import describe_agreement, describe_plain
-from hf_imgcls.measure.parity import PARITY_FILE, check_parity
+from hf_imgcls.measure.parity import PARITY_FILE, check_parity, draw_rows
 from hf_imgcls.measure.results import write_results
-from hf_imgcls.measure.score import Score, score_folder
+from hf_imgcls.measure.score import Score, open_classifier, score_folder
+from hf_imgcls.measure.scored_answers import build_scored
 from hf_imgcls.measure.tables import PREDICTIONS_FILE
 from hf_imgcls.measure.unseen import describe_unseen, measure_unseen
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-    from hf_imgcls.arguments.fields import Arguments, DataArguments
+    from hf_imgcls.arguments.fields import Arguments
+    from hf_imgcls.classifier.loading import Classifier
     from hf_imgcls.data.dataset import ImageDataset
     from hf_imgcls.records import ParityRecord
 
@@ -49,29 +50,27 @@ def measure_saved_model(
     if split not in dataset.splits:
         state.print(f"\n{split}: not measured, the dataset has no {split} split (see --test_split, --{split}_dir)")
         return None
+    classifier = open_classifier(model, args)
     score = score_folder(
-        model,
+        classifier,
         dataset,
         args.data,
         split=split,
-        model_revision=args.fit.model_revision,
         batch_size=training_args.per_device_eval_batch_size,
         num_workers=training_args.dataloader_num_workers,
     )
     if not state.is_main_process:
         return score
-    data = adopt_reading(args.data, model, args.fit.model_revision)
     folder = Path(training_args.output_dir)
     with recording(folder):
-        _write(score, model, dataset, data, args, training_args)
+        _write(score, classifier, dataset, args, training_args)
     return score
 
 
 def _write(
     score: Score,
-    model: str | Path,
+    classifier: Classifier,
     dataset: ImageDataset,
-    data: DataArguments,
     args: Arguments,
     training_args: TrainingArguments,
 ) -> None:
@@ -85,16 +84,12 @@ def _write(
         score.table.save(folder / PREDICTIONS_FILE.format(split=split))
     print_score(score)
     (folder / PARITY_FILE).unlink(missing_ok=True)  # an earlier agreement does not speak for this model
+    thresholds = score.table.thresholds if score.table is not None else None
     parity = check_parity(
-        model,
-        dataset.splits[split],
-        score.examples,
-        score.labels,
-        data,
-        revision=find_commit(model, args.data, args.fit.model_revision),
-        thresholds=score.table.thresholds if score.table is not None else None,
-        max_samples=args.measure.max_parity_samples,
-        seed=args.data.split_seed,
+        PipelineConsumer(classifier.name, classifier.commit, args.data),
+        draw_rows(dataset.splits[split], args.measure.max_parity_samples, args.data.split_seed),
+        build_scored(score.examples, score.labels, thresholds),
+        reading=classifier.reading,
         batch_size=training_args.per_device_eval_batch_size,
         are_files=dataset.are_files,
     )

@@ -7,7 +7,6 @@ counted exactly once on any number of processes.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import time
 from collections.abc import Callable
@@ -16,26 +15,28 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
+from accelerate import PartialState
 from torch.utils.data import IterableDataset
 
-from hf_imgcls.classifier.loading import NamedLogits, align_labels, check_problem_type, load_classifier, read_thresholds
-from hf_imgcls.classifier.saved_reading import adopt_reading
-from hf_imgcls.classifier.source import find_commit
+from hf_imgcls.classifier.labels import align_labels, check_problem_type
+from hf_imgcls.classifier.loading import Classifier, load_classifier
+from hf_imgcls.classifier.preprocess import Preprocessor
+from hf_imgcls.classifier.reading import Reading
+from hf_imgcls.classifier.torch_engine import NamedLogits
+from hf_imgcls.data.transforms import attach_evaluation
 from hf_imgcls.errors import DataError
+from hf_imgcls.fit.evaluation import build_eval_dataloader, evaluate_batches
+from hf_imgcls.fit.mirror import mirror_folder
 from hf_imgcls.measure.columns import read_columns
 from hf_imgcls.measure.metrics.examples import ExampleTable, MultiLabelExamples
 from hf_imgcls.measure.metrics.single import read_measured
 from hf_imgcls.measure.tables import Table
 from hf_imgcls.measure.task import task_of
-from hf_imgcls.records import MULTI_LABEL, TEMPERATURE_KEY, THRESHOLDS_KEY, Baselines
+from hf_imgcls.records import TEMPERATURE_KEY, THRESHOLDS_KEY, Baselines
 
 if TYPE_CHECKING:
-    from accelerate import PartialState
-    from transformers import PretrainedConfig
-
-    from hf_imgcls.arguments.fields import DataArguments
-    from hf_imgcls.arrays import IntArray
+    from hf_imgcls.arguments.fields import Arguments, DataArguments
+    from hf_imgcls.arrays import FloatArray, IntArray
     from hf_imgcls.data.dataset import ImageDataset
 
 logger = logging.getLogger(__name__)
@@ -80,35 +81,33 @@ class Score:
         return {f"{self.split}_{name}": value for name, value in self.metrics.items() if value is not None}
 
 
+def open_classifier(model: str | Path, args: Arguments) -> Classifier:
+    """Load the model that a command scores; called by all processes, whether or not they see the main one's folder."""
+    return load_classifier(mirror_folder(model), args.fit.model_revision, data=args.data)
+
+
 def score_folder(
-    model_name_or_path: str | Path,
+    model: Classifier | str | Path,
     dataset: ImageDataset,
     data: DataArguments,
     *,
     split: str = "test",
-    model_revision: str = "main",
     batch_size: int = 64,
     num_workers: int = 0,
-    autocast_dtype: torch.dtype | None = None,
     on_batch: Callable[[], None] | None = None,
     state: PartialState | None = None,
-    trusts_programs: bool = False,
 ) -> Score:
     """Score a saved model on one split, with all processes that run.
 
     Args:
-        model_name_or_path: A folder that ``pipeline("image-classification")`` can load, or a Hub id.
+        model: The classifier; or a folder that ``pipeline("image-classification")`` can load, or a Hub id.
         dataset: From `load_image_dataset`.
         data: How images are read, where the model does not say it, and how the Hub is reached.
         split: The split to score.
-        model_revision: Branch, tag or commit of a Hub model.
         batch_size: Images per forward pass and process.
         num_workers: Loader processes per process.
-        autocast_dtype: Compute in this dtype (weights stay float32); ``None`` is float32 throughout.
         on_batch: Called after every batch, for a progress bar.
         state: Tells device and processes; by default all that run.
-        trusts_programs: Whether an exported model that runs native code may be loaded, whatever ``data`` says about
-            code from elsewhere.
 
     Returns:
         The score, the same on every process but for its table.
@@ -117,61 +116,35 @@ def score_folder(
         DataError: The dataset has no such split, or it is empty.
         ModelError: The model cannot be loaded, or lacks one of the dataset's classes.
     """
-    from accelerate import PartialState
-
-    from hf_imgcls.data.transforms import attach_transforms
-    from hf_imgcls.fit.evaluation import build_eval_dataloader, evaluate_batches
-    from hf_imgcls.fit.mirror import mirror_folder
-
-    if split not in dataset.splits:
-        raise DataError(
-            f"the dataset has no {split} split",
-            f"one of {', '.join(dataset.splits)}",
-            "name another split, or say which split it is with --test_split_name or --test_dir",
-        )
-    model_name_or_path = mirror_folder(model_name_or_path)
-    data = adopt_reading(data, model_name_or_path, model_revision)
-    model, processor = load_classifier(
-        model_name_or_path, data, revision=model_revision, trusts_programs=trusts_programs
-    )
+    _check_split(dataset, split)
+    classifier = model if isinstance(model, Classifier) else load_classifier(mirror_folder(model), data=data)
     task = task_of(dataset)
-    check_problem_type(model_name_or_path, model.config, dataset.is_multi_label)
-    model_labels = [str(model.config.id2label[index]) for index in range(model.config.num_labels)]
-    columns, labels, note = align_labels(model_labels, dataset.labels, keep_others=task.is_exclusive)
-    notes = [note] if note else []
-    for text in notes:
-        logger.warning("%s", text)
-
+    check_problem_type(classifier.name, classifier.problem_type, dataset.is_multi_label)
+    columns, labels, note = align_labels(classifier.labels, dataset.labels, keep_others=task.is_exclusive)
+    if note:
+        logger.warning("%s", note)
+    recorder = task.new_recorder(len(labels), _pick(classifier.thresholds, columns))
     state = state or PartialState()
-    # As the test split, because a training split gets the training augmentation.
-    rows = dataclasses.replace(dataset, splits={"test": dataset.splits[split]})
-    plan = attach_transforms(rows, processor, data, seed=0)
-    # A stream's length is what this process gets of it.
-    num_examples = plan.test.num_examples if isinstance(plan.test, IterableDataset) else len(plan.test)
-    thresholds = read_thresholds(model_name_or_path, model.config, columns)
-    recorder = task.new_recorder(len(labels), thresholds)
-
-    device_type = state.device.type
-    autocast: Callable[[], Any] = contextlib.nullcontext
-    if autocast_dtype is not None:
-        autocast = lambda: torch.autocast(device_type, autocast_dtype)  # noqa: E731
+    reading = Reading.from_arguments(data, classifier.reading.choices)
+    num_labels = len(labels) if dataset.is_multi_label else None
+    rows, to_input = attach_evaluation(
+        dataset.splits[split], Preprocessor(classifier.processor), reading, data, num_labels
+    )
     start = time.perf_counter()
     evaluate_batches(
-        NamedLogits(model, columns).to(state.device),
-        build_eval_dataloader(plan.test, batch_size, state, num_workers=num_workers, pin_memory=device_type == "cuda"),
+        NamedLogits(classifier.model, columns).to(state.device),
+        build_eval_dataloader(rows, batch_size, state, num_workers=num_workers, pin_memory=state.device.type == "cuda"),
         recorder,
         state,
-        device_transform=plan.eval_device_transform,
-        autocast=autocast,
+        device_transform=to_input,
+        autocast=contextlib.nullcontext,
         on_batch=on_batch,
     )
     seconds = time.perf_counter() - start
-
     examples = recorder.collect_examples()
-    if len(examples) != num_examples:
+    if len(examples) != (num_examples := _count(rows)):
         raise RuntimeError(f"{len(examples)} of {num_examples} examples were counted")
-    commit = find_commit(model_name_or_path, data, model_revision)
-    source = _describe_source(model_name_or_path, commit, model.config, dataset, split)
+    source = _describe_source(classifier, dataset, split)
     table = task.collect_table(recorder, state, split=split, labels=labels, source=source)
     if table is not None:
         table.files, table.metadata = read_columns(dataset.splits[split], examples.sample_index)
@@ -184,32 +157,45 @@ def score_folder(
         metrics=metrics,
         reasons=reasons,
         remarks=remarks,
-        notes=notes,
+        notes=[note] if note else [],
         confusion_matrix=recorder.confusion_matrix,
         examples=examples,
         table=table,
     )
 
 
-def _describe_source(
-    model: str | Path, commit: str | None, config: PretrainedConfig, dataset: ImageDataset, split: str
-) -> dict[str, Any]:
-    record = dataset.record
+def _check_split(dataset: ImageDataset, split: str) -> None:
+    if split not in dataset.splits:
+        raise DataError(
+            f"the dataset has no {split} split",
+            f"one of {', '.join(dataset.splits)}",
+            "name another split, or say which split it is with --test_split_name or --test_dir",
+        )
+
+
+def _pick(thresholds: FloatArray | None, columns: list[int] | None) -> FloatArray | None:
+    """Return the thresholds of the classes that are scored, in their order."""
+    return thresholds if thresholds is None or columns is None else thresholds[columns]
+
+
+def _count(rows: Any) -> int:
+    """Return how many examples there are on all processes; the length of a stream is one process's share."""
+    return rows.num_examples if isinstance(rows, IterableDataset) else len(rows)
+
+
+def _describe_source(classifier: Classifier, dataset: ImageDataset, split: str) -> dict[str, Any]:
+    record, config = dataset.record, classifier.model.config
+    thresholds = (
+        f"{THRESHOLDS_KEY} in the model's config" if classifier.thresholds is not None else "0.5 for every class"
+    )
     return {
-        "model": str(model),
-        "model_revision": commit,
+        "model": classifier.name,
+        "model_revision": classifier.commit,
         "data": " ".join(filter(None, [record.source, record.config])),
         "data_revision": record.revision,
         "num_classes": len(record.labels),
         "fingerprint": record.splits[split].fingerprint if split in record.splits else None,
         "temperature": getattr(config, TEMPERATURE_KEY, 1.0),
-        **_describe_thresholds(config),
+        **({"thresholds_from": thresholds} if classifier.is_multi_label else {}),
         "hf_imgcls": version("hf_imgcls"),
     }
-
-
-def _describe_thresholds(config: PretrainedConfig) -> dict[str, str]:
-    if config.problem_type != MULTI_LABEL:
-        return {}
-    has_own = getattr(config, THRESHOLDS_KEY, None) is not None
-    return {"thresholds_from": f"{THRESHOLDS_KEY} in the model's config" if has_own else "0.5 for every class"}

@@ -116,7 +116,9 @@ def verify_revision(repo_id: str, revision: str, folder: Path, source: RunData) 
 
 
 def _verify(consumer: Stranger, folder: Path, source: RunData, max_samples: int) -> ParityRecord | str:
-    from hf_imgcls.measure.parity import check_parity
+    from hf_imgcls.classifier.reading import Reading
+    from hf_imgcls.measure.parity import check_parity, draw_rows
+    from hf_imgcls.measure.scored_answers import build_scored
     from hf_imgcls.measure.tables import PREDICTIONS_FILE, Table
 
     split = next((name for name in _SPLITS if (folder / PREDICTIONS_FILE.format(split=name)).is_file()), None)
@@ -126,15 +128,11 @@ def _verify(consumer: Stranger, folder: Path, source: RunData, max_samples: int)
         return reason
     table = Table.load(folder / PREDICTIONS_FILE.format(split=split))
     record = check_parity(
-        consumer.name,
-        source.dataset.splits[split],
-        table.examples_with_scores(),
-        table.labels,
-        source.data,
-        thresholds=table.thresholds,
-        max_samples=max_samples,
+        consumer,
+        draw_rows(source.dataset.splits[split], max_samples),
+        build_scored(table.examples_with_scores(), table.labels, table.thresholds),
+        reading=Reading.from_arguments(source.data),
         batch_size=_BATCH_SIZE,
-        consumer=consumer,
         are_files=source.dataset.are_files,
     )
     _check_labels(consumer, table.labels)

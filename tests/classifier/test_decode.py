@@ -15,6 +15,8 @@ from hf_imgcls.classifier.decode import EncodedImage, choose_reduction, decode_i
 from hf_imgcls.classifier.reading import Reading
 from hf_imgcls.errors import ArgumentError, DataError
 
+SIMPLEJPEG = Reading(decoder="simplejpeg")
+
 
 def pixel(data, **options):
     image = decode_image(data, Reading(**options))
@@ -162,11 +164,11 @@ def test_simplejpeg_gives_the_pixels_of_pillow():
     for options in ({"subsampling": 0}, {"subsampling": 2}, {"progressive": True}):
         data = encode(photo(150, 203), "JPEG", quality=88, **options)
         for reduce in (1, 2, 4, 8):
-            fast = EncodedImage(data).read_array(reduce, decoder="simplejpeg")[..., :3]
+            fast = EncodedImage(data, SIMPLEJPEG).read_array(reduce)[..., :3]
             slow = EncodedImage(data).read_array(reduce)[..., :3]
             assert np.array_equal(fast, slow)
     gray = encode(photo(20, 20).convert("L"), "JPEG")
-    assert EncodedImage(gray).read_array(decoder="simplejpeg").shape[:2] == (20, 20)
+    assert EncodedImage(gray, SIMPLEJPEG).read_array().shape[:2] == (20, 20)
 
 
 def test_scaled_decoding_stays_close_and_large_enough():
@@ -410,7 +412,7 @@ for round in range(60):
             data[random.integers(0, len(data))] = random.integers(0, 256)
         for decoder in sys.argv[1:]:
             try:
-                array = EncodedImage(bytes(data), Reading(max_pixels=10**6)).read_array(1 + round % 2, decoder=decoder)
+                array = EncodedImage(bytes(data), Reading(max_pixels=10**6, decoder=decoder)).read_array(1 + round % 2)
                 int(array.sum())
                 outcomes["image"] += 1
             except DataError:

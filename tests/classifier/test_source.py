@@ -64,7 +64,7 @@ def session(tmp_path_factory):
             "print(json.dumps({'newest': head('org/good'),"
             f"'pinned': head('org/good', '{first}'),"
             "'pickled': attempt(lambda: head('org/pickled')),"
-            "'pickled to score': attempt(lambda: load_classifier('org/pickled', DataArguments())),"
+            "'pickled to score': attempt(lambda: load_classifier('org/pickled')),"
             "'none': attempt(lambda: head('org/none'))}))"
         )
         found = run_client(code, hub, folder / "home", HF_HUB_DISABLE_XET="1")

@@ -17,6 +17,7 @@ from hf_imgcls.arguments.augmentation import POLICIES
 from hf_imgcls.arguments.fields import DataArguments
 from hf_imgcls.classifier.memory import ReusedMemory
 from hf_imgcls.classifier.preprocess import Normalizer, Preprocessor
+from hf_imgcls.classifier.reading import DEFAULT_READING
 from hf_imgcls.data.augment import draw_crops_and_flips, hash_uniforms
 from hf_imgcls.data.collate import collate_batch
 from hf_imgcls.data.image_transforms import TrainTransform
@@ -298,13 +299,16 @@ def test_the_decoder_changes_no_pixel():
 def test_the_decoder_is_the_installed_one(monkeypatch):
     import importlib.util
 
-    from hf_imgcls.data import transforms
+    from hf_imgcls.classifier import reading
+
+    def choose(name):
+        return reading.Reading.from_arguments(DataArguments(decoder=name)).decoder
 
     installed = importlib.util.find_spec("simplejpeg") is not None
-    assert transforms.choose_decoder("auto") == ("simplejpeg" if installed else "pillow")
-    monkeypatch.setattr(transforms, "find_spec", lambda name: None)
-    assert transforms.choose_decoder("auto") == "pillow"
-    assert transforms.choose_decoder("pillow") == "pillow"
+    assert choose("auto") == ("simplejpeg" if installed else "pillow")
+    monkeypatch.setattr(reading, "find_spec", lambda name: None)
+    assert choose("auto") == "pillow"
+    assert choose("pillow") == "pillow"
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -354,6 +358,6 @@ def test_an_unreadable_image_names_its_sample(files):
 
 
 def test_rows_without_labels_pass(files):
-    transform = TrainTransform(build_vit_processor(), DataArguments(), POLICIES["light"], 0)
+    transform = TrainTransform(build_vit_processor(), DEFAULT_READING, POLICIES["light"], 0)
     batch = transform({"image": [{"bytes": files[0], "path": None}], "sample_index": [0]})
     assert set(batch) == {"pixel_values", "sample_index"}

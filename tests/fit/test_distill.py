@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 from fit.test_trainer import make_trainer
-from measure.trained_models import digits_arguments, find_trained_model, load_digits
+from measure.trained_models import find_trained_model, load_digits
 from PIL import Image
 from torch.nn import functional as F
 
@@ -53,7 +53,8 @@ def test_the_formula(temperature, weight):
 def test_the_teacher_sees_what_its_own_processor_would_show_it():
     """The student has another size and another normalisation than its teacher."""
     folder = find_trained_model("convnext")
-    teacher, own = load_classifier(folder, digits_arguments())
+    classifier = load_classifier(folder)
+    teacher, own = classifier.model, classifier.processor
     student = plain_image_processor_class()(
         size={"height": 32, "width": 32}, image_mean=[0.1, 0.2, 0.3], image_std=[0.9, 0.8, 0.7], do_convert_rgb=True
     )

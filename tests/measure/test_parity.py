@@ -16,7 +16,7 @@ from trained_models import digits_arguments, find_trained_model, load_digits
 from hf_imgcls.classifier.pipeline import PipelineConsumer
 from hf_imgcls.errors import DataError, ParityError
 from hf_imgcls.measure.metrics.examples import ExampleTable, MultiLabelExamples
-from hf_imgcls.measure.parity import check_parity
+from hf_imgcls.measure.parity import check_parity, draw_rows
 from hf_imgcls.measure.score import score_folder
 from hf_imgcls.measure.scored_answers import Tolerance, build_scored
 from hf_imgcls.records import ParityRecord
@@ -37,9 +37,10 @@ def scored(trained, tmp_path):
     return shutil.copytree(folder, tmp_path / "copy"), score
 
 
-def check(folder, score, **options):
-    rows = load_digits().splits["test"]
-    return check_parity(folder, rows, score.examples, score.labels, digits_arguments(), **options)
+def check(folder, score, max_samples=1000, seed=0, **options):
+    consumer = PipelineConsumer(folder, None, digits_arguments())
+    rows = draw_rows(load_digits().splits["test"], max_samples, seed)
+    return check_parity(consumer, rows, build_scored(score.examples, score.labels), **options)
 
 
 def edit_json(path, **changes):

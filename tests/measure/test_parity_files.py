@@ -17,12 +17,13 @@ from safetensors.torch import load_file, save_file
 from trained_models import digits_arguments, find_trained_model, load_digits
 
 from hf_imgcls.classifier.decode import decode_image
+from hf_imgcls.classifier.loading import load_classifier
 from hf_imgcls.classifier.pipeline import PipelineConsumer
 from hf_imgcls.classifier.saved_reading import adopt_reading, save_reading
 from hf_imgcls.errors import ModelError, ParityError
 from hf_imgcls.measure.metrics.examples import MultiLabelExamples
 from hf_imgcls.measure.offered import describe_agreement, describe_plain
-from hf_imgcls.measure.parity import check_parity
+from hf_imgcls.measure.parity import check_parity, draw_rows
 from hf_imgcls.measure.score import score_folder
 from hf_imgcls.measure.scored_answers import build_scored
 from hf_imgcls.records import READING_KEY
@@ -77,10 +78,16 @@ def compare(dataset, data, **options):
     score = score_folder(folder, dataset, data)
     consumer = Recording(folder, None, data)
     record = check_parity(
-        folder, dataset.splits["test"], score.examples, score.labels, data, consumer=consumer,
-        are_files=dataset.are_files, **options,
+        consumer, draw_rows(dataset.splits["test"]), build_scored(score.examples, score.labels),
+        reading=load_classifier(folder, data=data).reading, are_files=dataset.are_files, **options,
     )  # fmt: skip
     return score, record, consumer.given
+
+
+def check_again(folder, dataset, score):
+    """Compare a score with what the folder answers now, all images read as by default."""
+    consumer = PipelineConsumer(folder, None, digits_arguments())
+    return check_parity(consumer, draw_rows(dataset.splits["test"]), build_scored(score.examples, score.labels))
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +190,7 @@ def test_a_difference_without_a_reason_is_an_error():
     dataset, data = rewrite(add_alpha), digits_arguments()
     over_black = score_folder(find_trained_model("vit"), dataset, dataclasses.replace(data, alpha_background="black"))
     with pytest.raises(ParityError, match="disagrees with the scored one"):
-        check_parity(find_trained_model("vit"), dataset.splits["test"], over_black.examples, over_black.labels, data)
+        check_again(find_trained_model("vit"), dataset, over_black)
 
 
 def test_another_probability_is_an_error_where_every_answer_is_the_same(tmp_path):
@@ -196,7 +203,7 @@ def test_another_probability_is_an_error_where_every_answer_is_the_same(tmp_path
     again = score_folder(folder, load_digits(), digits_arguments())
     assert np.array_equal(again.examples.prediction, score.examples.prediction)
     with pytest.raises(ParityError, match="disagrees with the scored one"):
-        check_parity(folder, load_digits().splits["test"], score.examples, score.labels, digits_arguments())
+        check_again(folder, load_digits(), score)
 
 
 def test_an_image_with_several_labels_is_right_when_all_of_them_are():

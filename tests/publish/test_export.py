@@ -29,8 +29,9 @@ from hf_imgcls.arguments.fields import EXPORT_FORMATS
 from hf_imgcls.arguments.parse import parse_arguments
 from hf_imgcls.arguments.recall import find_run, recall_arguments
 from hf_imgcls.arguments.recipe import save_recipe
+from hf_imgcls.classifier.exported import load_exported
 from hf_imgcls.classifier.loading import load_classifier
-from hf_imgcls.classifier.runtimes import OpenVino, find_exported_file, keep_signal_stack, load_exported
+from hf_imgcls.classifier.runtimes import OpenVino, find_exported_file, keep_signal_stack
 from hf_imgcls.compat.models import TRANSFORMERS_MAJOR, load_image_processor
 from hf_imgcls.data.calibration import read_calibration
 from hf_imgcls.data.load import load_image_dataset
@@ -108,6 +109,12 @@ def digit_pixels(folder, count):
 # --- what is written ---
 
 
+def load_both(folder):
+    """The model and its processor."""
+    classifier = load_classifier(folder)
+    return classifier.model, classifier.processor
+
+
 def test_each_format_has_a_whole_folder_and_nothing_else_is_left(exported_run):
     for name, file in (
         ("onnx", "model.onnx"),
@@ -126,7 +133,7 @@ def test_each_format_has_a_whole_folder_and_nothing_else_is_left(exported_run):
 
 def test_another_opset_than_asked_for_is_refused(exported_run, tmp_path):
     path = shutil.copy(exported_run / "onnx" / "model.onnx", tmp_path / "model.onnx")
-    model, processor = load_classifier(exported_run, digits_arguments())
+    model, processor = load_both(exported_run)
     options = SimpleNamespace(fold_preprocessing=False, export_opset=18)
     source = SimpleNamespace(options=options, model=model, processor=processor, image_size=(32, 32))
     assert finish_onnx(path, source) == 18
@@ -227,7 +234,7 @@ def test_formats_of_a_run_that_does_not_train_are_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["onnx", "openvino"])
 def test_float_exports_agree_at_any_batch_size(exported_run, name):
-    model, processor = load_classifier(exported_run, digits_arguments())
+    model, processor = load_both(exported_run)
     exported = load_exported(exported_run / name, processor)
     pixels = digit_pixels(exported_run, 36)
     for part in (pixels[:1], pixels[1:4], pixels[4:36]):
@@ -310,7 +317,7 @@ def test_folded_preprocessing_takes_pixels_and_gives_probabilities(run_folder):
     args = arguments(run_folder, "--export_formats", "onnx", "openvino", "--fold_preprocessing")
     assert export_model(run_folder, load_digits(), args, run_folder) == []
     assert not (run_folder / "onnx").exists()
-    model, processor = load_classifier(run_folder, digits_arguments())
+    model, processor = load_both(run_folder)
     levels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     images = [Image.fromarray(pixels) for pixels in levels]
     with torch.inference_mode():
@@ -382,7 +389,7 @@ def test_opset_and_calibration_are_as_asked(exported_run, run_folder):
 def check_torch_programs(folder, *formats):
     args = arguments(folder, "--export_formats", *formats)
     assert export_model(folder, load_digits(), args, folder) == []
-    model, processor = load_classifier(folder, digits_arguments())
+    model, processor = load_both(folder)
     pixels = digit_pixels(folder, 36)
     for name in formats:
         with pytest.raises(ModelError, match="runs code"):
@@ -415,7 +422,7 @@ def test_programs_for_phones(tmp_path, model_type, name, module):
     assert export_model(folder, load_digits(), args, folder) == []
     record = ExportRecord.load(folder / name / "export.json")
     assert (record.top1_agreement, record.num_examples) == (1.0, NUM_TEST)
-    model, processor = load_classifier(folder, digits_arguments())
+    model, processor = load_both(folder)
     pixels = digit_pixels(folder, 5)
     with torch.inference_mode():
         expected = model(pixel_values=pixels).logits
@@ -513,7 +520,7 @@ def test_layers_stay_in_float_until_the_budget_is_met(run_folder, monkeypatch):
 def test_weights_outside_the_folder_are_refused(exported_run, tmp_path):
     shutil.copytree(exported_run / "onnx", tmp_path / "run" / "onnx")
     path = tmp_path / "run" / "onnx" / "model.onnx"
-    _, processor = load_classifier(exported_run, digits_arguments())
+    _, processor = load_both(exported_run)
     for location in ("../secret.bin", str(tmp_path / "secret.bin"), "link.bin"):
         (tmp_path / "run" / "secret.bin").write_bytes(bytes(10**6))
         (tmp_path / "secret.bin").write_bytes(bytes(10**6))
@@ -532,7 +539,7 @@ def test_weights_outside_the_folder_are_refused(exported_run, tmp_path):
 
 
 def test_damaged_and_missing_files_are_one_clear_error(exported_run, tmp_path):
-    _, processor = load_classifier(exported_run, digits_arguments())
+    _, processor = load_both(exported_run)
     for name, file in (("onnx", "model.onnx"), ("openvino", "openvino_model.xml")):
         folder = shutil.copytree(exported_run / name, tmp_path / name)
         (folder / file).write_bytes((folder / file).read_bytes()[:1000])

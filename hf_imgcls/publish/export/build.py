@@ -11,7 +11,7 @@ import functools
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,18 +22,20 @@ import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 
+from hf_imgcls.classifier.exported import ExportedClassifier
 from hf_imgcls.classifier.loading import load_classifier
 from hf_imgcls.classifier.pipeline import PipelineConsumer
 from hf_imgcls.classifier.preprocess import Normalizer
-from hf_imgcls.classifier.runtimes import ExportedClassifier
+from hf_imgcls.classifier.reading import Reading
 from hf_imgcls.classifier.source import pin_source
 from hf_imgcls.compat.exporters import explain_export
 from hf_imgcls.compat.models import keep_fast_processor
 from hf_imgcls.data.calibration import read_batches, read_calibration, take_rows
 from hf_imgcls.errors import DataError, ModelError, OutputError, ParityError, UserError, find_full_disk
 from hf_imgcls.layout import EXPORT_FILE, QUANTIZERS_FILE
-from hf_imgcls.measure.parity import check_parity
+from hf_imgcls.measure.parity import check_parity, draw_rows
 from hf_imgcls.measure.score import score_folder
+from hf_imgcls.measure.scored_answers import build_scored
 from hf_imgcls.measure.tables import PredictionTable
 from hf_imgcls.publish.export.exporter import ExportSource, find_exporter
 from hf_imgcls.publish.export.gate import THROUGHPUT_BATCH_SIZE, compare_accuracy, measure_export
@@ -78,13 +80,12 @@ def export_model(
     check_labels(dataset)
     finals = find_folders(args, output_dir)
     split = _choose_split(dataset)
-    model, processor = load_classifier(model_name_or_path, args.data, revision=args.fit.model_revision)
+    classifier = load_classifier(model_name_or_path, args.fit.model_revision, data=args.data)
+    model, processor = classifier.model, classifier.processor
     if isinstance(model, ExportedClassifier):
         raise DataError(f"{model_name_or_path} is an exported model", "a PyTorch model", "name the run it comes from")
-    score = functools.partial(
-        score_folder, data=args.data, batch_size=batch_size, state=cast(Any, _ALONE), trusts_programs=True
-    )
-    tables = _Tables(functools.partial(score, model_name_or_path, model_revision=args.fit.model_revision), dataset)
+    score = _Scorer(dataset, args, batch_size)
+    original = functools.cache(functools.partial(score, model_name_or_path, revision=args.fit.model_revision))
     rows = take_rows(dataset, split, THROUGHPUT_BATCH_SIZE, seed=0)
     pixels = torch.from_numpy(np.concatenate(list(read_batches(rows, dataset, processor, args.data, 1))))
     failures: list[UserError] = []
@@ -102,7 +103,7 @@ def export_model(
             quantizers=find_quantizers(model_name_or_path, args),
         )
         if "validation" in dataset.splits:
-            source.measure_drop = functools.partial(_measure_drop, source, tables, score)
+            source.measure_drop = functools.partial(_measure_drop, source, original, score)
         for name, final in finals.items():
             exporter = find_exporter(name)
             folder = work / "results" / final.name
@@ -112,10 +113,9 @@ def export_model(
                     with explain_export(source.model, final.name):
                         written = exporter.write(source, folder)
                     _complete(folder, source)
-                    answers = score(folder, dataset, split=split).table
-                    assert isinstance(answers, PredictionTable)  # one process has every example, with one label
+                    answers = score(folder, split)
                     record = measure_export(
-                        final.name, folder, written, exporter, source, tables.read(split), answers, pixels
+                        final.name, folder, written, exporter, source, original(split), answers, pixels
                     )
                     record.save(folder / EXPORT_FILE)
                     _check_served(folder, dataset, answers, args, batch_size)
@@ -173,28 +173,34 @@ def _check_served(
     data = copy.copy(args.data)
     data.trust_remote_code = True  # the program in this folder is our own
     check_parity(
-        folder, dataset.splits[answers.split], answers.examples, answers.labels, data, max_samples=_NUM_SERVED,
-        batch_size=batch_size, consumer=PipelineConsumer(folder, None, data, prefers_own=True),
-    )  # fmt: skip
+        PipelineConsumer(folder, None, data, prefers_own=True),
+        draw_rows(dataset.splits[answers.split], _NUM_SERVED),
+        build_scored(answers.examples, answers.labels),
+        reading=Reading.from_arguments(data),
+        batch_size=batch_size,
+    )
 
 
-class _Tables:
-    """The PyTorch model's predictions on a split, made when first asked for."""
+class _Scorer:
+    """Scores models on a dataset's splits, on this process alone; programs among them are our own."""
 
-    def __init__(self, score: Any, dataset: ImageDataset) -> None:
-        self._score, self._dataset = score, dataset
-        self._tables: dict[str, PredictionTable] = {}
+    def __init__(self, dataset: ImageDataset, args: Arguments, batch_size: int) -> None:
+        self._dataset, self._data, self._batch_size = dataset, args.data, batch_size
 
-    def read(self, split: str) -> PredictionTable:
-        if split not in self._tables:
-            self._tables[split] = self._score(self._dataset, split=split).table
-        return self._tables[split]
+    def __call__(self, model: str | Path, split: str, revision: str = "main") -> PredictionTable:
+        classifier = load_classifier(model, revision, data=self._data, trusts_programs=True)
+        table = score_folder(
+            classifier, self._dataset, self._data, split=split, batch_size=self._batch_size, state=cast(Any, _ALONE)
+        ).table
+        assert isinstance(table, PredictionTable)  # one process has every example, with one label
+        return table
 
 
-def _measure_drop(source: ExportSource, tables: _Tables, score: Any, folder: Path) -> Estimate:
+def _measure_drop(
+    source: ExportSource, original: Callable[[str], PredictionTable], score: _Scorer, folder: Path
+) -> Estimate:
     _complete(folder, source)
-    exported = score(folder, tables._dataset, split="validation").table
-    return compare_accuracy(tables.read("validation"), exported)
+    return compare_accuracy(original("validation"), score(folder, "validation"))
 
 
 def _complete(folder: Path, source: ExportSource) -> None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from hf_imgcls.classifier.runtimes import ExportedClassifier, find_exported_file
+from hf_imgcls.classifier.exported import ExportedClassifier
+from hf_imgcls.classifier.runtimes import find_exported_file
 from hf_imgcls.errors import ParityError
 from hf_imgcls.measure.report.goals import MET, NOT_DISTINGUISHABLE, NOT_MEASURED, NOT_MET
 from hf_imgcls.measure.statistics.differences import estimate_paired_difference

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from hf_imgcls.classifier.runtimes import load_exported
+from hf_imgcls.classifier.exported import load_exported
 from hf_imgcls.errors import ParityError
 from hf_imgcls.measure.compare import compare_tables
 from hf_imgcls.measure.latency import measure_size_mb, name_device, summarize_timings, time_calls
@@ -21,7 +21,7 @@ from hf_imgcls.publish.export.exclusion import exceeds_budget, judge_budget
 from hf_imgcls.records import Estimate, ExportRecord
 
 if TYPE_CHECKING:
-    from hf_imgcls.classifier.runtimes import ExportedClassifier
+    from hf_imgcls.classifier.exported import ExportedClassifier
     from hf_imgcls.measure.tables import PredictionTable
     from hf_imgcls.publish.export.exporter import Exporter, ExportSource, Written
 
