@@ -23,7 +23,6 @@ import numpy as np
 
 from hf_imgcls.measure.report.estimates import estimate_metrics, rank_classes
 from hf_imgcls.measure.report.goals import Goal, judge
-from hf_imgcls.measure.report.multi_label_estimates import estimate_label_metrics, rank_label_sets
 from hf_imgcls.measure.tables import MultiLabelTable, PredictionTable, Table
 from hf_imgcls.measure.task import MULTI, SINGLE
 from hf_imgcls.records import Estimate, ReportRecord
@@ -186,8 +185,6 @@ def take_rows(table: Table, rows: np.ndarray) -> Table:
 
 def estimate(table: Table, seed: int, draws: int = DRAWS) -> dict[str, Estimate]:
     """Every metric of a table, by the code of the report."""
-    if isinstance(table, MultiLabelTable):
-        return estimate_label_metrics(table, rank_label_sets(table, LEVEL), seed, LEVEL, draws)
     return estimate_metrics(table, rank_classes(table, LEVEL), seed, LEVEL, draws)
 
 

@@ -25,10 +25,10 @@ import numpy as np
 import pyarrow
 import scipy
 
-from hf_imgcls.measure.report.multi_label_summary import summarise_label_sets
+from hf_imgcls.catalogue import get_primary
 from hf_imgcls.measure.report.summary import summarise
 from hf_imgcls.measure.report.write import write_report
-from hf_imgcls.measure.tables import MultiLabelTable, PredictionTable
+from hf_imgcls.measure.tables import Table
 from hf_imgcls.measure.task import MULTI, SINGLE
 
 BATCH_SIZE = 64
@@ -64,17 +64,12 @@ def write_several_labels(path: Path, split: str, num_examples: int, num_labels: 
     MULTI.collect_table(recorder, split=split, labels=names).save(path)
 
 
-def report_table(path: Path, validation: Path | None, *, several: bool) -> None:
+def report_table(path: Path, validation: Path | None) -> None:
     """Load a table, compute every number of its report, and write it."""
-    if several:
-        label_sets = MultiLabelTable.load(path)
-        record = summarise_label_sets(label_sets, validation=validation and MultiLabelTable.load(validation))
-        write_report(record, path.parent, table=label_sets)
-    else:
-        table = PredictionTable.load(path)
-        record = summarise(table, validation=validation and PredictionTable.load(validation))
-        write_report(record, path.parent, table=table)
-    name = "mean_average_precision" if several else "accuracy"
+    table = Table.load(path)
+    record = summarise(table, validation=validation and Table.load(validation))
+    write_report(record, path.parent, table=table)
+    name = get_primary(multi_label=record.multi_label is not None)
     first = record.metrics[name]
     print(f"{name} {first.value:.4f} [{first.low:.4f}, {first.high:.4f}]", end="")
     if (temperature := record.calibration["temperature"]) is not None:
@@ -104,7 +99,7 @@ def main() -> None:
         name, kind, *files = arguments.step
         paths, several = [Path(file) for file in files], kind == "several"
         if name == "read":
-            report_table(paths[0], paths[1] if len(paths) > 1 else None, several=several)
+            report_table(paths[0], paths[1] if len(paths) > 1 else None)
         elif several:
             write_several_labels(paths[0], paths[0].stem, arguments.num_examples, arguments.num_several_labels)
         else:

@@ -622,7 +622,7 @@ class ReportRecord(Record):
         problem_type: ``single_label_classification`` or ``multi_label_classification``. With the latter there is no
             ``risk_coverage`` and there are no ``confused_pairs``.
         multi_label: Where an image may have several labels: thresholds, labels per image, missed and invented labels,
-            and pairs of classes that go together, see `hf_imgcls.measure.report.multi_label_summary`.
+            and pairs of classes that go together, see `hf_imgcls.measure.report.sections`.
         exports: A row for each exported model of the run, see `hf_imgcls.publish.export.table`.
         num_classes: How many of ``labels`` the dataset has, the first ones; a model may know others. None: all of them.
         baselines: What the model is held against, see `hf_imgcls.measure.baselines`; None for a model of no run.

@@ -18,7 +18,7 @@ from hf_imgcls.classifier.exported import ExportedClassifier
 from hf_imgcls.classifier.loading import load_classifier
 from hf_imgcls.classifier.reading import Reading
 from hf_imgcls.digests import describe_changes, find_changes, recording
-from hf_imgcls.errors import ArgumentError, DataError, printable
+from hf_imgcls.errors import ArgumentError, printable
 from hf_imgcls.fit.imbalance import describe_effect
 from hf_imgcls.layout import COMPARISON_FILE, DATA_FILE, REPORT_FOLDER, RUN_FILE
 from hf_imgcls.measure.baselines import find_baselines
@@ -29,7 +29,6 @@ from hf_imgcls.measure.parity import PARITY_FILE
 from hf_imgcls.measure.report.gallery import find_rows
 from hf_imgcls.measure.report.goals import check_goals, describe_judgement, judge, parse_goals
 from hf_imgcls.measure.report.image_statistics import measure_images
-from hf_imgcls.measure.report.multi_label_summary import summarise_label_sets
 from hf_imgcls.measure.report.slices import build_slices, find_identifiers, relate_support_to_recall
 from hf_imgcls.measure.report.summary import summarise
 from hf_imgcls.measure.report.write import REPORT_FILE, read_report, write_report
@@ -124,7 +123,7 @@ def report_table(
     measure = args.measure
     goals = parse_goals(measure.goals or [])
     check_goals(goals, multi_label=isinstance(table, MultiLabelTable))
-    record = _summarise(table, validation, args.data.split_seed)
+    record = summarise(table, seed=args.data.split_seed, validation=validation)
     split = dataset.splits.get(table.split) if dataset is not None else None
     train = dataset.splits.get("train") if dataset is not None else None
     split, train = (None if isinstance(rows, IterableDataset) else rows for rows in (split, train))
@@ -202,18 +201,6 @@ def _keep_exports(record: ReportRecord, folder: Path) -> list[dict[str, Any]]:
         return []
     earlier = read_report(folder)
     return earlier.exports if (earlier.model, earlier.split) == (record.model, record.split) else []
-
-
-def _summarise(table: Table, validation: Table | None, seed: int) -> ReportRecord:
-    if isinstance(table, PredictionTable) and isinstance(validation, PredictionTable | None):
-        return summarise(table, seed=seed, validation=validation)
-    if isinstance(table, MultiLabelTable) and isinstance(validation, MultiLabelTable | None):
-        return summarise_label_sets(table, seed=seed, validation=validation)
-    raise DataError(
-        f"the {table.split} and the validation table are about different kinds of labels",
-        "two tables of one model",
-        "measure both splits with the same model and data",
-    )
 
 
 def _explain_mistakes(

@@ -22,6 +22,7 @@ from hf_imgcls.measure.statistics.calibration import (
     read_log_scores,
     read_logits,
 )
+from hf_imgcls.measure.statistics.confidence import judge_confidence, judge_label_confidence
 from hf_imgcls.measure.tables import MultiLabelTable, PredictionTable, Table
 from hf_imgcls.records import MULTI_LABEL, SINGLE_LABEL
 
@@ -99,7 +100,11 @@ class Task(Protocol):
         ...
 
     def apply_temperature(self, table: Any, temperature: float) -> tuple[FloatArray, FloatArray]:
-        """Return the scores of `pair_scores` and the log loss (N,) after the logits are divided by a temperature."""
+        """Return the scores of `pair_scores`, and the log losses, after logits are divided by a temperature."""
+        ...
+
+    def judge_confidence(self, table: Any, level: float) -> dict[str, Any]:
+        """Test whether scores are too high or too low, see `hf_imgcls.measure.statistics.confidence`."""
         ...
 
 
@@ -171,6 +176,9 @@ class _SingleLabel:
     def apply_temperature(self, table: PredictionTable, temperature: float) -> tuple[FloatArray, FloatArray]:
         return apply_temperature(read_log_scores(table), table.label, temperature)
 
+    def judge_confidence(self, table: PredictionTable, level: float) -> dict[str, Any]:
+        return judge_confidence(table.correct, table.confidence, level)
+
 
 class _MultiLabel:
     """An image has any number of labels: every class is a decision of its own, and scores are sigmoids."""
@@ -221,7 +229,10 @@ class _MultiLabel:
 
     def apply_temperature(self, table: MultiLabelTable, temperature: float) -> tuple[FloatArray, FloatArray]:
         logits = read_logits(table.scores) / temperature
-        return sigmoid(logits).ravel(), binary_log_losses(logits, table.targets).mean(axis=1)
+        return sigmoid(logits).ravel(), binary_log_losses(logits, table.targets).ravel()
+
+    def judge_confidence(self, table: MultiLabelTable, level: float) -> dict[str, Any]:
+        return judge_label_confidence(table.targets, table.scores.astype(np.float64), level)
 
 
 SINGLE: Task = _SingleLabel()

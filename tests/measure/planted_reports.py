@@ -12,7 +12,6 @@ from measure.made_label_tables import make_label_table
 from PIL import Image
 
 from hf_imgcls.measure.report.goals import judge, parse_goals
-from hf_imgcls.measure.report.multi_label_summary import summarise_label_sets
 from hf_imgcls.measure.report.slices import build_slices, relate_support_to_recall
 from hf_imgcls.measure.report.summary import summarise
 from hf_imgcls.measure.tables import MultiLabelTable, PredictionTable
@@ -115,7 +114,7 @@ def make_several_labels(num_labels: int, num_examples: int = 400, split: str = "
 def make_several_labels_record(table: MultiLabelTable) -> ReportRecord:
     """A multi-label report of which every part is there but gallery, explanations and latency."""
     validation = make_several_labels(len(table.labels), split="validation")
-    record = summarise_label_sets(table, validation=validation, draws=50)
+    record = summarise(table, validation=validation, draws=50)
     record.slices = build_slices(table, list(table.metadata))
     record.imbalance = relate_support_to_recall(table, {name: 10 + index for index, name in enumerate(table.labels)})
     record.goals = [judge(goal, record) for goal in parse_goals(["mean_average_precision>=0.3", "micro_f1>=0.99"])]

@@ -23,12 +23,7 @@ from scipy.stats import norm
 
 from hf_imgcls.catalogue import EVALUATION, REPORT, list_metrics
 from hf_imgcls.measure.report.estimates import estimate_classes, estimate_metrics, rank_classes
-from hf_imgcls.measure.report.multi_label_estimates import (
-    estimate_label_classes,
-    estimate_label_metrics,
-    rank_label_sets,
-)
-from hf_imgcls.measure.report.multi_label_summary import list_label_mistakes, summarise_label_sets
+from hf_imgcls.measure.report.sections import list_label_mistakes
 from hf_imgcls.measure.report.summary import summarise
 from hf_imgcls.measure.statistics.calibration import measure_reliability
 from hf_imgcls.records import Estimate
@@ -70,13 +65,13 @@ def estimate_one_label(table, seed, draws):
     """Name -> estimate; those of classes have the class's name before the metric's, those of bins a number."""
     rankings = rank_classes(table, 0.95)
     estimates = dict(estimate_metrics(table, rankings, seed, 0.95, draws))
-    return estimates | name_classes(estimate_classes(table, rankings, 0.95))
+    return estimates | name_classes(estimate_classes(table, rankings, seed, 0.95, draws))
 
 
 def estimate_several_labels(table, seed, draws):
-    rankings = rank_label_sets(table, 0.95)
-    estimates = dict(estimate_label_metrics(table, rankings, seed, 0.95, draws))
-    estimates |= name_classes(estimate_label_classes(table, rankings, seed, 0.95, draws))
+    rankings = rank_classes(table, 0.95)
+    estimates = dict(estimate_metrics(table, rankings, seed, 0.95, draws))
+    estimates |= name_classes(estimate_classes(table, rankings, seed, 0.95, draws))
     for item in list_label_mistakes(table):
         for kind, n in (("missed", item["n"]), ("invented", item["other_n"])):
             ends = (item[f"{kind}_low"], item[f"{kind}_high"])
@@ -185,7 +180,7 @@ def test_the_record_names_every_method():
     found = set()
     for cases, make, compute in (
         (CASES_OF_ONE, make_case, summarise),
-        (LABEL_CASES, make_label_case, summarise_label_sets),
+        (LABEL_CASES, make_label_case, summarise),
     ):
         for case in cases:
             report = compute(make(case), draws=20)
@@ -200,7 +195,7 @@ def test_point_values_and_the_intervals_of_shares_are_what_they_were():
     golden = json.loads((Path(__file__).parent / "golden_estimates.json").read_text())
     for kind, cases, make, compute in (
         ("one label", CASES_OF_ONE, make_case, summarise),
-        ("several labels", LABEL_CASES, make_label_case, summarise_label_sets),
+        ("several labels", LABEL_CASES, make_label_case, summarise),
     ):
         assert set(golden[kind]) == set(cases)
         for case in cases:

@@ -24,7 +24,6 @@ from hf_imgcls.measure.report.goals import (
     parse_goal,
     parse_goals,
 )
-from hf_imgcls.measure.report.multi_label_summary import summarise_label_sets
 from hf_imgcls.measure.report.summary import summarise
 from hf_imgcls.measure.statistics.intervals import wilson
 from hf_imgcls.records import Estimate, ReportRecord
@@ -221,11 +220,11 @@ def test_a_report_knows_which_classes_the_dataset_has(several):
     """From a prediction table: 200 images of cats, none of dogs; fish and bird are the model's own classes."""
     names, n = ["cat", "dog", "fish", "bird"], 200
     logits = np.tile([4.0, -4.0, -4.0, -4.0], (n, 1))
-    make, compute = (make_label_table, summarise_label_sets) if several else (make_table, summarise)
+    make = make_label_table if several else make_table
     references = logits > 0 if several else np.zeros(n, dtype=np.int64)
     for num_classes, expected in ((1, "met"), (2, "not distinguishable")):
         table = dataclasses.replace(make(logits, references), labels=names, source={"num_classes": num_classes})
-        report = compute(table, draws=20)
+        report = summarise(table, draws=20)
         for metric, what in (("recall", "images"), ("precision", "predictions")):
             judgement = judge(parse_goal(f"worst_class_{metric}>=0.9"), report)
             assert judgement["status"] == expected

@@ -22,8 +22,9 @@ from hf_imgcls.errors import ArgumentError, DataError
 from hf_imgcls.measure.compare import compare_tables
 from hf_imgcls.measure.report.goals import check_goals, judge, parse_goals
 from hf_imgcls.measure.report.multi_label_gallery import build_label_gallery
-from hf_imgcls.measure.report.multi_label_summary import list_co_occurrences, list_label_mistakes, summarise_label_sets
+from hf_imgcls.measure.report.sections import list_co_occurrences, list_label_mistakes
 from hf_imgcls.measure.report.slices import build_slices, relate_support_to_recall
+from hf_imgcls.measure.report.summary import summarise
 from hf_imgcls.measure.report.write import read_report, write_report
 from hf_imgcls.measure.statistics.calibration import fit_sigmoid_temperature, read_logits
 from hf_imgcls.measure.tables import MultiLabelTable, Table
@@ -71,7 +72,7 @@ def test_every_number_from_the_file(tmp_path, case):
     table = make_label_case(case, thresholds=limits)
     table.save(tmp_path / "t.parquet")
     columns = read_label_columns(tmp_path / "t.parquet")
-    record = summarise_label_sets(Table.load(tmp_path / "t.parquet"), draws=200)
+    record = summarise(Table.load(tmp_path / "t.parquet"), draws=200)
     targets, scores = columns["targets"].astype(bool), columns["scores"]
     answers = scores >= columns["thresholds"]
     expected = expected_metrics(scores, targets, limits)
@@ -146,8 +147,8 @@ def draw_table(generator, n, quality=1.5, **options):
 
 def test_the_same_seed_gives_the_same_record():
     table = make_label_case("random")
-    assert summarise_label_sets(table, seed=3, draws=50) == summarise_label_sets(table, seed=3, draws=50)
-    assert summarise_label_sets(table, seed=3, draws=50) != summarise_label_sets(table, seed=4, draws=50)
+    assert summarise(table, seed=3, draws=50) == summarise(table, seed=3, draws=50)
+    assert summarise(table, seed=3, draws=50) != summarise(table, seed=4, draws=50)
 
 
 # ------------------------------------------------------------------------------------------------ temperature
@@ -183,15 +184,15 @@ def test_a_temperature_is_fitted_on_validation_only():
     generator = np.random.default_rng(0)
     test = draw_table(generator, 300, quality=3, source=source)
     validation = draw_table(generator, 300, quality=3, split="validation", source=source | {"fingerprint": "b"})
-    calibration = summarise_label_sets(test, draws=20, validation=validation).calibration
+    calibration = summarise(test, draws=20, validation=validation).calibration
     assert calibration["temperature"]["fitted_on"] == "validation"
     assert calibration["temperature"]["log_loss_after"] <= calibration["temperature"]["log_loss_before"]
     expected = fit_sigmoid_temperature(read_logits(validation.scores), validation.targets)
     assert calibration["temperature"]["value"] == expected
     same = dataclasses.replace(validation, source=source)
-    assert "same examples" in summarise_label_sets(test, draws=20, validation=same).calibration["temperature_remark"]
+    assert "same examples" in summarise(test, draws=20, validation=same).calibration["temperature_remark"]
     with pytest.raises(DataError, match="another order"):
-        summarise_label_sets(test, validation=dataclasses.replace(validation, labels=test.labels[::-1]))
+        summarise(test, validation=dataclasses.replace(validation, labels=test.labels[::-1]))
 
 
 # ------------------------------------------------------------------------------------------------ goals, slices
@@ -205,7 +206,7 @@ def test_goals():
         check_goals(parse_goals(["micro_f1>=0.5"]), multi_label=False)
     table = draw_table(np.random.default_rng(0), 400)
     table.metadata["camera"] = ["a", "b"] * 200
-    record = summarise_label_sets(table, draws=200)
+    record = summarise(table, draws=200)
     record.slices = build_slices(table, ["camera"])
     texts = {
         "mean_average_precision>=0.5": "met",
@@ -279,7 +280,7 @@ def test_a_better_model_is_told_and_the_mirror_says_worse():
     assert mirrored.verdict == "worse"
     for name, item in record.metrics.items():
         for table, value in ((one, item.a), (other, item.b)):
-            assert value == pytest.approx(summarise_label_sets(table, draws=2).metrics[name].value, **CLOSE), name
+            assert value == pytest.approx(summarise(table, draws=2).metrics[name].value, **CLOSE), name
         back = mirrored.metrics[name].difference
         assert (back.value, back.low, back.high) == pytest.approx(
             (-item.difference.value, -item.difference.high, -item.difference.low), **CLOSE
@@ -372,7 +373,7 @@ def test_the_report_is_whole_and_its_page_sound(tmp_path):
         logits, targets, labels=names, thresholds=np.linspace(0.3, 0.6, 8), source={"model": "outputs/m", "data": "d"}
     )
     table.metadata["camera"] = generator.choice(["a", "b"], len(table)).tolist()
-    record = summarise_label_sets(table, draws=100)
+    record = summarise(table, draws=100)
     record.slices = build_slices(table, ["camera"])
     record.imbalance = relate_support_to_recall(table, dict(zip(names, range(10, 18), strict=True)))
     record.goals = [judge(goal, record) for goal in parse_goals(["mean_average_precision>=0.3", "micro_f1>=0.99"])]

@@ -26,7 +26,7 @@ from hf_imgcls.errors import OutputError, UserError
 from hf_imgcls.measure.report import gallery
 from hf_imgcls.measure.report import write as report
 from hf_imgcls.measure.report.page import clean_text, format_number, judge_report
-from hf_imgcls.measure.report.summary import list_confused_pairs
+from hf_imgcls.measure.report.sections import list_confused_pairs
 from hf_imgcls.measure.report.write import read_report, write_report
 
 VOID = {"meta", "link", "img", "br", "input"}

@@ -279,7 +279,7 @@ def test_the_benchmark_does_what_it_says(monkeypatch, tmp_path, capsys):
     for split in ("test", "validation"):
         benchmark.write_table(tmp_path / f"{split}.parquet", split, num_examples=150, num_labels=20)
     assert len(PredictionTable.load(tmp_path / "test.parquet")) == 150
-    benchmark.report_table(tmp_path / "test.parquet", tmp_path / "validation.parquet", several=False)
+    benchmark.report_table(tmp_path / "test.parquet", tmp_path / "validation.parquet")
     text = capsys.readouterr().out
     assert "accuracy 0." in text
     assert float(text.rsplit(" ", 1)[1]) > 1.0  # these answers are too sure of themselves

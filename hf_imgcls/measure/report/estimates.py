@@ -11,26 +11,22 @@ nearly calibrated: see
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from hf_imgcls.arrays import FloatArray, IntArray
+from hf_imgcls.arrays import IntArray
 from hf_imgcls.catalogue import EVALUATION, REPORT, list_metrics
+from hf_imgcls.measure.metrics.multi_label import NO_LABEL, average_defined
 from hf_imgcls.measure.metrics.ranking import ClassRanking, rank_class
 from hf_imgcls.measure.metrics.single import (
-    NUM_CALIBRATION_BINS,
     Measured,
     assign_bins,
     assign_mass_bins,
     measure_adaptive_calibration_error,
-    measure_balanced_accuracy,
     measure_calibration_error,
-    measure_precision_recall_f1,
-    measure_top_k,
 )
-from hf_imgcls.measure.metrics.top_scores import NOT_EVERY_SCORE
-from hf_imgcls.measure.statistics.calibration import measure_brier, measure_mistakes
+from hf_imgcls.measure.report.evidence import Evidence, find_evidence, jaccard_to_f1, make_estimate
 from hf_imgcls.measure.statistics.class_means import (
     Interval,
     RankingSums,
@@ -39,14 +35,11 @@ from hf_imgcls.measure.statistics.class_means import (
     enclose_mean_ranking,
     find_precision_bias,
 )
-from hf_imgcls.measure.statistics.intervals import draw_statistics, enclose_calibration_error, enclose_ranking, wilson
+from hf_imgcls.measure.statistics.intervals import enclose_calibration_error, enclose_ranking, wilson
 from hf_imgcls.measure.statistics.mistakes import enclose_mean_loss
-from hf_imgcls.measure.tables import PredictionTable, unique_names
+from hf_imgcls.measure.tables import Table, unique_names
+from hf_imgcls.measure.task import task_of
 from hf_imgcls.records import Estimate
-
-if TYPE_CHECKING:
-    from hf_imgcls.measure.tables import Table
-
 
 # ------------------------------------------------------------------------------------------------ rankings
 
@@ -67,47 +60,52 @@ class Rankings(NamedTuple):
     reason: str = ""
 
 
-def rank_classes(table: PredictionTable, level: float) -> Rankings:
+def rank_classes(table: Table, level: float) -> Rankings:
     """Rank all examples by the scores of each class that has examples.
 
     Args:
         table: The predictions.
         level: Confidence level.
     """
-    scores, present = table.scores_by_class(), np.unique(table.label)
-    reason = ""
-    if scores is None:
-        reason = NOT_EVERY_SCORE
-    elif len(present) < 2:
-        reason = "the references hold one class only: there is nothing to tell it from"
-    names = ("roc_auc", "average_precision")
-    if reason or scores is None:
+    evidence, n = find_evidence(table), len(table)
+    names = ("roc_auc", evidence.mean_precision)
+    if reason := evidence.explain_no_ranking():
         return Rankings({name: Measured(None, reason) for name in names}, {}, {}, reason)
-    influences = {name: np.zeros(len(table)) for name in names}
+    influences = {name: np.zeros(n) for name in names}
     sums = {name: RankingSums([], [], [], []) for name in names}
-    estimates = {}
-    for index in present.tolist():
-        is_positive = table.label == index
-        ranking = rank_class(scores[index], is_positive)
-        estimates[index] = estimate_ranking(ranking, int(is_positive.sum()), level)
-        bias = find_precision_bias(ranking, scores[index], is_positive)
+    estimates, ranked = {}, {name: list[int]() for name in names}
+    for index, scores, is_positive in evidence.list_ranked():
+        ranked[evidence.mean_precision].append(index)
+        if is_positive.all():  # nothing to rank: every example is of the class
+            sums[evidence.mean_precision].add(1.0, np.zeros(n), is_positive)
+            estimates[index] = make_estimate(Measured(1.0, "every image has it"), 1.0, 1.0, n, level)
+            continue
+        ranked["roc_auc"].append(index)
+        ranking = rank_class(scores, is_positive)
+        estimates[index] = _estimate_ranking(ranking, int(is_positive.sum()), level)
+        bias = find_precision_bias(ranking, scores, is_positive)
         sums["roc_auc"].add(ranking.roc_auc, ranking.roc_auc_influence, is_positive)
-        sums["average_precision"].add(ranking.average_precision, ranking.average_precision_influence, is_positive, bias)
+        precision_influence = ranking.average_precision_influence
+        sums[evidence.mean_precision].add(ranking.average_precision, precision_influence, is_positive, bias)
         influences["roc_auc"] += ranking.roc_auc_influence
-        influences["average_precision"] += ranking.average_precision_influence
-    missing = len(table.labels) - len(present)
-    remark = f"left out, without references: {missing} of {len(table.labels)} classes" if missing else None
-    absent = name_absent(table, present)
-    return Rankings(
-        {name: Measured(1.0 - float(np.mean(items.losses)), remark) for name, items in sums.items()},
-        {
-            name: enclose_mean_ranking(
-                items, influences[name] / len(present), absent, level, is_precision=name == "average_precision"
-            )
-            for name, items in sums.items()
-        },
-        estimates,
-    )
+        influences[evidence.mean_precision] += precision_influence
+    missing = {"roc_auc": evidence.no_area, evidence.mean_precision: ("without references", NO_LABEL)}
+    means = {
+        name: average_defined([1 - loss for loss in items.losses], len(table.labels), *missing[name])
+        for name, items in sums.items()
+    }
+    intervals = {
+        name: enclose_mean_ranking(
+            items,
+            influences[name] / max(len(items.losses), 1),
+            _name_absent(table, ranked[name]),
+            level,
+            is_precision=name != "roc_auc",
+        )
+        for name, items in sums.items()
+        if means[name].value is not None
+    }
+    return Rankings(means, intervals, estimates)
 
 
 def count_known(table: Table) -> int:
@@ -115,13 +113,13 @@ def count_known(table: Table) -> int:
     return int(table.source.get("num_classes", len(table.labels)))
 
 
-def name_absent(table: Table, present: IntArray) -> list[str]:
+def _name_absent(table: Table, present: list[int]) -> list[str]:
     """Names of the dataset's classes that have no value, since none or all of the images are of them."""
     names = unique_names(table.labels)
-    return [names[index] for index in sorted(set(range(count_known(table))) - set(present.tolist()))]
+    return [names[index] for index in sorted(set(range(count_known(table))) - set(present))]
 
 
-def estimate_ranking(ranking: ClassRanking, num_positives: int, level: float) -> Estimate:
+def _estimate_ranking(ranking: ClassRanking, num_positives: int, level: float) -> Estimate:
     """One class's average precision."""
     low, high = enclose_ranking(ranking.average_precision, ranking.average_precision_influence, num_positives, level)
     return make_estimate(Measured(ranking.average_precision), low, high, num_positives, level, "logit")
@@ -130,9 +128,7 @@ def estimate_ranking(ranking: ClassRanking, num_positives: int, level: float) ->
 # ------------------------------------------------------------------------------------------------ metrics
 
 
-def estimate_metrics(
-    table: PredictionTable, rankings: Rankings, seed: int, level: float, draws: int
-) -> dict[str, Estimate]:
+def estimate_metrics(table: Table, rankings: Rankings, seed: int, level: float, draws: int) -> dict[str, Estimate]:
     """Every metric over the whole split.
 
     Args:
@@ -143,109 +139,64 @@ def estimate_metrics(
         draws: Bootstrap samples.
 
     Returns:
-        Metric of a report -> estimate.
+        Name of each metric of an evaluation and of a report -> estimate.
     """
-    n, num_labels, correct, confidence = len(table), len(table.labels), table.correct, table.confidence
-    counts = (table.label, table.prediction, num_labels)
-    brier = measure_brier(table) if table.is_complete else None
-    shares = {
-        "accuracy": Measured(float(correct.mean())),
-        "top3_accuracy": measure_top_k(table.reference_rank, num_labels, 3),
-        "top5_accuracy": measure_top_k(table.reference_rank, num_labels, 5),
-    }
-    averages = measure_precision_recall_f1(*counts) | {"balanced_accuracy": measure_balanced_accuracy(*counts)}
-    shares["weighted_recall"] = averages["weighted_recall"]  # the accuracy, by another name
+    task, evidence, n = task_of(table), find_evidence(table), len(table)
+    correct, confidence = task.pair_scores(table)
     measured = {
-        **averages,
-        **shares,
+        **evidence.measure(),
         **rankings.means,
-        "log_loss": Measured(float(table.log_loss.mean())),
-        "brier": Measured(None, NOT_EVERY_SCORE) if brier is None else Measured(float(brier.mean())),
         "ece": measure_calibration_error(correct, confidence),
         "adaptive_ece": measure_adaptive_calibration_error(correct, confidence),
     }
-    mistakes = measure_mistakes(table)
-    losses = {"log_loss": table.log_loss} | ({} if brier is None else {"brier": brier})
     bins = {"ece": assign_bins(confidence), "adaptive_ece": assign_mass_bins(confidence)}
-    drawn = _draw_gaps((correct - confidence) / n, bins, seed, draws)
-    intervals = rankings.intervals | _enclose_averages(table, level)
-    estimates = {}
-    for name in list_metrics(EVALUATION, REPORT, multi_label=False):
-        item = measured[name]
+    drawn = evidence.draw_gaps(bins, seed=seed, level=level, draws=draws)
+    intervals = rankings.intervals | _enclose_averages(table, evidence, level) | evidence.enclose_pooled(level)
+    estimates = evidence.estimate_pooled_ranking(level)
+    for name, item in measured.items():
         if item.value is None:
             estimates[name] = make_estimate(item, None, None, n, level)
-        elif name in shares:
+        elif name in evidence.shares:
             low, high = wilson(round(item.value * n), n, level)
             estimates[name] = Estimate(item.value, float(low), float(high), n, "wilson", item.remark or "")
         elif name in bins:
             ends = enclose_calibration_error(correct, confidence, bins[name], drawn[name], level)
             estimates[name] = make_estimate(item, *ends, n, level)
-        elif name in losses:
-            most = 2.0 if name == "brier" else np.inf
-            ends = enclose_mean_loss(losses[name], mistakes[name], level, most=most)
-            estimates[name] = make_estimate(item, *ends, n, level, "gamma")
+        elif name in evidence.losses:
+            values, mistake, most = evidence.losses[name]
+            estimates[name] = make_estimate(
+                item, *enclose_mean_loss(values, mistake, level, most=most), n, level, "gamma"
+            )
         else:
             estimates[name] = intervals[name].describe(item.value, n, item.remark or "")
-    return estimates
+    return {name: estimates[name] for name in list_metrics(EVALUATION, REPORT, multi_label=not task.is_exclusive)}
 
 
-def _enclose_averages(table: PredictionTable, level: float) -> dict[str, Interval]:
-    from scipy.sparse import csr_array
-
-    n, names = len(table), unique_names(table.labels)
-    targets, answers = (
-        csr_array((np.ones(n), (np.arange(n), ids)), shape=(n, len(names))) for ids in (table.label, table.prediction)
-    )
-    counts = count_for_means(targets, answers, names, count_known(table))
-    return enclose_averages(counts, level, is_exclusive=True)
-
-
-def _draw_gaps(gaps: FloatArray, bins: dict[str, IntArray], seed: int, draws: int) -> dict[str, FloatArray]:
-    """Bootstrap samples of the gaps that a calibration error sums: name -> (D, bins).
-
-    Args:
-        gaps: (N,) what each example adds.
-        bins: Name -> (N,) the bin of each example.
-        seed: Of the draws.
-        draws: D.
-    """
-    from scipy.sparse import csr_array
-
-    n = len(gaps)
-    placed = np.concatenate([ids + NUM_CALIBRATION_BINS * index for index, ids in enumerate(bins.values())])
-    entries = (np.tile(gaps, len(bins)), (placed, np.tile(np.arange(n), len(bins))))
-    matrix = csr_array(entries, shape=(NUM_CALIBRATION_BINS * len(bins), n))
-    drawn = draw_statistics(lambda counts: (matrix @ counts.T).T, n, seed=seed, draws=draws)
-    return dict(zip(bins, np.split(drawn, len(bins), axis=1), strict=True))
-
-
-def make_estimate(
-    item: Measured, low: float | None, high: float | None, n: int, level: float, method: str = "bootstrap"
-) -> Estimate:
-    """An estimate, if there is a value; with Wilson's interval where the method sees nothing beside a perfect one."""
-    value, remark = item.value, item.remark or ""
-    if value is None or low is None or high is None:
-        return Estimate(None, None, None, n, "none", remark)
-    if low == high and value in (0.0, 1.0):
-        ends = wilson(round(value * n), n, level)
-        return Estimate(value, float(ends[0]), float(ends[1]), n, "wilson", remark)
-    return Estimate(value, min(low, value), max(high, value), n, method, remark)
+def _enclose_averages(table: Table, evidence: Evidence, level: float) -> dict[str, Interval]:
+    targets, answers = evidence.mark_classes()
+    counts = count_for_means(targets, answers, unique_names(table.labels), count_known(table))
+    return enclose_averages(counts, level, is_exclusive=task_of(table).is_exclusive)
 
 
 # ------------------------------------------------------------------------------------------------ classes
 
 
-def estimate_classes(table: Table, rankings: Rankings, level: float) -> dict[str, dict[str, Estimate]]:
-    """Precision, recall, F1 and average precision of each class.
+def estimate_classes(
+    table: Table, rankings: Rankings, seed: int, level: float, draws: int
+) -> dict[str, dict[str, Estimate]]:
+    """Precision, recall, F1 and average precision of each class; with several labels per image its calibration too.
 
     Args:
         table: The predictions.
         rankings: From `rank_classes`.
+        seed: Of the noise that a calibration error's interval is made with.
         level: Confidence level.
+        draws: Of that noise.
 
     Returns:
         Class name -> ``precision`` (``n``: predictions of the class), ``recall`` (its examples, the support), ``f1``
-        (both together) and ``average_precision`` (its examples) -> estimate. The names are those of `unique_names`.
+        (both together), ``average_precision`` (its examples) and, with several labels per image, ``brier`` and ``ece``
+        (all N decisions on the class) -> estimate. The names are those of `unique_names`.
     """
     support, predicted, correct = table.count_classes()
     union = support + predicted - correct
@@ -254,6 +205,7 @@ def estimate_classes(table: Table, rankings: Rankings, level: float) -> dict[str
     # Of the examples that are of the class or were taken for it, a share J is both, and F1 = 2 J / (1 + J).
     jaccard = _estimate_shares(correct, union, level, "no example is of this class or was taken for it")
     nothing = Estimate(None, None, None, 0, "none", rankings.reason or "no example is of this class")
+    further = find_evidence(table).estimate_calibration(seed, level, draws)
     return {
         name: {
             "precision": precision[index],
@@ -267,6 +219,7 @@ def estimate_classes(table: Table, rankings: Rankings, level: float) -> dict[str
             "average_precision": rankings.average_precisions.get(
                 index, dataclasses.replace(nothing, n=int(support[index]))
             ),
+            **next(further),
         }
         for index, name in enumerate(unique_names(table.labels))
     }
@@ -280,8 +233,3 @@ def _estimate_shares(successes: IntArray, n: IntArray, level: float, otherwise: 
         else Estimate(None, None, None, 0, "none", otherwise)
         for index, (x, size) in enumerate(zip(successes.tolist(), n.tolist(), strict=True))
     ]
-
-
-def jaccard_to_f1(share: float | None) -> float | None:
-    """F1, of the share that is both of the class and taken for it, among what is either."""
-    return None if share is None else 2 * share / (1 + share)

@@ -18,7 +18,7 @@ from hf_imgcls.classifier.decode import decode_image
 from hf_imgcls.classifier.reading import DEFAULT_READING, Reading
 from hf_imgcls.errors import DataError
 from hf_imgcls.measure.columns import name_files
-from hf_imgcls.measure.report.summary import list_confused_pairs
+from hf_imgcls.measure.report.sections import list_confused_pairs
 from hf_imgcls.measure.tables import unique_names
 
 if TYPE_CHECKING:
