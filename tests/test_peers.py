@@ -11,7 +11,7 @@ from datetime import timedelta
 import pytest
 from torch.distributed import TCPStore
 
-from hf_imgcls import process
+from hf_imgcls import peers as ring
 from hf_imgcls.peers import Peers
 
 
@@ -62,7 +62,7 @@ def join(monkeypatch, wire):
     monkeypatch.setenv("MASTER_PORT", str(wire.port))
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    monkeypatch.setattr(process, "_PERIOD_S", 0.05)
+    monkeypatch.setattr(ring, "_PERIOD_S", 0.05)
     joined = []
 
     def start(rank: int) -> Peers:
@@ -98,11 +98,11 @@ def test_a_process_that_leaves_in_silence_says_why_another_one_ended_the_run(joi
 
 
 def test_a_process_that_hangs_is_named(join, monkeypatch):
-    monkeypatch.setattr(process, "_SILENCE_S", 0.3)
+    monkeypatch.setattr(ring, "_SILENCE_S", 0.3)
     first, second = join(0), join(1)
     monkeypatch.setattr(second, "_beat", lambda: None)  # after the first beat, or none: then it is waited for
     second._connected.wait(10)
-    second._store.add(f"{process._BEAT}/1", 1)
+    second._store.add(f"{ring._BEAT}/1", 1)
     wait_for_ending(first)
     said = first.explain()
     assert said.startswith("the run ended because process 1 of 2 gave no sign of life for ")
@@ -111,7 +111,7 @@ def test_a_process_that_hangs_is_named(join, monkeypatch):
 
 def test_a_store_that_vanishes_ends_the_run_on_another_machine(join, wire, monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
-    monkeypatch.setattr(process, "_SILENCE_S", 0.5)
+    monkeypatch.setattr(ring, "_SILENCE_S", 0.5)
     peers, ended = join(1), []
     monkeypatch.setattr(peers, "_end", lambda: ended.append(peers.ending))
     assert peers._connected.wait(10)
@@ -127,11 +127,11 @@ def test_a_store_that_vanishes_ends_the_run_on_another_machine(join, wire, monke
 
 
 def test_a_launcher_that_is_stopped_on_this_machine_ends_nothing_but_holds_up_no_error(join, wire, monkeypatch):
-    monkeypatch.setattr(process, "_SILENCE_S", 0.2)
+    monkeypatch.setattr(ring, "_SILENCE_S", 0.2)
     peers = join(0)
     assert peers._connected.wait(10)
     wire.is_cut.set()
     time.sleep(0.6)
     assert peers.ending is None
-    monkeypatch.setattr(process, "_CONNECTION_S", 0.1)
+    monkeypatch.setattr(ring, "_CONNECTION_S", 0.1)
     assert peers.report(2, "no data") == "no data"
