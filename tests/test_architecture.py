@@ -49,7 +49,6 @@ LONG_MODULES: dict[str, int] = {
     "arguments.rules": 689,
     "fit.resumable": 575,
     "data.repository": 422,
-    "fit.model": 415,
 }
 MANY_PARAMETERS: dict[str, int] = {
     "measure.explain.explain.explain_examples": 9,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import TrainerCallback
+from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, PreTrainedModel, TrainerCallback
 
 from hf_imgcls.data.own_transform import attempt
 from hf_imgcls.errors import ArgumentError
@@ -112,7 +112,18 @@ class Hooks:
         if self.model is not None and (fit.model_type is not None or "model_name_or_path" in args.explicit):
             name = "model_type" if fit.model_type is not None else "model_name_or_path"
             found.append(("model", name, f"leave out {name}"))
+        if self.model is not None and not is_transformers_classifier(self.model):
+            # Nobody else can build the module from its files.
+            asked = {"export_formats": args.publish.export_formats, "push_to_hub": args.training.get("push_to_hub")}
+            fix = "leave out {}, or pass a model of AutoModelForImageClassification, which others can load"
+            found += [("model", name, fix.format(name)) for name, value in asked.items() if value]
         return found
+
+
+def is_transformers_classifier(module: Any) -> bool:
+    """Whether ``AutoModelForImageClassification`` can build the module from its config."""
+    is_known = type(getattr(module, "config", None)) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+    return isinstance(module, PreTrainedModel) and is_known
 
 
 OwnLoss = Callable[[torch.Tensor, torch.Tensor, "int | torch.Tensor"], torch.Tensor]

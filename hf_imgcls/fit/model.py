@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import difflib
 import logging
 import math
 from typing import TYPE_CHECKING, Any
@@ -21,10 +20,10 @@ from hf_imgcls.classifier.preprocess import Preprocessor
 from hf_imgcls.classifier.saved_reading import save_reading
 from hf_imgcls.classifier.source import LOADING_ERRORS, check_config_of, check_weights, pin_source
 from hf_imgcls.classifier.torch_engine import check_forward
-from hf_imgcls.compat.models import load_image_processor, plain_image_processor_class
+from hf_imgcls.compat.models import load_image_processor
 from hf_imgcls.errors import ModelError
-from hf_imgcls.extras import require
 from hf_imgcls.fit.head_rows import describe_rows, match_rows, pick_rows
+from hf_imgcls.fit.scratch import scratch_config, scratch_processor, set_config_pixels, timm_processor
 from hf_imgcls.offline import explain_missing_model
 from hf_imgcls.records import MULTI_LABEL, SINGLE_LABEL, TEMPERATURE_KEY, THRESHOLDS_KEY
 
@@ -35,10 +34,6 @@ if TYPE_CHECKING:
     from hf_imgcls.arguments.fields import DataArguments, FitArguments
 
 logger = logging.getLogger(__name__)
-
-# ViT's own normalisation; https://huggingface.co/google/vit-base-patch16-224-in21k
-_DEFAULT_MEAN_STD = [0.5, 0.5, 0.5]
-_BICUBIC = 3  # PIL.Image.Resampling.BICUBIC
 
 
 def build_model(
@@ -61,9 +56,9 @@ def build_model(
             stochastic depth that could be set.
     """
     if fit.model_type is not None:
-        config = _scratch_config(fit, data, labels)
+        config = scratch_config(fit, data, labels)
         _set_drop_path(config, fit.drop_path_rate)
-        processor = _scratch_processor(config, data)
+        processor = scratch_processor(config, data, (fit.model_config or {}).get("image_size"))
         try:
             model = auto_model().from_config(config)
         except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
@@ -76,6 +71,17 @@ def build_model(
     else:
         model = _load_pretrained(fit, data, labels)
         processor = _pretrained_processor(fit, data, model.config)
+    return finish_model(model, processor, data, multi_label=multi_label)
+
+
+def finish_model(
+    model: PreTrainedModel, processor: BaseImageProcessor, data: DataArguments, *, multi_label: bool
+) -> tuple[PreTrainedModel, BaseImageProcessor]:
+    """Write into the config what the scores are and how images are read, and try the model on a grey image.
+
+    Raises:
+        ModelError: Model and processor do not fit each other.
+    """
     _set_problem_type(model.config, multi_label)
     save_reading(model.config, data)
     _check_image_size(model.config)
@@ -94,10 +100,10 @@ def check_model(fit: FitArguments, data: DataArguments) -> None:
         ModelError: The model is unknown, no image classifier, or cannot take images of that size.
     """
     if fit.model_type is not None:
-        config = _scratch_config(fit, data, ["0", "1"])
+        config = scratch_config(fit, data, ["0", "1"])
     else:
         config = _load_config(fit, data, pin_source(str(fit.model_name_or_path), data, fit.model_revision))
-        _set_config_pixels(config, data)
+        set_config_pixels(config, data)
     _set_drop_path(config, fit.drop_path_rate)
     _check_image_size(config)
 
@@ -135,99 +141,6 @@ def _set_problem_type(config: PretrainedConfig, multi_label: bool) -> None:
     for key in (THRESHOLDS_KEY, TEMPERATURE_KEY):
         if hasattr(config, key):
             delattr(config, key)
-
-
-# --------------------------------------------------------------------------------------------- from scratch
-
-
-def _scratch_config(fit: FitArguments, data: DataArguments, labels: list[str]) -> PretrainedConfig:
-    from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
-
-    known = sorted(MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES)
-    if fit.model_type not in known:
-        near = difflib.get_close_matches(str(fit.model_type), known, n=3) or known
-        raise ModelError(
-            f"model type {fit.model_type!r} is not an image classifier of transformers",
-            "one of AutoModelForImageClassification's model types",
-            f"did you mean {', '.join(near)}?",
-        )
-    values = dict(fit.model_config or {})
-    if data.image_size is not None:
-        values["image_size"] = data.image_size
-    default = AutoConfig.for_model(fit.model_type)
-    for key in values:
-        if key not in ("image_size", "architecture") and not hasattr(default, key):
-            near = difflib.get_close_matches(key, list(default.to_dict()), n=3)
-            raise ModelError(
-                f"model_config has {key!r}, which {type(default).__name__} does not know",
-                f"keys of {type(default).__name__}",
-                f"did you mean {', '.join(near)}?" if near else "remove it",
-            )
-    image_size = values.get("image_size")
-    if fit.model_type == "timm_wrapper":
-        values = _timm_scratch_values(values)
-    elif not hasattr(default, "image_size"):
-        values.pop("image_size", None)
-    try:
-        config = AutoConfig.for_model(fit.model_type, **values)
-    except (TypeError, ValueError) as error:
-        raise ModelError(
-            f"model_config {values}: {error}", f"a valid {type(default).__name__}", "correct it"
-        ) from error
-    if fit.model_type == "timm_wrapper":
-        _set_config_pixels(config, data)
-    set_labels(config, labels)
-    # A model type with two classification classes (DeiT) is looked up by this list, which a new config lacks.
-    config.architectures = config.architectures or []
-    # Convolutional networks take any size, and several of their configs have no field for it; the processor has.
-    config._scratch_image_size = image_size
-    return config
-
-
-def _timm_scratch_values(values: dict[str, Any]) -> dict[str, Any]:
-    timm = require("timm")
-    values = dict(values)
-    architecture = values.get("architecture")
-    if not architecture or not timm.is_model(architecture):
-        near = difflib.get_close_matches(str(architecture), timm.list_models(), n=3)
-        raise ModelError(
-            f"timm has no architecture {architecture!r}",
-            "model_config: {architecture: <a timm model name>}",
-            f"did you mean {', '.join(near)}?" if near else "list them with timm.list_models()",
-        )
-    values.pop("image_size", None)
-    return {**values, "pretrained_cfg": timm.get_pretrained_cfg(architecture).to_dict()}
-
-
-def _timm_takes_img_size(timm: Any, architecture: str) -> bool:
-    try:
-        with torch.device("meta"):
-            timm.create_model(architecture, img_size=224)
-    except TypeError:
-        return False
-    return True
-
-
-def _scratch_processor(config: PretrainedConfig, data: DataArguments) -> BaseImageProcessor:
-    if config.model_type == "timm_wrapper":
-        return _timm_processor(config)
-    size = config.__dict__.pop("_scratch_image_size", None) or getattr(config, "image_size", 224)
-    height, width = (size, size) if isinstance(size, int) else size
-    return plain_image_processor_class()(
-        size={"height": height, "width": width},
-        resample=_BICUBIC,
-        image_mean=data.image_mean or _DEFAULT_MEAN_STD,
-        image_std=data.image_std or _DEFAULT_MEAN_STD,
-        do_convert_rgb=True,
-    )
-
-
-def _timm_processor(config: PretrainedConfig) -> BaseImageProcessor:
-    """Timm keeps its preprocessing in the model's config, and has no preprocessor_config.json."""
-    from transformers import TimmWrapperImageProcessor
-
-    return TimmWrapperImageProcessor(pretrained_cfg=config.pretrained_cfg, architecture=config.architecture)
 
 
 # --------------------------------------------------------------------------------------------- pretrained
@@ -276,9 +189,6 @@ def _load_pretrained(fit: FitArguments, data: DataArguments, labels: list[str]) 
         ) from error
 
     check_weights(pretrained, name)
-    old_labels = [str(old_config.id2label[index]) for index in range(old_config.num_labels)]
-    set_labels(config, labels)
-    _set_config_pixels(config, data)
     _set_drop_path(config, fit.drop_path_rate)
     head = head_parameter_names(old_config)
     missing = {str(key) for key in info["missing_keys"]} - head
@@ -289,6 +199,36 @@ def _load_pretrained(fit: FitArguments, data: DataArguments, labels: list[str]) 
             "use another checkpoint, or --ignore_mismatched_sizes to start these tensors anew",
         )
     has_head = not any(str(key) in head for key in info["missing_keys"])
+    return adopt_weights(pretrained, config, data, labels, name, has_head=has_head)
+
+
+def adopt_weights(
+    pretrained: PreTrainedModel,
+    config: PretrainedConfig,
+    data: DataArguments,
+    labels: list[str],
+    name: str,
+    *,
+    has_head: bool = True,
+) -> PreTrainedModel:
+    """Build a model for the dataset's classes and image size, with another one's weights.
+
+    Args:
+        pretrained: Has the weights.
+        config: A copy of its config; gets the classes and the size.
+        data: ``image_size``, ``image_mean`` and ``image_std``.
+        labels: Class names; a row of the pretrained head goes to the class of the same name.
+        name: What the pretrained model is called in messages.
+        has_head: Whether its head was trained.
+
+    Raises:
+        ModelError: A tensor does not fit the image size.
+    """
+    old_config: Any = pretrained.config
+    old_labels = [str(old_config.id2label[index]) for index in range(old_config.num_labels)]
+    head = head_parameter_names(old_config)
+    set_labels(config, labels)
+    set_config_pixels(config, data)
     rows = match_rows(old_labels if has_head else [], labels)
     if line := describe_rows(name, old_labels if has_head else None, labels, rows):
         logger.warning("%s", line)
@@ -352,34 +292,24 @@ def _interpolate_position_embeddings(embeddings: torch.Tensor, num_positions: in
     return torch.cat([embeddings[:, :prefix], grid.permute(0, 2, 3, 1).reshape(1, new * new, -1)], dim=1)
 
 
-def _set_config_pixels(config: PretrainedConfig, data: DataArguments) -> None:
-    """Write another image size into the config; for timm also mean and deviation, which live there too."""
-    if config.model_type != "timm_wrapper":
-        if data.image_size is not None and hasattr(config, "image_size"):
-            config.image_size = data.image_size
-        return
-    changes: dict[str, Any] = {"mean": data.image_mean, "std": data.image_std}
-    changes = {key: value for key, value in changes.items() if value}
-    if data.image_size is not None:
-        changes.update(input_size=(3, data.image_size, data.image_size), test_input_size=None)
-        if _timm_takes_img_size(require("timm"), config.architecture):
-            config.model_args = {**(config.model_args or {}), "img_size": data.image_size}
-    config.pretrained_cfg = {**config.pretrained_cfg, **changes}
-
-
 def _pretrained_processor(fit: FitArguments, data: DataArguments, config: PretrainedConfig) -> BaseImageProcessor:
     if config.model_type == "timm_wrapper":
-        return _timm_processor(config)
+        return timm_processor(config)
     name = fit.image_processor_name or str(fit.model_name_or_path)
     source = pin_source(str(fit.model_name_or_path), data, fit.model_revision)
     processor = load_image_processor(name, **_choose(source, fit.image_processor_name, fit))
+    set_processor_pixels(processor, data)
+    return processor
+
+
+def set_processor_pixels(processor: Any, data: DataArguments) -> None:
+    """Give a processor the image size, mean and deviation that are asked for."""
     if data.image_size is not None:
         processor.size, processor.crop_size = _resized(processor, data.image_size)
     if data.image_mean is not None:
         processor.image_mean = data.image_mean
     if data.image_std is not None:
         processor.image_std = data.image_std
-    return processor
 
 
 def _resized(processor: Any, image_size: int) -> tuple[Any, Any]:
