@@ -41,14 +41,12 @@ LONG_FUNCTIONS: dict[str, int] = {
     "arguments.rules._check_training": 115,
     "arguments.rules._check_sources": 86,
     "arguments.rules._check_model": 82,
-    "data.stream_source.load_streaming": 73,
     "measure.compare.compare_tables": 67,
 }
 LONG_MODULES: dict[str, int] = {
     "records": 772,
     "arguments.rules": 689,
     "fit.resumable": 575,
-    "data.repository": 422,
 }
 MANY_PARAMETERS: dict[str, int] = {
     "measure.explain.explain.explain_examples": 9,

@@ -13,10 +13,11 @@ from zipfile import BadZipFile, ZipFile
 from datasets import DownloadConfig, DownloadManager
 
 from hf_imgcls.arguments.fields import DataArguments
+from hf_imgcls.data.builders import HubUnreachableError
 from hf_imgcls.data.labels import is_hidden_name
 from hf_imgcls.data.prepared import find_root, remember_archives
 from hf_imgcls.data.ranges import RangeReader
-from hf_imgcls.data.repository import HubUnreachableError, OpenedDataset
+from hf_imgcls.data.repository import OpenedDataset
 from hf_imgcls.errors import DataError
 from hf_imgcls.retries import call_hub
 

@@ -1,33 +1,33 @@
 """Hub datasets and folders in Hub layout, opened and prepared by the ``datasets`` library.
 
-What is ours here: requests are retried; a configuration of the Hub's own conversion is one of its folders; what was
-prepared is found again offline; and the errors, which that library raises in a dozen types of three packages, become
-one sentence with what to do.
+What is ours here: a configuration of the Hub's own conversion is one of its folders, and what was prepared is found
+again offline.
 """
 
 from __future__ import annotations
 
-import glob
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
 
-from datasets import Dataset, DatasetBuilder, get_dataset_config_names, load_dataset_builder
+from datasets import DatasetBuilder, load_dataset_builder
 
 from hf_imgcls.arguments.fields import DataArguments
 from hf_imgcls.arguments.hub_names import is_repo_id
-from hf_imgcls.arguments.near_paths import offer_folders
-from hf_imgcls.data.class_lists import write_out_dates
+from hf_imgcls.data.builders import (
+    CachedInsteadError,
+    HubUnreachableError,
+    ask_for_config,
+    ask_hub,
+    build_dataset,
+    build_from_files,
+)
 from hf_imgcls.data.converted import Conversion, is_conversion
 from hf_imgcls.data.hub_names import CONVERTED_REVISION
 from hf_imgcls.data.local_paths import make_plain_path
 from hf_imgcls.data.prepared import find_prepared, find_root, remember_prepared
 from hf_imgcls.errors import DataError
-from hf_imgcls.retries import call_hub, diagnose
-
-T = TypeVar("T")
+from hf_imgcls.retries import diagnose
 
 # Seconds for one answer about a repository, however many files it has.
 _ANSWER_TIMEOUT_S = 60.0
@@ -71,22 +71,6 @@ class _Place:
     has_card: bool
 
 
-class HubUnreachableError(DataError):
-    """The Hub did not answer, after all attempts."""
-
-
-class _CachedInstead(ConnectionError):
-    """The Hub did answer, and ``datasets`` has taken what is in the cache all the same."""
-
-    def __init__(self, builder: DatasetBuilder) -> None:
-        super().__init__("a request for a file was not answered")
-        self.builder = builder
-
-
-def _call_hub(request: Callable[[], T], what: str, args: DataArguments) -> T:
-    return call_hub(request, what, args.download_attempts, HubUnreachableError)
-
-
 def open_dataset(args: DataArguments) -> OpenedDataset:
     """Resolve a Hub id or a folder in Hub layout, without downloading its data.
 
@@ -97,7 +81,7 @@ def open_dataset(args: DataArguments) -> OpenedDataset:
     name = str(args.dataset_name)
     if Path(name).expanduser().is_dir():
         folder = make_plain_path(Path(name).expanduser(), args.cache_dir)
-        return OpenedDataset(name, _build(str(folder), args))
+        return OpenedDataset(name, build_dataset(str(folder), args))
     try:
         place = _look_up(name, args)
     except HubUnreachableError:
@@ -106,14 +90,14 @@ def open_dataset(args: DataArguments) -> OpenedDataset:
             raise
         return cached
     if place is None:
-        return _open_prepared(args) or _describe_opened(_build(name, args), args)
+        return _open_prepared(args) or _describe_opened(build_dataset(name, args), args)
     if place.has_script:
         raise _refuse_script(name, args)
     if _is_converted(name, place, args):
         return _open_converted(name, place.revision, args)
     try:
-        builder = _build(name, args, is_reachable=True)
-    except _CachedInstead as instead:
+        builder = build_dataset(name, args, is_reachable=True)
+    except CachedInsteadError as instead:
         builder = instead.builder
     return _describe_opened(builder, args)
 
@@ -153,7 +137,7 @@ def _look_up(name: str, args: DataArguments) -> _Place | None:
         return _Place(str(info.sha), script in found, "README.md" in found)
 
     try:
-        return _call_hub(ask, f"look up the dataset {name}", args)
+        return ask_hub(ask, f"look up the dataset {name}", args)
     except RevisionNotFoundError as error:
         raise DataError(
             f"the dataset {name} has no revision {args.dataset_revision!r}",
@@ -167,60 +151,6 @@ def _look_up(name: str, args: DataArguments) -> _Place | None:
         if diagnose(error) is None:
             raise
         return None
-
-
-def _build(name: str, args: DataArguments, *, is_reachable: bool = False) -> DatasetBuilder:
-    """Make the builder of a Hub id or a folder.
-
-    Args:
-        name: Hub id or folder.
-        args: ``dataset_config_name``, ``dataset_revision``, ``cache_dir``, ``token``.
-        is_reachable: The Hub has just answered, so that an answer from the cache is a lost request.
-
-    Raises:
-        DataError: It does not exist, cannot be reached, has no data files, or needs the name of a configuration.
-    """
-    if not is_repo_id(name) and not Path(name).expanduser().exists():
-        raise DataError(
-            f"there is no folder {name!r}",
-            "a folder with images or parquet files, the id of a dataset on the Hub, or the built-in 'digits'",
-            f"check the path{offer_folders(name)}",
-        )
-    common: dict[str, Any] = {"revision": args.dataset_revision, "token": args.token}
-
-    def load() -> DatasetBuilder:
-        builder = load_dataset_builder(name, args.dataset_config_name, cache_dir=args.cache_dir, **common)
-        write_out_dates(builder.info.features)
-        if is_reachable and type(builder).__module__.endswith("packaged_modules.cache.cache"):
-            raise _CachedInstead(builder)
-        return builder
-
-    try:
-        return _call_hub(load, f"open the dataset {name}", args)
-    except HubUnreachableError as error:
-        if isinstance(error.__cause__, _CachedInstead):
-            raise error.__cause__ from None
-        raise
-    except ConnectionError as error:
-        at = f" at revision {args.dataset_revision!r}" if args.dataset_revision else ""
-        raise DataError(
-            f"the dataset {name!r}{at} is not a folder here, and the Hub cannot be asked: {error}",
-            "a Hub id that is reachable or in the cache, or a folder",
-            f"check the network, HF_HUB_OFFLINE and HF_ENDPOINT, or pass the path of a folder{offer_folders(name)}",
-        ) from error
-    except FileNotFoundError as error:
-        raise DataError(
-            f"--dataset_name {name}: {_first_line(error)}",
-            "the id of a dataset on the Hub, a folder with images or parquet files, or the built-in 'digits'",
-            f"correct the name{offer_folders(name)}; for a private or gated dataset log in with `hf auth login`",
-        ) from error
-    except ValueError as error:
-        configs = _list_configs(name, common)
-        if configs and args.dataset_config_name not in configs:
-            raise _ask_for_config(name, configs, args) from error
-        raise describe_failure(name, error) from error
-    except Exception as error:  # The Hub clients of the two lines share no base class for their errors.
-        raise describe_failure(name, error) from error
 
 
 def _open_cached(args: DataArguments) -> OpenedDataset | None:
@@ -266,7 +196,7 @@ def _list_files(name: str, revision: str, args: DataArguments) -> list[str]:
     from huggingface_hub import HfApi
 
     api = HfApi(token=args.token)
-    return _call_hub(
+    return ask_hub(
         lambda: list(api.list_repo_files(name, revision=revision, repo_type="dataset")),
         f"list the files of {name}",
         args,
@@ -285,24 +215,16 @@ def _open_converted(name: str, revision: str, args: DataArguments) -> OpenedData
         )
     config = args.dataset_config_name or (configs[0] if len(configs) == 1 else None)
     if config not in conversion.configs:
-        raise _ask_for_config(name, configs, args)
+        raise ask_for_config(name, configs, args)
     files = {
         split: [f"hf://datasets/{name}@{revision}/{path}" for path in paths]
         for split, paths in conversion.configs[config].items()
     }
-    builder = _build_from_files("parquet", files, args)
+    builder = build_from_files("parquet", files, args)
     opened = OpenedDataset(name, builder, config=config, revision=revision)
     if partial := conversion.partial.get(config):
         opened.notes.append(f"The Hub has converted only the first part of {name}: not all of {', '.join(partial)}.")
     return opened
-
-
-def _ask_for_config(name: str, configs: list[str], args: DataArguments) -> DataError:
-    return DataError(
-        f"--dataset_config_name is {args.dataset_config_name or 'not given'}, and {name} has {len(configs)}",
-        f"one of: {', '.join(configs)}",
-        f"pass --dataset_config_name {configs[0]}, for example",
-    )
 
 
 def _refuse_script(name: str, args: DataArguments) -> DataError:
@@ -332,41 +254,6 @@ def _refuse_script(name: str, args: DataArguments) -> DataError:
     )
 
 
-# ------------------------------------------------------------------------------------------------------ errors, splits
-
-
-def _list_configs(name: str, common: dict[str, Any]) -> list[str]:
-    try:
-        return list(get_dataset_config_names(name, **common))
-    except Exception:  # The error that led here is the one to report.
-        return []
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-def describe_failure(name: str, error: BaseException) -> DataError:
-    """Return the error for a dataset that ``datasets`` cannot read."""
-    cause = error.__cause__ or error
-    text = (
-        _first_line(error) if cause is error else f"{_first_line(error)} ({type(cause).__name__}: {_first_line(cause)})"
-    )
-    is_script = "scripts are no longer supported" in str(error)
-    return DataError(
-        f"the dataset {name!r} cannot be read: {text}",
-        "parquet files, image folders or another format that the datasets library reads without running code",
-        "remove the script, or save what it gives with datasets 3: load_dataset(...).save_to_disk(FOLDER)"
-        if is_script
-        else "check its files",
-    )
-
-
-def list_splits(builder: DatasetBuilder) -> list[str]:
-    """Names of a builder's splits, known before anything is downloaded."""
-    return [str(name) for name in (builder.config.data_files or builder.info.splits or {})]
-
-
 def prepare_splits(opened: OpenedDataset, wanted: set[str], args: DataArguments) -> DatasetBuilder:
     """Download and prepare some splits; ``datasets`` would download the others too (svhn's "extra" is 5 x train).
 
@@ -384,39 +271,13 @@ def prepare_splits(opened: OpenedDataset, wanted: set[str], args: DataArguments)
     builder = opened.builder
     files = builder.config.data_files
     if files and not set(files) <= wanted:
-        builder = _build_from_files(
+        builder = build_from_files(
             opened.kind,
             {split: list(files[split]) for split in files if split in wanted},
             args,
             features=builder.info.features,
         )
-    _call_hub(builder.download_and_prepare, f"download the dataset {opened.name}", args)
+    ask_hub(builder.download_and_prepare, f"download the dataset {opened.name}", args)
     if opened.revision is not None and not opened.is_from_cache:
         remember_prepared(builder, args, opened.config, opened.revision)
     return builder
-
-
-def _build_from_files(kind: str, files: dict[str, list[str]], args: DataArguments, **options: Any) -> DatasetBuilder:
-    """Make the builder of single files, which has a place of its own in the cache."""
-    patterns = {split: [glob.escape(file) for file in names] for split, names in files.items()}
-    return _call_hub(
-        lambda: load_dataset_builder(kind, data_files=patterns, cache_dir=args.cache_dir, token=args.token, **options),
-        f"find the files of {args.dataset_name}",
-        args,
-    )
-
-
-def read_parquet(path: Path, args: DataArguments) -> Dataset:
-    """Read one parquet file of this machine through the ``datasets`` cache.
-
-    Raises:
-        DataError: It is broken.
-    """
-    try:
-        builder = _build_from_files("parquet", {"train": [str(make_plain_path(path, args.cache_dir))]}, args)
-        builder.download_and_prepare()
-        return builder.as_dataset("train")
-    except DataError:
-        raise
-    except Exception as error:  # a broken file and a full disk have types of their own
-        raise describe_failure(str(path), error) from error

@@ -20,19 +20,13 @@ from hf_imgcls.arguments.first_word import BUILT_IN_SAMPLE
 from hf_imgcls.arguments.near_paths import suggest_path
 from hf_imgcls.data.annotation import AnnotatedImages, read_annotation_file
 from hf_imgcls.data.archives import extract_archive, extract_archives, is_archive
+from hf_imgcls.data.builders import HubUnreachableError, describe_failure, list_splits, read_parquet
 from hf_imgcls.data.class_lists import FileFeatures, read_file_features, read_prepared_features
 from hf_imgcls.data.file_names import ImageNames
 from hf_imgcls.data.find_columns import find_image_column, find_label_column, holds_images
 from hf_imgcls.data.folders import build_dataset, describe_hidden, holds_plain_images, read_class_folder
 from hf_imgcls.data.local_paths import make_plain_path
-from hf_imgcls.data.repository import (
-    HubUnreachableError,
-    describe_failure,
-    list_splits,
-    open_dataset,
-    prepare_splits,
-    read_parquet,
-)
+from hf_imgcls.data.repository import open_dataset, prepare_splits
 from hf_imgcls.data.split_folders import find_split_folders
 from hf_imgcls.data.splits import ROLES, check_not_empty, match_split_names, requested_splits
 from hf_imgcls.errors import DataError

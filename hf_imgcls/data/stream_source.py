@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from hf_imgcls.arguments.fields import DataArguments
+from hf_imgcls.data.builders import list_splits
 from hf_imgcls.data.dataset import ImageDataset
 from hf_imgcls.data.find_columns import describe_choice, find_image_column, find_label_column
 from hf_imgcls.data.parquet import ParquetFiles, open_parquet, take_groups
 from hf_imgcls.data.prepared import find_root
 from hf_imgcls.data.ranges import RangeCache
-from hf_imgcls.data.repository import list_splits, open_dataset
+from hf_imgcls.data.repository import OpenedDataset, open_dataset
 from hf_imgcls.data.sources import is_hub_layout
 from hf_imgcls.data.splits import ROLES, assign_roles, check_not_empty, count_cuts, match_split_names, requested_splits
 from hf_imgcls.data.stream_labels import LabelledFiles, label_streams
@@ -33,24 +34,10 @@ def load_streaming(args: DataArguments) -> ImageDataset | None:
     opened = open_dataset(args)
     if opened.is_from_cache:
         return None
-    name, builder = opened.name, opened.builder
-    if opened.kind != "parquet":
-        raise DataError(
-            f"{name} consists of {opened.kind} files",
-            "parquet files, for streaming",
-            "pass --dataset_revision refs/convert/parquet, the Hub's own conversion, or leave --streaming out",
-        )
     notes = opened.notes
-    found = match_split_names(list_splits(builder), requested_splits(args))
-    urls = [url for split in found.values() for url in builder.config.data_files[split]]
-    cache = RangeCache(find_root(args)) if any("://" in url for url in urls) else None
-    files = {
-        role: open_parquet(builder.config.data_files[split], args.token, attempts=args.download_attempts, cache=cache)
-        for role, split in found.items()
-    }
-    check_not_empty(name, {split: len(files[role].groups) for role, split in found.items()})
+    found, files = _open_files(opened, args)
     declared = {found[role]: part.read_features() for role, part in files.items()}
-    features = {split: builder.info.features or parts[0].features for split, parts in declared.items()}
+    features = {split: opened.builder.info.features or parts[0].features for split, parts in declared.items()}
     image_column = find_image_column(next(iter(features.values())), args.image_column_name)
     label_column = find_label_column(next(iter(features.values())), args.label_column_name, image_column)
     if args.label_column_name is None:
@@ -64,7 +51,7 @@ def load_streaming(args: DataArguments) -> ImageDataset | None:
         {},
         labels.names,
         DataRecord(
-            source=name,
+            source=opened.name,
             labels=labels.names,
             image_column=image_column,
             label_column=label_column,
@@ -75,14 +62,10 @@ def load_streaming(args: DataArguments) -> ImageDataset | None:
         ),
     )
     for role, (origin, groups, text) in parts.items():
-        source_role = role_of[roles[origin]]
-        maximum = getattr(args, f"max_{'eval' if role == 'validation' else role}_samples")
         total = int(groups[:, 3].sum())
-        if maximum is not None and maximum < total:
-            groups, _ = take_groups(groups, maximum, (args.split_seed, 2 + ROLES.index(role)))
-            text += f", {maximum} of {total} in row groups chosen at random, seed {args.split_seed}"
+        groups, text = _limit_groups(role, groups, text, args)
         dataset.splits[role] = StreamingSplit(
-            files[source_role],
+            files[role_of[roles[origin]]],
             groups,
             image_column,
             labels.sources[roles[origin]],
@@ -100,6 +83,35 @@ def load_streaming(args: DataArguments) -> ImageDataset | None:
             num_available=total,
         )
     return dataset
+
+
+def _open_files(opened: OpenedDataset, args: DataArguments) -> tuple[dict[str, str], dict[str, ParquetFiles]]:
+    """Read the footers: role -> name of its split in the source, and role -> its files."""
+    if opened.kind != "parquet":
+        raise DataError(
+            f"{opened.name} consists of {opened.kind} files",
+            "parquet files, for streaming",
+            "pass --dataset_revision refs/convert/parquet, the Hub's own conversion, or leave --streaming out",
+        )
+    found = match_split_names(list_splits(opened.builder), requested_splits(args))
+    urls = {role: opened.builder.config.data_files[split] for role, split in found.items()}
+    cache = RangeCache(find_root(args)) if any("://" in url for part in urls.values() for url in part) else None
+    files = {
+        role: open_parquet(part, args.token, attempts=args.download_attempts, cache=cache)
+        for role, part in urls.items()
+    }
+    check_not_empty(opened.name, {split: len(files[role].groups) for role, split in found.items()})
+    return found, files
+
+
+def _limit_groups(role: str, groups: np.ndarray, text: str, args: DataArguments) -> tuple[np.ndarray, str]:
+    """Take as many row groups as ``max_train_samples`` and its like ask for, and add that to the text."""
+    maximum = getattr(args, f"max_{'eval' if role == 'validation' else role}_samples")
+    total = int(groups[:, 3].sum())
+    if maximum is None or maximum >= total:
+        return groups, text
+    taken, _ = take_groups(groups, maximum, (args.split_seed, 2 + ROLES.index(role)))
+    return taken, f"{text}, {maximum} of {total} in row groups chosen at random, seed {args.split_seed}"
 
 
 def _cut_groups(
