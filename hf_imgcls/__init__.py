@@ -1,11 +1,15 @@
 """hf_imgcls: fine-tune, judge and ship image classifiers on the Hugging Face stack.
 
-Importing the package imports neither torch nor transformers; the public names below load what they need when they are
-first used.
+    import hf_imgcls as ic
+    run = ic.train(ic.load_data("photos"), "facebook/dinov2-small")
+
+Importing the package imports neither torch nor transformers; the public names load what they need when they are first
+used.
 """
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -13,43 +17,52 @@ from typing import TYPE_CHECKING, Any
 from hf_imgcls import telemetry
 
 if TYPE_CHECKING:
-    from hf_imgcls.arguments.fields import Arguments
-    from hf_imgcls.arguments.parse import parse_arguments
+    from hf_imgcls.api import check_parity, compare, export, load_data, push, report, score, train
+    from hf_imgcls.classifier.loading import Classifier, load_classifier
     from hf_imgcls.data.dataset import ImageDataset
-    from hf_imgcls.data.load import load_image_dataset
-    from hf_imgcls.data.transforms import attach_transforms
-    from hf_imgcls.fit.model import build_model
-    from hf_imgcls.fit.trainer import ImageClassificationTrainer
-    from hf_imgcls.measure.score import score_folder
+    from hf_imgcls.measure.tables import Table
+    from hf_imgcls.run import Report, Run, open_run
 
 telemetry.turn_off()
 
 __version__ = metadata.version("hf_imgcls")
 
-_MODULE_OF = {
-    "Arguments": "hf_imgcls.arguments.fields",
-    "ImageClassificationTrainer": "hf_imgcls.fit.trainer",
-    "ImageDataset": "hf_imgcls.data.load",
-    "attach_transforms": "hf_imgcls.data.transforms",
-    "build_model": "hf_imgcls.fit.model",
-    "load_image_dataset": "hf_imgcls.data.load",
-    "parse_arguments": "hf_imgcls.arguments.fields",
-    "score_folder": "hf_imgcls.measure.score",
-}
-
 __all__ = [
-    "Arguments",
-    "ImageClassificationTrainer",
+    "Classifier",
     "ImageDataset",
-    "attach_transforms",
-    "build_model",
-    "load_image_dataset",
-    "parse_arguments",
-    "score_folder",
+    "Report",
+    "Run",
+    "Table",
+    "check_parity",
+    "compare",
+    "export",
+    "load_classifier",
+    "load_data",
+    "open_run",
+    "push",
+    "report",
+    "score",
+    "train",
 ]
+
+_ELSEWHERE = {
+    "Classifier": "hf_imgcls.classifier.loading",
+    "ImageDataset": "hf_imgcls.data.dataset",
+    "Report": "hf_imgcls.run",
+    "Run": "hf_imgcls.run",
+    "Table": "hf_imgcls.measure.tables",
+    "load_classifier": "hf_imgcls.classifier.loading",
+    "open_run": "hf_imgcls.run",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULE_OF:
-        return getattr(importlib.import_module(_MODULE_OF[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in __all__:
+        return getattr(importlib.import_module(_ELSEWHERE.get(name, "hf_imgcls.api")), name)
+    close = difflib.get_close_matches(name, __all__, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

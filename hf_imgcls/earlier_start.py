@@ -25,6 +25,11 @@ from hf_imgcls.records import RunRecord
 if TYPE_CHECKING:
     from hf_imgcls.arguments.fields import Arguments
 
+
+class RunFinished(SystemExit):
+    """The folder holds the very run that was asked for, finished."""
+
+
 # What a finished run may be asked for again without being another run.
 _NOT_THE_RUN = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "num_processes", "training_policy")
 # Half written: a record (ending as `write_json` has it), a table (with a process id), a card, a report, an export.
@@ -115,14 +120,14 @@ def _holds_other_run(folder: Path, changed: list[str]) -> OutputError:
     )
 
 
-def _leave_finished(folder: Path, run: RunRecord, args: Arguments) -> SystemExit:
+def _leave_finished(folder: Path, run: RunRecord, args: Arguments) -> RunFinished:
     """Say that a folder holds this very run, finished, and what has changed in it since; end as the run did."""
     if is_main_process():
         push = f" To push it: python recipes/push.py {folder}." if args.training.get("push_to_hub") else ""
         print(f"The run in {folder} is finished; pass --overwrite_output_dir to run it again.{push}", file=sys.stderr)
         if changes := describe_changes(find_changes(folder)):
             print(f"Warning: {folder} was changed. {changes}", file=sys.stderr)
-    return SystemExit(run.exit_code)
+    return RunFinished(run.exit_code)
 
 
 def clear_leftovers(folder: Path) -> None:

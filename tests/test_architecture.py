@@ -29,6 +29,7 @@ FLOORS = (
     {"measure"},
     {"publish"},
     {"commands"},
+    {"api", "run"},
 )
 # Rooms beside the line, and all they may import.
 BESIDE = {

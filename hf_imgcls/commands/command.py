@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ from hf_imgcls.process import (
 from hf_imgcls.run_folder import held_folders, return_borrowed, unlock_folders
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 
 _LITTLE_SPACE_BYTES = 2**20
@@ -78,9 +79,22 @@ def run_recipe(main: Callable[[], None]) -> None:
     finally:
         peers.finish()
         signal.signal(signal.SIGTERM, previous)
-        remove_temporary()
-        return_borrowed()
-        unlock_folders()
+        _give_back()
+
+
+@contextmanager
+def give_back() -> Iterator[None]:
+    """Context that gives back at its end what was taken in it: locks of folders, borrowed and temporary folders."""
+    try:
+        yield
+    finally:
+        _give_back()
+
+
+def _give_back() -> None:
+    remove_temporary()
+    return_borrowed()
+    unlock_folders()
 
 
 def _say(text: str) -> None:

@@ -18,6 +18,8 @@ from hf_imgcls.commands.start import prepare
 
 if TYPE_CHECKING:
     from hf_imgcls.arguments.fields import Arguments
+    from hf_imgcls.data.dataset import ImageDataset
+    from hf_imgcls.fit.hooks import Hooks
 
 
 def main() -> None:
@@ -26,11 +28,13 @@ def main() -> None:
     sys.exit(finetune(args))
 
 
-def finetune(args: Arguments) -> int:
+def finetune(args: Arguments, hooks: Hooks | None = None, dataset: ImageDataset | None = None) -> int:
     """Do what the arguments ask for: train, judge, export and push, or one of the shorter things.
 
     Args:
         args: Of the command line.
+        hooks: Code of the user's, which ``args`` name.
+        dataset: What ``args`` name, if it is loaded already, with every image looked at.
 
     Returns:
         The exit code: 3 if a goal was missed, else 0.
@@ -41,8 +45,8 @@ def finetune(args: Arguments) -> int:
     start = prepare(args)
     from hf_imgcls.commands.finetuning import Finetuning
 
-    run = Finetuning(start)
-    run.load_data()
+    run = Finetuning(start, hooks)
+    run.load_data(dataset)
     if not run.training_args.do_train:
         return run.judge()
     run.build_model()

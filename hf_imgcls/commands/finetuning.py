@@ -32,6 +32,7 @@ from hf_imgcls.fit.advice import advise, advise_precision, describe_data, descri
 from hf_imgcls.fit.batch_size import settle_batch_size
 from hf_imgcls.fit.build import build_trainer, settle_unused_parameters, settle_workers
 from hf_imgcls.fit.checkpoints import find_checkpoint
+from hf_imgcls.fit.hooks import Hooks
 from hf_imgcls.fit.ladder import climb
 from hf_imgcls.fit.lr_range import describe_curve, draw_curve, find_learning_rate
 from hf_imgcls.fit.model import build_model, check_model
@@ -76,6 +77,7 @@ class Finetuning:
 
     Args:
         start: What was settled before.
+        hooks: Code of the user's.
 
     Attributes:
         args: What runs; `load_data` and `build_model` fill in what the user has left open.
@@ -86,7 +88,8 @@ class Finetuning:
     dataset: ImageDataset
     batches: BatchPlan
 
-    def __init__(self, start: Start) -> None:
+    def __init__(self, start: Start, hooks: Hooks | None = None) -> None:
+        self.hooks = hooks or Hooks()
         self.args, self.asked, self.folder, self.pushes = start.args, start.asked, start.folder, start.pushes
         check_formats(self.args.publish.export_formats or [])
         find_folders(self.args, self.folder)
@@ -95,8 +98,12 @@ class Finetuning:
         set_seed(self.training_args.seed)
         disable_progress_bar()  # loading and saving flash by; training has a bar of its own
 
-    def load_data(self) -> None:
-        """Load the data and look at every image, after what a look at the model's config can tell."""
+    def load_data(self, dataset: ImageDataset | None = None) -> None:
+        """Load the data and look at every image, after what a look at the model's config can tell.
+
+        Args:
+            dataset: The data, if it is loaded already.
+        """
         args, training_args = self.args, self.training_args
         name, revision = args.fit.model_name_or_path, args.fit.model_revision
         if training_args.do_train:
@@ -105,7 +112,8 @@ class Finetuning:
         if args.fit.model_type is None:
             args = replace(args, data=adopt_reading(args.data, str(name), revision))
         with training_args.main_process_first(desc="loading the dataset"):
-            dataset = check_images(load_image_dataset(args.data), args.data, report=self.folder / BAD_IMAGES_FILE)
+            if dataset is None:
+                dataset = check_images(load_image_dataset(args.data), args.data, report=self.folder / BAD_IMAGES_FILE)
             origin = find_manifest(name, args.data, revision)
             dataset = count_seen(dataset, origin, "base" if training_args.do_train else "model")
             dataset = count_seen(dataset, find_manifest(args.fit.teacher_model, args.data, "main"), "teacher")
@@ -128,7 +136,10 @@ class Finetuning:
         )
         augmentation = check_augmentation(dataset, self.processor, args.data, resolve_augmentation(args.data))
         seed, order_seed = self.training_args.seed, choose_order_seed(self.training_args)
-        self.batches = attach_transforms(dataset, self.processor, args.data, seed, augmentation, order_seed=order_seed)
+        self.batches = attach_transforms(
+            dataset, self.processor, args.data, seed, augmentation,
+            order_seed=order_seed, train_transform=self.hooks.train_transform,
+        )  # fmt: skip
         if args.data.show_batch and is_main_process():
             draw_batch(self.batches, dataset.labels, self._asked_folder / BATCH_PICTURE)
         model = adapt_model(model, args.fit)
@@ -163,7 +174,9 @@ class Finetuning:
         )
         metric = choose_accumulator(dataset, training_args.metric_for_best_model)
         self.pusher = start_pushing(args) if self.pushes else None
-        self.trainer = build_trainer(model, self.processor, self.batches, metric, args, training_args, identity)
+        self.trainer = build_trainer(
+            model, self.processor, self.batches, metric, args, training_args, identity, self.hooks
+        )
         self.trainer.push_checkpoint = self.pusher
 
     def find_learning_rate(self) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
 
@@ -27,6 +27,7 @@ class ImageDataset:
             columns.
         labels: Class names; the position is the id.
         record: Where all of this came from.
+        arguments: What `hf_imgcls.load_data` was told: the arguments that load the same; empty otherwise.
         manifest: The images by their content; None before `hf_imgcls.data.scan.check_images`, and where it has not
             looked at every image.
     """
@@ -35,6 +36,7 @@ class ImageDataset:
     labels: list[str]
     record: DataRecord
     manifest: Manifest | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
 
     @property
     def problem_type(self) -> str:

@@ -84,18 +84,37 @@ def _write(
         score.table.save(folder / PREDICTIONS_FILE.format(split=split))
     print_score(score)
     (folder / PARITY_FILE).unlink(missing_ok=True)  # an earlier agreement does not speak for this model
+    parity = check_served(score, classifier, dataset, args, training_args.per_device_eval_batch_size)
+    parity.save(folder / PARITY_FILE)
+    print_parity(parity)
+
+
+def check_served(
+    score: Score, classifier: Classifier, dataset: ImageDataset, args: Arguments, batch_size: int
+) -> ParityRecord:
+    """Compare what was scored with what a consumer of the saved model answers to the same images.
+
+    Args:
+        score: What ``classifier`` answered, on the main process.
+        classifier: What was scored.
+        dataset: Has the split.
+        args: ``max_parity_samples``, and how the Hub is reached.
+        batch_size: Images per forward pass of the consumer.
+
+    Raises:
+        ParityError: The consumer answers differently.
+    """
     thresholds = score.table.thresholds if score.table is not None else None
     parity = check_parity(
         PipelineConsumer(classifier.name, classifier.commit, args.data),
-        draw_rows(dataset.splits[split], args.measure.max_parity_samples, args.data.split_seed),
+        draw_rows(dataset.splits[score.split], args.measure.max_parity_samples, args.data.split_seed),
         build_scored(score.examples, score.labels, thresholds),
         reading=classifier.reading,
-        batch_size=training_args.per_device_eval_batch_size,
+        batch_size=batch_size,
         are_files=dataset.are_files,
     )
-    parity.split = split
-    parity.save(folder / PARITY_FILE)
-    print_parity(parity)
+    parity.split = score.split
+    return parity
 
 
 def print_parity(parity: ParityRecord) -> None:
