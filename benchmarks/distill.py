@@ -59,7 +59,7 @@ def main() -> None:
             for folder, flags in zip(folders, ((), taught), strict=True):
                 finetune((*base, "--seed", seed, *flags), folder)
             alone, better = (Table.load(folder / "predictions_test.parquet") for folder in folders)
-            found = compare_tables(alone, better).metrics["accuracy"]
+            found = compare_tables(alone, better, metrics=["accuracy"]).metrics["accuracy"]
             differences.append(found.b - found.a)
             print(
                 f"seed {seed}: alone {found.a:.4f}, taught {found.b:.4f}, difference {found.difference.value:+.4f} "

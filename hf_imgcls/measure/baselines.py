@@ -18,8 +18,9 @@ from hf_imgcls.arguments.recall import find_run
 from hf_imgcls.catalogue import get_primary
 from hf_imgcls.errors import DataError
 from hf_imgcls.layout import DATA_FILE, RUN_FILE
-from hf_imgcls.measure.compare import BETTER, COMPARED_METRICS, WORSE, compare_tables
+from hf_imgcls.measure.compare import BETTER, WORSE, compare_tables
 from hf_imgcls.measure.learning import is_probe
+from hf_imgcls.measure.paired_answers import SingleLabelAnswers
 from hf_imgcls.measure.remedies import suggest_remedies
 from hf_imgcls.measure.report.drawing import shorten_name
 from hf_imgcls.measure.tables import Table
@@ -29,7 +30,7 @@ from hf_imgcls.records import LARGEST_CLASS, PROBE, Baseline, Baselines, DataRec
 PROBE_FILE = "predictions_{split}_probe.parquet"
 PROBE_KEY = "num_probe_images"  # in the source of the probe's table
 _DRAWS = 500  # of a bootstrap over 50,000 images: under a second
-_AVERAGES_OVER_CLASSES = tuple(name for name in COMPARED_METRICS if name.startswith(("balanced", "macro")))
+_AVERAGES_OVER_CLASSES = tuple(name for name in SingleLabelAnswers.measures if name.startswith(("balanced", "macro")))
 
 
 def find_baselines(table: Table, folder: str | Path) -> Baselines | None:

@@ -10,101 +10,24 @@ from __future__ import annotations
 import difflib
 import functools
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from hf_imgcls.arrays import FloatArray, IntArray
-from hf_imgcls.catalogue import (
-    AVERAGE,
-    COMPARISON,
-    EVALUATION,
-    METRICS,
-    SHARE,
-    is_higher_better,
-    list_metrics,
-    list_shown,
-)
+from hf_imgcls.catalogue import COMPARISON, METRICS, RANKING, SHARE, is_higher_better, list_shown
 from hf_imgcls.errors import ArgumentError, DataError
-from hf_imgcls.measure.metrics.single import average_counts
-from hf_imgcls.measure.multi_label_compare import LABEL_METRICS, PairCounts, join_label_tables
+from hf_imgcls.measure.paired_answers import ANSWERS, Measure, PairCounts, PairedAnswers, list_compared
 from hf_imgcls.measure.statistics.differences import adjust_by_holm, estimate_paired_difference, run_mcnemar_test
 from hf_imgcls.measure.statistics.intervals import DEFAULT_DRAWS, DEFAULT_LEVEL, draw_statistics, take_percentiles
-from hf_imgcls.measure.tables import MultiLabelTable, PredictionTable, Table, unique_names
+from hf_imgcls.measure.tables import Table, unique_names
+from hf_imgcls.measure.task import task_of
 from hf_imgcls.records import ComparisonRecord, Estimate, MetricComparison
 
 BETTER, WORSE, NOT_DISTINGUISHABLE = "better", "worse", "not distinguishable"
 _RANKS = (WORSE, BETTER, NOT_DISTINGUISHABLE)
 _NUM_NAMED = 5
-
-
-class _Answers(NamedTuple):
-    """One model's answers on N examples; class ids are those of both models together."""
-
-    label: IntArray
-    prediction: IntArray
-    log_loss: FloatArray
-    num_labels: int
-
-    @property
-    def right(self) -> npt.NDArray[np.bool_]:
-        """(N,) whether the prediction is the label."""
-        return np.asarray(self.prediction == self.label)
-
-    def exchange(self, other: _Answers, chosen: npt.NDArray[np.bool_]) -> _Answers:
-        """These answers, those of the chosen examples taken from the other model."""
-        return _Answers(
-            self.label,
-            np.where(chosen, other.prediction, self.prediction),
-            np.where(chosen, other.log_loss, self.log_loss),
-            self.num_labels,
-        )
-
-    def count_pairs(self, other: _Answers) -> PairCounts:
-        """Of each class: examples that both have right, only this model, only the other, and neither."""
-        ours, theirs = self.right, other.right
-
-        def count(chosen: npt.NDArray[np.bool_]) -> IntArray:
-            return np.bincount(self.label[chosen], minlength=self.num_labels)
-
-        return count(ours & theirs), count(ours & ~theirs), count(theirs & ~ours), count(~ours & ~theirs)
-
-
-def _weigh_accuracy(answers: _Answers, counts: FloatArray) -> FloatArray:
-    return (counts @ (answers.prediction == answers.label)) / counts.sum(axis=1)
-
-
-def _weigh_log_loss(answers: _Answers, counts: FloatArray) -> FloatArray:
-    return (counts @ answers.log_loss) / counts.sum(axis=1)
-
-
-def _weigh_average(name: str, answers: _Answers, counts: FloatArray) -> FloatArray:
-    right = answers.prediction == answers.label
-    values = np.empty(len(counts))
-    for row, weights in enumerate(counts):
-        support, predicted, correct = (
-            np.bincount(ids, weights=own, minlength=answers.num_labels)
-            for ids, own in (
-                (answers.label, weights),
-                (answers.prediction, weights),
-                (answers.label[right], weights[right]),
-            )
-        )
-        values[row] = average_counts(support, predicted, correct)[name]
-    return values
-
-
-# Each takes (d, N) weights of the examples and gives (d,) values.
-_Measure = Callable[[Any, FloatArray], FloatArray]
-_AVERAGES = [name for name in list_metrics(EVALUATION, multi_label=False) if METRICS[name].kind == AVERAGE]
-_METRICS: dict[str, _Measure] = {
-    "accuracy": _weigh_accuracy,
-    **{name: functools.partial(_weigh_average, name) for name in _AVERAGES},
-    "log_loss": _weigh_log_loss,
-}
-COMPARED_METRICS = tuple(_METRICS)
 # Ranking anew in every draw takes time: so many examples times classes are ranked at most, in at least 200 draws.
 _MOST_RANKED = {"bootstrap": 400_000_000, "exchange": 100_000_000}
 _FEWEST_DRAWS = 200
@@ -124,8 +47,8 @@ def compare_tables(
     Args:
         a: The first model's predictions.
         b: The second model's; all verdicts are about it, and all differences are b - a.
-        metrics: Of `COMPARED_METRICS`, or of `hf_imgcls.measure.multi_label_compare.LABEL_METRICS`; the first one
-            decides. By default accuracy; with several labels per image all that a comparison shows.
+        metrics: Of `hf_imgcls.measure.paired_answers.list_compared`; the first one decides. By default those that a
+            comparison shows.
         seed: Of the bootstrap and of the exchanges.
         draws: Number of either.
         level: Of the intervals; the tests are held at 1 - level.
@@ -139,63 +62,87 @@ def compare_tables(
         ArgumentError: A metric cannot be compared.
         DataError: The tables are about other data, other classes or no common example.
     """
-    several = isinstance(a, MultiLabelTable)
-    known: dict[str, _Measure] = dict(LABEL_METRICS) if several else _METRICS
     if metrics is None:
-        metrics = list_shown(COMPARISON, multi_label=True) if several else ("accuracy",)
-    _check_metrics(metrics, known)
+        metrics = list_shown(COMPARISON, multi_label=not task_of(a).is_exclusive)
+    _check_metrics(metrics, list_compared(a))
     notes = _check_same_data(a, b)
     labels, first, second, common_notes = _join_tables(a, b)
     notes += common_notes
-    right_a, right_b = first.right, second.right
-    n = len(right_a)
-    only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
-
-    compared = {}
-    for name in dict.fromkeys(metrics):
-        value_a, value_b = (float(known[name](answers, np.ones((1, n)))[0]) for answers in (first, second))
-        subtract = functools.partial(_subtract, known[name], first, second)
-        limits = dict.fromkeys(_MOST_RANKED, draws)
-        if name == "mean_average_precision":
-            size = n * len(labels)
-            limits = {key: min(draws, max(_FEWEST_DRAWS, most // size)) for key, most in _MOST_RANKED.items()}
-        drawn = draw_statistics(subtract, n, seed=seed, draws=limits["bootstrap"])
-        low, high = (float(end) for end in take_percentiles(drawn, level))
-        method = "bootstrap"
-        if METRICS[name].kind == SHARE:
-            p_value, is_exact = run_mcnemar_test(only_a, only_b)
-            p, test = float(p_value), f"McNemar ({'exact' if is_exact else 'mid-p'})"
-            if low == high:  # no example tells them apart, and a bootstrap cannot see beyond that
-                counts = (int((right_a & right_b).sum()), only_a, only_b, int((~right_a & ~right_b).sum()))
-                low, high = (float(end) for end in estimate_paired_difference(*counts, level)[1:])
-                method = "newcombe"
-        else:
-            p = _exchange_answers(known[name], first, second, seed=seed, draws=limits["exchange"])
-            test = f"exchanged answers, {limits['exchange']:,} draws"
-        compared[name] = MetricComparison(
-            a=value_a,
-            b=value_b,
-            difference=Estimate(value_b - value_a, low, high, n, method),
-            p=p,
-            test=test,
-            verdict=_judge(low, high, p, level, lower_is_better=not is_higher_better(name)),
-        )
+    pairs = _count_pairs(first, second)
+    compared = {
+        name: _compare_metric(name, first, second, pairs, _Settings(seed, draws, level))
+        for name in dict.fromkeys(metrics)
+    }
     return ComparisonRecord(
         split=a.split,
         a=str(a.source.get("model", "a")),
         b=str(b.source.get("model", "b")),
         labels=labels,
-        num_examples=n,
+        num_examples=sum(pairs),
         confidence_level=level,
         decided_by=metrics[0],
         verdict=compared[metrics[0]].verdict,
         metrics=compared,
-        both_right=int((right_a & right_b).sum()),
-        only_a_right=only_a,
-        only_b_right=only_b,
-        none_right=int((~right_a & ~right_b).sum()),
+        both_right=pairs.both,
+        only_a_right=pairs.only_a,
+        only_b_right=pairs.only_b,
+        none_right=pairs.none,
         per_class=_compare_classes(first.count_pairs(second), unique_names(labels), level),
         notes=notes,
+    )
+
+
+class _Settings(NamedTuple):
+    """Of an interval and a test; `draws` is how many samples either of them takes."""
+
+    seed: int
+    draws: int
+    level: float
+
+
+class _Pairs(NamedTuple):
+    """Examples that both models have right, only the first, only the second, and neither."""
+
+    both: int
+    only_a: int
+    only_b: int
+    none: int
+
+
+def _count_pairs(a: PairedAnswers, b: PairedAnswers) -> _Pairs:
+    right, other = a.right, b.right
+    parts = (right & other, right & ~other, other & ~right, ~right & ~other)
+    return _Pairs(*(int(part.sum()) for part in parts))
+
+
+def _compare_metric(
+    name: str, a: PairedAnswers, b: PairedAnswers, pairs: _Pairs, settings: _Settings
+) -> MetricComparison:
+    measure, n, (seed, draws, level) = a.measures[name], sum(pairs), settings
+    value_a, value_b = (float(measure(answers, np.ones((1, n)))[0]) for answers in (a, b))
+    limits = dict.fromkeys(_MOST_RANKED, draws)
+    if METRICS[name].kind == RANKING:
+        limits = {key: min(draws, max(_FEWEST_DRAWS, most // a.size)) for key, most in _MOST_RANKED.items()}
+    subtract = functools.partial(_subtract, measure, a, b)
+    drawn = draw_statistics(subtract, n, seed=seed, draws=limits["bootstrap"])
+    low, high = (float(end) for end in take_percentiles(drawn, level))
+    method = "bootstrap"
+    if METRICS[name].kind == SHARE:
+        p_value, is_exact = run_mcnemar_test(pairs.only_a, pairs.only_b)
+        p, test = float(p_value), f"McNemar ({'exact' if is_exact else 'mid-p'})"
+        if low == high:  # no example tells them apart, and a bootstrap cannot see beyond that
+            low, high = (float(end) for end in estimate_paired_difference(*pairs, level)[1:])
+            method = "newcombe"
+    else:
+        p = _exchange_answers(measure, a, b, seed=seed, draws=limits["exchange"])
+        test = f"exchanged answers, {limits['exchange']:,} draws"
+    return MetricComparison(
+        a=value_a,
+        b=value_b,
+        difference=Estimate(value_b - value_a, low, high, n, method),
+        p=p,
+        test=test,
+        verdict=_judge(low, high, p, level, lower_is_better=not is_higher_better(name)),
     )
 
 
@@ -216,7 +163,7 @@ def describe_comparison(record: ComparisonRecord) -> str:
     )
 
 
-def _subtract(measure: _Measure, a: Any, b: Any, counts: FloatArray) -> FloatArray:
+def _subtract(measure: Measure, a: Any, b: Any, counts: FloatArray) -> FloatArray:
     return measure(b, counts) - measure(a, counts)
 
 
@@ -227,7 +174,7 @@ def _judge(low: float, high: float, p: float, level: float, *, lower_is_better: 
     return BETTER if (high < 0) == lower_is_better else WORSE
 
 
-def _exchange_answers(measure: _Measure, a: Any, b: Any, *, seed: int, draws: int) -> float:
+def _exchange_answers(measure: Measure, a: Any, b: Any, *, seed: int, draws: int) -> float:
     """Two-sided p of a difference: how often one as large comes of dealing each example's two answers out by chance.
 
     Source:
@@ -270,7 +217,7 @@ def _compare_classes(counts: PairCounts, labels: list[str], level: float) -> lis
     return sorted(changes, key=lambda item: (_RANKS.index(item["verdict"]), -abs(item["difference"])))
 
 
-def _check_metrics(metrics: Sequence[str], known: dict[str, _Measure]) -> None:
+def _check_metrics(metrics: Sequence[str], known: Sequence[str]) -> None:
     for name in metrics or [""]:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3)
@@ -311,7 +258,7 @@ def _check_same_data(a: Table, b: Table) -> list[str]:
     )
 
 
-def _join_tables(a: Table, b: Table) -> tuple[list[str], Any, Any, list[str]]:
+def _join_tables(a: Table, b: Table) -> tuple[list[str], PairedAnswers, PairedAnswers, list[str]]:
     """The examples that both tables have, with b's class ids turned into a's by name."""
     labels, ids = _join_labels(a.labels, b.labels)
     _, rows_a, rows_b = np.intersect1d(a.sample_index, b.sample_index, assume_unique=True, return_indices=True)
@@ -327,21 +274,11 @@ def _join_tables(a: Table, b: Table) -> tuple[list[str], Any, Any, list[str]]:
             f"Compared on the {len(rows_a)} examples that both have; the first has {len(a.sample_index)}, the second "
             f"{len(b.sample_index)}."
         )
-    first: Any
-    second: Any
-    if isinstance(a, MultiLabelTable) and isinstance(b, MultiLabelTable):
-        first, second = join_label_tables(a, b, rows_a, rows_b, labels, ids)
-        other = np.flatnonzero((first.targets != second.targets).any(axis=1))
-        shown = [
-            ", ".join(labels[k] for k in np.flatnonzero(part.targets[row]))
-            for row in other[:1]
-            for part in (first, second)
-        ]
-    elif isinstance(a, PredictionTable) and isinstance(b, PredictionTable):
-        first = _Answers(a.label[rows_a], a.prediction[rows_a], a.log_loss[rows_a], len(labels))
-        second = _Answers(ids[b.label[rows_b]], ids[b.prediction[rows_b]], b.log_loss[rows_b], len(labels))
-        other = np.flatnonzero(first.label != second.label)
-        shown = [labels[part.label[row]] for row in other[:1] for part in (first, second)]
+    kind = ANSWERS[a.problem_type]
+    first = kind.take(a, rows_a, np.arange(len(a.labels)), len(labels))
+    second = kind.take(b, rows_b, ids, len(labels))
+    other = first.find_other_references(second)
+    shown = [part.name_reference(row, labels) for row in other[:1].tolist() for part in (first, second)]
     if len(other):
         raise DataError(
             f"{len(other)} of {len(rows_a)} examples have another label in the second table, for example sample_index "

@@ -12,7 +12,7 @@ import numpy as np
 from torch.utils.data import IterableDataset
 
 from hf_imgcls.arguments.recall import find_run
-from hf_imgcls.catalogue import COMPARISON, get_primary, list_shown
+from hf_imgcls.catalogue import get_primary
 from hf_imgcls.classifier.decode import decode_image
 from hf_imgcls.classifier.exported import ExportedClassifier
 from hf_imgcls.classifier.loading import load_classifier
@@ -285,7 +285,7 @@ def compare_runs(paths: Sequence[str], split: str, folder: Path, seed: int) -> N
     from hf_imgcls.measure.compare import compare_tables, describe_comparison
 
     a, b = (find_tables(path, split)[0] for path in paths)
-    record = compare_tables(a, b, metrics=list_shown(COMPARISON, multi_label=isinstance(a, MultiLabelTable)), seed=seed)
+    record = compare_tables(a, b, seed=seed)
     folder.mkdir(parents=True, exist_ok=True)
     record.save(folder / COMPARISON_FILE)
     print(printable(describe_comparison(record)))

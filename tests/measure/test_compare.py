@@ -11,10 +11,13 @@ from scipy.stats import binomtest
 from sklearn.metrics import balanced_accuracy_score, f1_score, precision_score, recall_score
 
 from hf_imgcls.errors import ArgumentError, DataError
-from hf_imgcls.measure.compare import COMPARED_METRICS, compare_tables, describe_comparison
+from hf_imgcls.measure.compare import compare_tables, describe_comparison
+from hf_imgcls.measure.paired_answers import SingleLabelAnswers
 from hf_imgcls.records import ComparisonRecord
 
 NUM_LABELS = 10
+
+COMPARED = tuple(SingleLabelAnswers.measures)
 
 
 def draw_pair(generator, n, *, both=0.85, only_a=0.05, only_b=0.05, **others):
@@ -27,13 +30,17 @@ def draw_pair(generator, n, *, both=0.85, only_a=0.05, only_b=0.05, **others):
     return first, second
 
 
+def compare_accuracy(pair, seed):
+    return compare_tables(*pair, metrics=("accuracy",), seed=seed)
+
+
 @pytest.mark.parametrize(("n", "only_one"), [(150, 0.05), (800, 0.08)], ids=["exact", "mid-p"])
 def test_equal_models_are_rarely_told_apart(n, only_one):
     generator, draws = np.random.default_rng(n), 500
     verdicts, tests = [], set()
     for seed in range(draws):
         pair = draw_pair(generator, n, both=0.8, only_a=only_one, only_b=only_one)
-        record = compare_tables(*pair, seed=seed, draws=400)
+        record = compare_tables(*pair, metrics=("accuracy",), seed=seed, draws=400)
         verdicts.append(record.verdict)
         tests.add(record.metrics["accuracy"].test)
         assert not (record.per_class and record.verdict == "not distinguishable" and record.num_examples != n)
@@ -46,16 +53,16 @@ def test_single_classes_are_rarely_called_changed():
     generator, draws = np.random.default_rng(3), 300
     changed = 0
     for seed in range(draws):
-        record = compare_tables(*draw_pair(generator, 1500), seed=seed, draws=10)
+        record = compare_tables(*draw_pair(generator, 1500), metrics=("accuracy",), seed=seed, draws=10)
         changed += any(item["verdict"] != "not distinguishable" for item in record.per_class)
     assert changed / draws <= 0.06
 
 
 def test_planted_differences_are_found():
     generator = np.random.default_rng(1)
-    better = [compare_tables(*draw_pair(generator, 2000, only_a=0.02, only_b=0.06), seed=s) for s in range(20)]
+    better = [compare_accuracy(draw_pair(generator, 2000, only_a=0.02, only_b=0.06), s) for s in range(20)]
     assert all(record.verdict == "better" for record in better)
-    worse = [compare_tables(*draw_pair(generator, 2000, only_a=0.06, only_b=0.02), seed=s) for s in range(20)]
+    worse = [compare_accuracy(draw_pair(generator, 2000, only_a=0.06, only_b=0.02), s) for s in range(20)]
     assert all(record.verdict == "worse" for record in worse)
     for record in better:
         difference = record.metrics["accuracy"].difference
@@ -67,7 +74,7 @@ def test_planted_differences_are_found():
 
 def test_every_number_is_recomputed():
     first, second = draw_pair(np.random.default_rng(5), 700, only_a=0.04, only_b=0.07)
-    record = compare_tables(first, second, metrics=COMPARED_METRICS, draws=200)
+    record = compare_tables(first, second, metrics=COMPARED, draws=200)
     label, one, other = first.label, first.prediction, second.prediction
     expected = {
         "accuracy": [np.mean(label == prediction) for prediction in (one, other)],
@@ -81,8 +88,8 @@ def test_every_number_is_recomputed():
         },
         "log_loss": [first.log_loss.mean(), second.log_loss.mean()],
     }
-    assert list(record.metrics) == list(COMPARED_METRICS)
-    for name in COMPARED_METRICS:
+    assert list(record.metrics) == list(COMPARED)
+    for name in COMPARED:
         values, compared = expected[name], record.metrics[name]
         assert [compared.a, compared.b] == pytest.approx(values, abs=1e-12)
         assert compared.difference.value == pytest.approx(values[1] - values[0], abs=1e-12)
@@ -94,7 +101,7 @@ def test_every_number_is_recomputed():
     generator = np.random.default_rng(0)
     drawn = generator.multinomial(700, np.array(counts) / 700, 20_000)
     ends = np.quantile((drawn[:, 2] - drawn[:, 1]) / 700, [0.025, 0.975])
-    precise = compare_tables(first, second, draws=8000).metrics["accuracy"].difference
+    precise = compare_tables(first, second, metrics=("accuracy",), draws=8000).metrics["accuracy"].difference
     assert [precise.low, precise.high] == pytest.approx(ends, abs=0.0015)
     for item in record.per_class:
         rows = label == int(item["class"].removeprefix("class "))
@@ -108,11 +115,11 @@ def test_every_number_is_recomputed():
 
 def test_swapped_models_give_mirrored_results():
     first, second = draw_pair(np.random.default_rng(6), 500, only_a=0.02, only_b=0.08)
-    one = compare_tables(first, second, metrics=COMPARED_METRICS, draws=300, seed=4)
-    other = compare_tables(second, first, metrics=COMPARED_METRICS, draws=300, seed=4)
+    one = compare_tables(first, second, metrics=COMPARED, draws=300, seed=4)
+    other = compare_tables(second, first, metrics=COMPARED, draws=300, seed=4)
     assert (one.a, one.b, one.verdict) == ("runs/a", "runs/b", "better")
     assert (other.a, other.b, other.verdict) == ("runs/b", "runs/a", "worse")
-    for name in COMPARED_METRICS:
+    for name in COMPARED:
         ours, theirs = one.metrics[name], other.metrics[name]
         assert (ours.a, ours.b, ours.p) == (theirs.b, theirs.a, theirs.p)
         mirrored = [-theirs.difference.value, -theirs.difference.high, -theirs.difference.low]
@@ -157,7 +164,7 @@ def test_other_metrics_are_rarely_told_apart_either():
 
 def test_a_model_and_itself():
     first, _ = draw_pair(np.random.default_rng(2), 200)
-    record = compare_tables(first, first, metrics=COMPARED_METRICS, draws=50)
+    record = compare_tables(first, first, metrics=COMPARED, draws=50)
     assert record.verdict == "not distinguishable"
     assert {(item.p, item.verdict) for item in record.metrics.values()} == {(1.0, "not distinguishable")}
     difference = record.metrics["accuracy"].difference

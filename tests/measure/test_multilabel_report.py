@@ -20,6 +20,7 @@ from test_page import Page
 
 from hf_imgcls.errors import ArgumentError, DataError
 from hf_imgcls.measure.compare import compare_tables
+from hf_imgcls.measure.paired_answers import MultiLabelAnswers
 from hf_imgcls.measure.report.goals import check_goals, judge, parse_goals
 from hf_imgcls.measure.report.multi_label_gallery import build_label_gallery
 from hf_imgcls.measure.report.sections import list_co_occurrences, list_label_mistakes
@@ -292,13 +293,11 @@ def test_a_better_model_is_told_and_the_mirror_says_worse():
 
 
 def test_a_weighted_average_precision_is_that_of_repeated_examples():
-    from hf_imgcls.measure.multi_label_compare import LABEL_METRICS, join_label_tables
-
     table = make_label_case("ties")
     rows, ids = np.arange(len(table)), np.arange(len(table.labels))
-    answers, _ = join_label_tables(table, table, rows, rows, table.labels, ids)
+    answers = MultiLabelAnswers.take(table, rows, ids, len(ids))
     counts = np.random.default_rng(0).integers(0, 4, len(table))
-    for name, measure in LABEL_METRICS.items():
+    for name, measure in answers.measures.items():
         taken = np.repeat(rows, counts)
         repeated = dataclasses.replace(
             answers, **{field.name: getattr(answers, field.name)[taken] for field in dataclasses.fields(answers)}

@@ -151,7 +151,7 @@ def measure_export(
 
 def compare_accuracy(reference: PredictionTable, exported: PredictionTable) -> Estimate:
     """Accuracy of the exported model minus the original's, with the paired interval of ``measure.py --compare``."""
-    return compare_tables(reference, exported).metrics["accuracy"].difference
+    return compare_tables(reference, exported, metrics=["accuracy"]).metrics["accuracy"].difference
 
 
 def time_both(model: torch.nn.Module, exported: ExportedClassifier, pixels: torch.Tensor) -> tuple[dict, dict]:
