@@ -19,6 +19,7 @@ GOAL = "goal"  # nowhere: a goal can be about it
 
 # What an interval has to do with a metric's value, see `hf_imgcls.measure.report.estimates`.
 SHARE = "share"  # of images that are right
+RANK = "share by rank"  # of images whose class is among the best scores
 POOLED = "pooled share"  # of decisions, several to an image
 AVERAGE = "average over classes"
 RANKING = "ranking"
@@ -75,6 +76,11 @@ class Metric:
         """The Hub's name: the average is an argument there."""
         return self.name.removeprefix(f"{self.average}_")
 
+    @property
+    def needs_scores(self) -> bool:
+        """Whether the answers alone do not tell it."""
+        return self.kind in (RANK, RANKING, LOSS, CALIBRATION)
+
     def describe(self, *, multi_label: bool = False) -> str:
         """What it says, and which side is better where that is the lower one; empty where the title says it."""
         meaning = self.multi_label_meaning if multi_label and self.multi_label_meaning is not None else self.meaning
@@ -96,7 +102,7 @@ _ROWS = (
         shown=_CHOSEN,
     ),
     Metric(
-        "top5_accuracy", "Top-5 accuracy", "share of images whose class is among the first five answers", kind=SHARE,
+        "top5_accuracy", "Top-5 accuracy", "share of images whose class is among the first five answers", kind=RANK,
         tasks=_ONE,
     ),
     Metric(
@@ -154,7 +160,7 @@ _ROWS = (
         shown=(REPEATS,), multi_label_shown=(REPEATS, CLASSES),
     ),
     Metric(
-        "top3_accuracy", "Top-3 accuracy", "share of images whose class is among the first three answers", kind=SHARE,
+        "top3_accuracy", "Top-3 accuracy", "share of images whose class is among the first three answers", kind=RANK,
         tasks=_ONE, measured=REPORT,
     ),
     Metric(

@@ -193,6 +193,8 @@ class MeasureGroup:
     """Columns of the dataset whose groups are compared; brightness, sharpness and size always are."""
     goals: list[str] | None = None
     """Targets, for example 'accuracy>=0.93' 'worst_class_recall>=0.8'; exit code 3 if one is missed."""
+    metrics: list[Any] | None = None
+    """Your own evaluate metrics, as well: paths of .py files, or names on the Hub (with --trust_remote_code true)."""
     measure_latency: bool = False
     """Time the saved model, one image at a time (a goal about latency does so too)."""
     explain_samples: Annotated[int, "[0, inf)"] = 0

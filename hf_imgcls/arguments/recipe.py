@@ -28,6 +28,8 @@ def to_recipe(arguments: Arguments) -> dict[str, Any]:
         for item in dataclasses.fields(part)
         if item.name in arguments.explicit | {"training_policy"} or getattr(part, item.name) != default_of(item)
     }
+    if "metrics" in values:  # a file cannot hold objects
+        values["metrics"] = [spec for spec in values["metrics"] or [] if isinstance(spec, str)] or None
     known = known_arguments()
     order = {name: number for number, name in enumerate(known)}
     names = sorted(values, key=lambda name: (list(GROUPS).index(known[name].group), order[name]))

@@ -14,8 +14,8 @@ from hf_imgcls.arguments.augmentation import resolve_augmentation
 from hf_imgcls.arguments.defaults import steps_agree
 from hf_imgcls.arguments.fields import EXPORT_FORMATS
 from hf_imgcls.arguments.hub_names import find_license_problem, find_notes_problem, is_repo_id
+from hf_imgcls.arguments.metric_names import check_metrics
 from hf_imgcls.arguments.types import Argument, CoercionError, coerce, is_within, show_value
-from hf_imgcls.catalogue import EVALUATION, TRAINING, list_metrics
 from hf_imgcls.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -536,12 +536,7 @@ def _check_training(arguments: Arguments, complete: bool) -> list[ArgumentError]
         )
     if fit.progressive_resizing < 1 and int(training.get("max_steps") or -1) > 0:
         problems.append(_error("progressive_resizing with max_steps", "a run of epochs", "use --num_train_epochs"))
-    metric = str(training["metric_for_best_model"]).removeprefix("eval_")
-    metrics = ("auto", *list_metrics(TRAINING, EVALUATION))
-    if metric not in metrics:
-        problems.append(
-            _error(f"metric_for_best_model is {metric!r}", "one of " + ", ".join(metrics), "choose one of these")
-        )
+    problems += check_metrics(arguments)
     if fit.model_soup and training["do_train"] and not (evaluates and training["save_strategy"] != "no"):
         problems.append(
             _error("model_soup without evaluation or checkpoints", "both", "leave out eval_strategy and save_strategy")

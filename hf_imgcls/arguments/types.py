@@ -41,7 +41,7 @@ class ValueType:
     Attributes:
         kinds: Names of accepted Python types among ``bool int float str list dict``; empty for an argument that
             cannot be written as text (an object of another library).
-        item: Type name of a list's items.
+        item: Type name of a list's items; ``Any`` where they may be objects.
         optional: Whether ``None`` (``null``) is accepted.
         choices: The accepted strings, where they are known.
     """
@@ -57,7 +57,10 @@ class ValueType:
         if self.choices:
             return "one of " + ", ".join(self.choices)
         words = {"bool": "true or false", "int": "an integer", "float": "a number", "str": "a string"}
-        words |= {"list": f"a list of {self.item}", "dict": "a mapping such as {key: value}"}
+        words |= {
+            "list": f"a list of {'names' if self.item == 'Any' else self.item}",
+            "dict": "a mapping such as {key: value}",
+        }
         names = [words[kind] for kind in words if kind in self.kinds and not (kind == "int" and "float" in self.kinds)]
         return " or ".join(names + (["null"] if self.optional else []))
 
@@ -112,7 +115,7 @@ def read_annotation(
             kinds.add("dict")
         elif name.lower() == "list":
             kinds.add("list")
-            item = _last_name(inner) if inner is not None and _last_name(inner) in _SCALARS else "str"
+            item = _last_name(inner) if inner is not None and _last_name(inner) in (*_SCALARS, "Any") else "str"
         elif name == "Literal" and inner is not None:
             literals = [node.value for node in ast.walk(inner) if isinstance(node, ast.Constant)]
             kinds |= {type(literal).__name__ for literal in literals}
@@ -240,6 +243,8 @@ def _to_list(value: Any, expected: ValueType) -> list[Any]:
         elif "str" in expected.kinds:
             raise CoercionError
     items = value if isinstance(value, list) else [value]
+    if expected.item == "Any":  # of Python users, who may give objects
+        return list(items)
     return [coerce(item, ValueType(frozenset({expected.item}))) for item in items]
 
 

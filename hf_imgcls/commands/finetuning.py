@@ -49,6 +49,7 @@ from hf_imgcls.fit.soup import cook_soup
 from hf_imgcls.fit.tune import finish_search, search
 from hf_imgcls.layout import BAD_IMAGES_FILE, BATCH_PICTURE, LR_RANGE_PICTURE, RUN_FILE
 from hf_imgcls.measure.final_model import finish_saved_model
+from hf_imgcls.measure.metrics.own import load_own_metrics
 from hf_imgcls.measure.probe_baseline import answer_with_probe, solve_probe
 from hf_imgcls.measure.report.goals import choose_exit_code
 from hf_imgcls.measure.results import write_metrics
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from hf_imgcls.commands.start import Start
     from hf_imgcls.data.dataset import ImageDataset
     from hf_imgcls.data.transforms import BatchPlan
+    from hf_imgcls.measure.metrics.own import OwnMetric
 
 
 class Finetuning:
@@ -86,6 +88,7 @@ class Finetuning:
     """
 
     dataset: ImageDataset
+    own: list[OwnMetric]
     batches: BatchPlan
 
     def __init__(self, start: Start, hooks: Hooks | None = None) -> None:
@@ -118,6 +121,7 @@ class Finetuning:
             dataset = count_seen(dataset, origin, "base" if training_args.do_train else "model")
             dataset = count_seen(dataset, find_manifest(args.fit.teacher_model, args.data, "main"), "teacher")
         check_measuring(args.measure, dataset)
+        self.own = load_own_metrics(args, dataset.labels, multi_label=dataset.is_multi_label)
         if args.publish.export_formats:
             check_labels(dataset)
         self.args, self.dataset = args, dataset
@@ -172,7 +176,7 @@ class Finetuning:
                 *advise_precision(training_args, model.num_parameters()),
             ]
         )
-        metric = choose_accumulator(dataset, training_args.metric_for_best_model)
+        metric = choose_accumulator(dataset, training_args.metric_for_best_model, self.own)
         self.pusher = start_pushing(args) if self.pushes else None
         self.trainer = build_trainer(
             model, self.processor, self.batches, metric, args, training_args, identity, self.hooks

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_utils import has_length
 
-from hf_imgcls.catalogue import EVALUATION, TRAINING, choose_selection, is_higher_better, list_metrics
+from hf_imgcls.catalogue import EVALUATION, METRICS, TRAINING, choose_selection, is_higher_better, list_metrics
 from hf_imgcls.compat.arguments import refuse_arguments
 from hf_imgcls.data.streaming import StreamingSplit
 from hf_imgcls.errors import ArgumentError, DataError, ModelError
@@ -177,7 +177,7 @@ def choose_selection_metric(
     elif name is not None and training_args.load_best_model_at_end:
         known = list_metrics(TRAINING, EVALUATION, multi_label=multi_label)
         kind = "several labels" if multi_label else "one label"
-        if name.removeprefix("eval_") not in known:
+        if name.removeprefix("eval_") in METRICS and name.removeprefix("eval_") not in known:
             raise ArgumentError(
                 f"metric_for_best_model is {name!r}, and an image has {kind}",
                 "one of " + ", ".join(known),

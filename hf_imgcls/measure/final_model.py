@@ -11,6 +11,9 @@ from accelerate import PartialState
 from hf_imgcls.classifier.head import fold_temperature
 from hf_imgcls.classifier.loading import load_classifier
 from hf_imgcls.errors import DataError
+from hf_imgcls.measure.metrics.evaluation import measure_own
+from hf_imgcls.measure.metrics.own import load_own_metrics
+from hf_imgcls.measure.metrics.single import read_measured
 from hf_imgcls.measure.results import flatten_score
 from hf_imgcls.measure.score import open_classifier, score_folder
 from hf_imgcls.measure.statistics.thresholds import MIN_POSITIVES, tune_thresholds
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
     from hf_imgcls.arguments.fields import Arguments
+    from hf_imgcls.classifier.loading import Classifier
     from hf_imgcls.data.dataset import ImageDataset
     from hf_imgcls.measure.score import Score
 
@@ -133,11 +137,31 @@ def score_validation(
     model: str | Path, dataset: ImageDataset, args: Arguments, training_args: TrainingArguments
 ) -> Score:
     """Score the validation split through a saved model, see `hf_imgcls.measure.score.score_folder`."""
-    return score_folder(
-        open_classifier(model, args),
+    return score_classifier(open_classifier(model, args), dataset, "validation", args, training_args)
+
+
+def score_classifier(
+    classifier: Classifier, dataset: ImageDataset, split: str, args: Arguments, training_args: TrainingArguments
+) -> Score:
+    """Score a split, and measure the user's own metrics on it; called on every process.
+
+    Args:
+        classifier: From `hf_imgcls.measure.score.open_classifier`.
+        dataset: Has the split.
+        split: ``train``, ``validation`` or ``test``.
+        args: ``metrics``, and how images are decoded.
+        training_args: Batch size and loader processes.
+    """
+    own = load_own_metrics(args, dataset.labels, multi_label=dataset.is_multi_label)
+    score = score_folder(
+        classifier,
         dataset,
         args.data,
-        split="validation",
+        split=split,
         batch_size=training_args.per_device_eval_batch_size,
         num_workers=training_args.dataloader_num_workers,
     )
+    values, reasons, _ = read_measured(measure_own(own, score.table))
+    score.metrics |= values
+    score.reasons |= reasons
+    return score

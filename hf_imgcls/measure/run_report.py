@@ -24,6 +24,7 @@ from hf_imgcls.layout import COMPARISON_FILE, DATA_FILE, REPORT_FOLDER, RUN_FILE
 from hf_imgcls.measure.baselines import find_baselines
 from hf_imgcls.measure.final_model import score_validation
 from hf_imgcls.measure.learning import read_learning
+from hf_imgcls.measure.metrics.own import estimate_own, load_own_metrics
 from hf_imgcls.measure.offered import describe_plain
 from hf_imgcls.measure.parity import PARITY_FILE
 from hf_imgcls.measure.report.gallery import find_rows
@@ -124,6 +125,8 @@ def report_table(
     goals = parse_goals(measure.goals or [])
     check_goals(goals, multi_label=isinstance(table, MultiLabelTable))
     record = summarise(table, seed=args.data.split_seed, validation=validation)
+    for metric in load_own_metrics(args, table.labels, multi_label=isinstance(table, MultiLabelTable)):
+        record.metrics |= estimate_own(metric, table.read_answers(), seed=args.data.split_seed)
     split = dataset.splits.get(table.split) if dataset is not None else None
     train = dataset.splits.get("train") if dataset is not None else None
     split, train = (None if isinstance(rows, IterableDataset) else rows for rows in (split, train))

@@ -11,10 +11,11 @@ from hf_imgcls.classifier.pipeline import PipelineConsumer
 from hf_imgcls.digests import recording
 from hf_imgcls.errors import printable
 from hf_imgcls.measure.baselines import describe_baseline, find_baselines
+from hf_imgcls.measure.final_model import score_classifier
 from hf_imgcls.measure.offered import describe_agreement, describe_plain
 from hf_imgcls.measure.parity import PARITY_FILE, check_parity, draw_rows
 from hf_imgcls.measure.results import write_results
-from hf_imgcls.measure.score import Score, open_classifier, score_folder
+from hf_imgcls.measure.score import Score, open_classifier
 from hf_imgcls.measure.scored_answers import build_scored
 from hf_imgcls.measure.tables import PREDICTIONS_FILE
 from hf_imgcls.measure.unseen import describe_unseen, measure_unseen
@@ -51,14 +52,7 @@ def measure_saved_model(
         state.print(f"\n{split}: not measured, the dataset has no {split} split (see --test_split, --{split}_dir)")
         return None
     classifier = open_classifier(model, args)
-    score = score_folder(
-        classifier,
-        dataset,
-        args.data,
-        split=split,
-        batch_size=training_args.per_device_eval_batch_size,
-        num_workers=training_args.dataloader_num_workers,
-    )
+    score = score_classifier(classifier, dataset, split, args, training_args)
     if not state.is_main_process:
         return score
     folder = Path(training_args.output_dir)

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_imgcls.arrays import FloatArray, IntArray
-from hf_imgcls.measure.metrics.examples import ExampleTable, MultiLabelExamples
+from hf_imgcls.measure.metrics.examples import Answers, ExampleTable, MultiLabelExamples
 from hf_imgcls.measure.metrics.multi_label import BoolArray, count_decisions, decide
 from hf_imgcls.measure.metrics.single import count_classes, count_confusions
 from hf_imgcls.measure.metrics.top_scores import class_dtype
@@ -108,6 +108,10 @@ class Table:
     def examples_with_scores(self) -> Any:
         """Return ``examples`` with the scores of every class, where they were kept."""
         return self.examples
+
+    def read_answers(self) -> Answers:
+        """Return references and predictions, and the scores of every class where they were kept."""
+        return self.examples_with_scores().read_answers(getattr(self, "thresholds", None))
 
     def count_classes(self) -> tuple[IntArray, IntArray, IntArray]:
         """References, answers and right answers of each class: (K,) int64 each."""

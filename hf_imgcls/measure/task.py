@@ -5,13 +5,13 @@ Everything else in the package works on either: it asks a table's task, and does
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from hf_imgcls.measure.metrics.accumulate import Accumulator, ClassificationAccumulator, MultiLabelAccumulator
+from hf_imgcls.measure.metrics.evaluation import Evaluation
 from hf_imgcls.measure.metrics.multi_label import DEFAULT_THRESHOLD, binary_log_losses, sigmoid
 from hf_imgcls.measure.metrics.single import Measured, measure_roc_auc
 from hf_imgcls.measure.metrics.top_scores import NOT_EVERY_SCORE, TopScores, count_top
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from hf_imgcls.arrays import FloatArray, IntArray
     from hf_imgcls.data.dataset import ImageDataset
     from hf_imgcls.measure.metrics.multi_label import BoolArray
+    from hf_imgcls.measure.metrics.own import OwnMetric
 
 
 class Task(Protocol):
@@ -47,8 +48,8 @@ class Task(Protocol):
     is_exclusive: bool
     table: type[Table]
 
-    def new_accumulator(self, num_labels: int, selected_by: str | None) -> Accumulator[Any]:
-        """Return what validation is measured with while a model trains; ``selected_by`` chooses the best model."""
+    def new_accumulator(self, num_labels: int, keep_scores: bool) -> Accumulator[Any]:
+        """Return what validation is measured with while a model trains; with the scores of all classes where asked."""
         ...
 
     def new_recorder(self, num_labels: int, thresholds: FloatArray | None) -> Accumulator[Any]:
@@ -115,9 +116,8 @@ class _SingleLabel:
     is_exclusive = True
     table: type[Table] = PredictionTable
 
-    def new_accumulator(self, num_labels: int, selected_by: str | None) -> ClassificationAccumulator:
-        # The scores, 8 * N * K bytes, are kept for the one metric that needs them.
-        return ClassificationAccumulator(num_labels, (selected_by or "").removeprefix("eval_") == "roc_auc")
+    def new_accumulator(self, num_labels: int, keep_scores: bool) -> ClassificationAccumulator:
+        return ClassificationAccumulator(num_labels, keep_scores)
 
     def new_recorder(self, num_labels: int, thresholds: FloatArray | None) -> ClassificationAccumulator:
         return ClassificationAccumulator(num_labels, top=TopScores(num_labels))
@@ -187,7 +187,7 @@ class _MultiLabel:
     is_exclusive = False
     table: type[Table] = MultiLabelTable
 
-    def new_accumulator(self, num_labels: int, selected_by: str | None) -> MultiLabelAccumulator:
+    def new_accumulator(self, num_labels: int, keep_scores: bool) -> MultiLabelAccumulator:
         return MultiLabelAccumulator(num_labels)
 
     def new_recorder(self, num_labels: int, thresholds: FloatArray | None) -> MultiLabelAccumulator:
@@ -245,11 +245,21 @@ def task_of(source: Table | ImageDataset) -> Task:
     return TASKS[source.problem_type]
 
 
-def choose_accumulator(dataset: ImageDataset, selected_by: str | None) -> Callable[[], Accumulator[Any]]:
+def choose_accumulator(
+    dataset: ImageDataset, selected_by: str | None, own: Sequence[OwnMetric] = ()
+) -> Callable[[], Evaluation]:
     """Return a function that makes what validation is measured with while a model trains.
 
     Args:
         dataset: Its classes, and whether an image may have several.
         selected_by: The metric that the best model is chosen by.
+        own: A user's metrics.
     """
-    return partial(task_of(dataset).new_accumulator, len(dataset.labels), selected_by)
+    task, num_labels = task_of(dataset), len(dataset.labels)
+    # The scores, 8 * N * K bytes, are kept for the metrics that need them.
+    keep_scores = (selected_by or "").removeprefix("eval_") == "roc_auc" or any(metric.needs_scores for metric in own)
+
+    def build() -> Evaluation:
+        return Evaluation(task.new_accumulator(num_labels, keep_scores), own, multi_label=not task.is_exclusive)
+
+    return build

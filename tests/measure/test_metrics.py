@@ -9,19 +9,10 @@ import pytest
 import torch
 from sklearn import metrics as sk
 
-from hf_imgcls.catalogue import EVALUATION, list_metrics
-from hf_imgcls.errors import DataError, ModelError, NumericsError
+from hf_imgcls.catalogue import EVALUATION, METRICS, list_metrics
+from hf_imgcls.errors import ArgumentError, DataError, ModelError, NumericsError
 from hf_imgcls.measure.metrics.accumulate import ClassificationAccumulator
-from hf_imgcls.measure.metrics.modules import (
-    Accuracy,
-    BalancedAccuracy,
-    ConfusionMatrix,
-    ExpectedCalibrationError,
-    LogLoss,
-    PrecisionRecallF1,
-    RocAuc,
-    TopKAccuracy,
-)
+from hf_imgcls.measure.metrics.modules import CatalogueMetrics
 
 TOLERANCE = {"rel": 0, "abs": 1e-12}
 
@@ -237,73 +228,83 @@ class EchoLogits(torch.nn.Module):
 
 
 def make_evaluate_metrics() -> list[evaluate.Metric]:
-    return [
-        Accuracy(),
-        PrecisionRecallF1(),
-        BalancedAccuracy(),
-        TopKAccuracy(k=5),
-        LogLoss(),
-        RocAuc(),
-        ExpectedCalibrationError(),
-        ConfusionMatrix(num_labels=12),
-    ]
+    names = list_metrics(EVALUATION, multi_label=False)
+    answers = [name for name in names if not METRICS[name].needs_scores]
+    assert len(answers) > 6
+    return [CatalogueMetrics(*answers), *(CatalogueMetrics(name) for name in names if name not in answers)]
 
 
 @pytest.mark.parametrize("container", [list, np.asarray, torch.tensor])
 def test_evaluate_metrics_give_the_same_numbers(container):
     logits, labels = make_split("random")
-    accumulator = accumulate(logits, labels)
-    values = accumulator.compute()
+    values = accumulate(logits, labels).compute()
     values.pop("num_examples")
     scores = softmax(logits)
 
-    combined = evaluate.combine(make_evaluate_metrics())
+    combined, alone = evaluate.combine(make_evaluate_metrics()), CatalogueMetrics()
     for start in range(0, 500, 125):
         rows = slice(start, start + 125)
-        combined.add_batch(
-            predictions=container(logits.argmax(axis=1)[rows]),
-            references=container(labels[rows]),
-            prediction_scores=container(scores[rows]) if container is not list else scores[rows].tolist(),
-        )
+        batch = {"references": container(labels[rows])}
+        batch["prediction_scores"] = container(scores[rows]) if container is not list else scores[rows].tolist()
+        alone.add_batch(**batch)
+        combined.add_batch(predictions=container(logits.argmax(axis=1)[rows]), **batch)
+    assert len(alone) == 500
     result = combined.compute()
-    np.testing.assert_array_equal(result.pop("confusion_matrix"), accumulator.confusion_matrix)
     assert result == pytest.approx(values, **TOLERANCE)
+    assert alone.compute() == result
+    assert len(alone) == 0
     at_once = evaluate.combine(make_evaluate_metrics()).compute(
         predictions=logits.argmax(axis=1), references=labels, prediction_scores=scores
     )
-    at_once.pop("confusion_matrix")
     assert at_once == result
 
 
+def test_a_module_around_an_accumulator_computes_what_it_holds():
+    logits, labels = make_split("random")
+    module = CatalogueMetrics(accumulator=accumulate(logits, labels))
+    values = accumulate(logits, labels).compute()
+    assert module.compute() == {name: values[name] for name in list_metrics(EVALUATION, multi_label=False)}
+
+
 def test_evaluate_metrics_one_by_one_and_their_errors():
-    assert Accuracy().compute(predictions=[0, 1, 1], references=[0, 1, 0]) == {"accuracy": pytest.approx(2 / 3)}
+    accuracy = CatalogueMetrics("accuracy")
+    assert accuracy.compute(predictions=[0, 1, 1], references=[0, 1, 0]) == {"accuracy": pytest.approx(2 / 3)}
+    accuracy.add(prediction=1, reference=1)
+    accuracy.add(prediction=4, reference=1)
+    assert accuracy.compute() == {"accuracy": 0.5}
     scores = np.full((3, 3), 1 / 3)
-    top5 = TopKAccuracy().compute(prediction_scores=scores, references=[0, 1, 2])
+    top5 = CatalogueMetrics("top5_accuracy").compute(prediction_scores=scores, references=[0, 1, 2])
     assert top5["top5_accuracy"] is None
     assert "3 classes" in top5["top5_accuracy_reason"]
-    assert RocAuc().compute(prediction_scores=scores, references=[1, 1, 1])["roc_auc"] is None
-    assert RocAuc().compute(prediction_scores=scores, references=[0, 1, 2])["roc_auc"] == 0.5
-    impossible = LogLoss().compute(prediction_scores=[[1.0, 0.0]], references=[1])["log_loss"]
+    roc_auc, log_loss = CatalogueMetrics("roc_auc"), CatalogueMetrics("log_loss")
+    assert roc_auc.compute(prediction_scores=scores, references=[1, 1, 1])["roc_auc"] is None
+    assert roc_auc.compute(prediction_scores=scores, references=[0, 1, 2])["roc_auc"] == 0.5
+    impossible = log_loss.compute(prediction_scores=[[1.0, 0.0]], references=[1])["log_loss"]
     assert impossible == pytest.approx(sk.log_loss([1], [[1.0, 0.0]], labels=[0, 1]))
-    confusion = ConfusionMatrix().compute(predictions=[0, 2], references=[0, 1])["confusion_matrix"]
-    assert confusion.tolist() == [[1, 0, 0], [0, 0, 1], [0, 0, 0]]
+    with pytest.raises(ArgumentError, match="'acuracy'; did you mean accuracy"):
+        CatalogueMetrics("acuracy")
+    with pytest.raises(ArgumentError, match="mean_average_precision"):
+        CatalogueMetrics("mean_average_precision")
     with pytest.raises(DataError, match="nothing was added"):
-        Accuracy().compute()
+        accuracy.compute()
     with pytest.raises(DataError, match="no examples"):
-        Accuracy().compute(predictions=[], references=[])
+        accuracy.compute(predictions=[], references=[])
     with pytest.raises(DataError, match="class id -1"):
-        Accuracy().compute(predictions=[0], references=[-1])
+        accuracy.compute(predictions=[0], references=[-1])
+    with pytest.raises(DataError, match=r"shape \(2,\) for references of shape \(1,\)"):
+        accuracy.compute(predictions=[0, 1], references=[0])
+    with pytest.raises(DataError, match="without predictions and references"):
+        accuracy.compute(prediction_scores=[[1.0]], references=[0])
     with pytest.raises(DataError, match="not probabilities"):
-        LogLoss().compute(prediction_scores=[[3.0, -1.0]], references=[0])
+        log_loss.compute(prediction_scores=[[3.0, -1.0]], references=[0])
     with pytest.raises(DataError, match="reference 2"):
-        LogLoss().compute(prediction_scores=[[0.5, 0.5]], references=[2])
-    with pytest.raises(DataError, match="num_labels=2"):
-        ConfusionMatrix(num_labels=2).compute(predictions=[2], references=[0])
+        log_loss.compute(prediction_scores=[[0.5, 0.5]], references=[2])
 
 
 def test_evaluate_metrics_write_no_file(tmp_path):
     cache = tmp_path / "cache"
-    assert Accuracy(cache_dir=str(cache)).compute(predictions=[1, 0], references=[1, 1]) == {"accuracy": 0.5}
+    module = CatalogueMetrics("accuracy", cache_dir=str(cache))
+    assert module.compute(predictions=[1, 0], references=[1, 1]) == {"accuracy": 0.5}
     assert not cache.exists()
-    evaluate.Metric._build_data_dir(Accuracy(cache_dir=str(cache)))  # what evaluate itself would have done
+    evaluate.Metric._build_data_dir(module)  # what evaluate itself would have done
     assert cache.exists()

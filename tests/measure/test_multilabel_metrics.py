@@ -161,24 +161,28 @@ def test_other_thresholds_change_answers_only():
 def test_evaluate_metrics():
     import evaluate
 
-    from hf_imgcls.measure.metrics.multi_label_modules import MeanAveragePrecision, MultiLabelDecisions
+    from hf_imgcls.measure.metrics.modules import CatalogueMetrics
 
     logits, targets = make_label_logits("random")
     scores = expit(logits)
-    combined = evaluate.combine([MeanAveragePrecision(), MultiLabelDecisions()])
-    values = combined.compute(
-        references=targets.astype(int).tolist(),
-        predictions=(scores >= 0.5).astype(int).tolist(),
-        prediction_scores=scores.tolist(),
-    )
+    ranked = CatalogueMetrics("mean_average_precision", "micro_average_precision", "roc_auc", multi_label=True)
+    decided = CatalogueMetrics("micro_f1", "subset_accuracy", multi_label=True)
+    given = {"references": targets.astype(int).tolist(), "prediction_scores": scores.tolist()}
+    values = evaluate.combine([ranked, decided]).compute(predictions=(scores >= 0.5).astype(int).tolist(), **given)
     assert values["mean_average_precision"] == pytest.approx(sk.average_precision_score(targets, scores), **EXACT)
     assert values["roc_auc"] == pytest.approx(sk.roc_auc_score(targets, scores), **EXACT)
     assert values["micro_f1"] == pytest.approx(sk.f1_score(targets, scores >= 0.5, average="micro"), **EXACT)
     assert values["subset_accuracy"] == pytest.approx(sk.accuracy_score(targets, scores >= 0.5), **EXACT)
-    undefined = MeanAveragePrecision().compute(references=[[0, 0]], prediction_scores=[[0.1, 0.2]])
+    every = CatalogueMetrics(multi_label=True, thresholds=np.full(targets.shape[1], 0.9)).compute(**given)
+    assert {name: every[name] for name in ranked.names} == {name: values[name] for name in ranked.names}
+    assert every["micro_f1"] == pytest.approx(sk.f1_score(targets, scores >= 0.9, average="micro"), **EXACT)
+    assert every["log_loss"] == pytest.approx(
+        np.mean([sk.log_loss(own, given) for own, given in zip(targets.T, scores.T, strict=True)]), **EXACT
+    )
+    undefined = ranked.compute(references=[[0, 0]], prediction_scores=[[0.1, 0.2]])
     assert undefined["mean_average_precision"] is None
     assert undefined["mean_average_precision_reason"] == "no image has a label"
     with pytest.raises(DataError, match="vectors of 0 and 1"):
-        MultiLabelDecisions().compute(references=[[0, 2]], predictions=[[0, 1]])
+        decided.compute(references=[[0, 2]], predictions=[[0, 1]])
     with pytest.raises(DataError, match="of shape"):
-        MultiLabelDecisions().compute(references=[[0, 1]], predictions=[[0, 1, 1]])
+        decided.compute(references=[[0, 1]], predictions=[[0, 1, 1]])

@@ -12,7 +12,27 @@ import numpy.typing as npt
 
 from hf_imgcls.arrays import FloatArray, IntArray
 from hf_imgcls.errors import DataError
-from hf_imgcls.measure.metrics.multi_label import BoolArray
+from hf_imgcls.measure.metrics.multi_label import DEFAULT_THRESHOLD, BoolArray, decide
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What was answered on a split; row i of every array belongs to the same example.
+
+    Attributes:
+        references: (N,) int64 class ids, or (N, K) int64 of 0 and 1 with several labels per image.
+        predictions: As ``references``.
+        scores: (N, K) float64, or ``None`` when they were not kept.
+    """
+
+    references: npt.NDArray[np.int64]
+    predictions: npt.NDArray[np.int64]
+    scores: FloatArray | None
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Answers:
+        """Return some of the examples, in this order."""
+        scores = None if self.scores is None else self.scores[rows]
+        return Answers(self.references[rows], self.predictions[rows], scores)
 
 
 @dataclass
@@ -35,6 +55,10 @@ class Examples:
         columns: dict[str, Any] = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         taken: dict[str, Any] = {name: None if values is None else values[rows] for name, values in columns.items()}
         return type(self)(**taken)
+
+    def read_answers(self, thresholds: npt.ArrayLike | None) -> Answers:
+        """Return references and predictions; ``thresholds`` decide where an image may have several labels."""
+        raise NotImplementedError
 
     @classmethod
     def join(cls, chunks: Sequence[Self]) -> Self:
@@ -77,6 +101,10 @@ class ExampleTable(Examples):
     reference_rank: IntArray
     scores: FloatArray | None = None
 
+    def read_answers(self, thresholds: npt.ArrayLike | None) -> Answers:
+        """See `Examples`."""
+        return Answers(self.label, self.prediction, self.scores)
+
 
 @dataclass
 class MultiLabelExamples(Examples):
@@ -90,3 +118,8 @@ class MultiLabelExamples(Examples):
 
     targets: BoolArray
     scores: npt.NDArray[np.float32]
+
+    def read_answers(self, thresholds: npt.ArrayLike | None) -> Answers:
+        """See `Examples`."""
+        answers = decide(self.scores, DEFAULT_THRESHOLD if thresholds is None else thresholds)
+        return Answers(self.targets.astype(np.int64), answers.astype(np.int64), self.scores.astype(np.float64))

@@ -1,145 +1,175 @@
-"""The metrics as `evaluate.Metric` classes, for scripts that are written against `evaluate`.
+"""The metrics of the catalogue as one `evaluate` module, for scripts and for the product's own evaluation.
 
-They live in the package, so nothing is downloaded, and they write no cache or lock file. The numbers are those of
-`hf_imgcls.measure.metrics.single`, in float64. An undefined metric is ``None``, and ``<name>_reason`` says why.
+The module wraps the accumulator that a run is measured with, so that a script gets the numbers that a run reports:
 
-    metrics = evaluate.combine([Accuracy(), TopKAccuracy(k=5), RocAuc()])
+    metrics = evaluate.combine([CatalogueMetrics("accuracy", "macro_f1"), CatalogueMetrics("log_loss", "roc_auc")])
     metrics.compute(references=labels, predictions=top1, prediction_scores=softmax)
 
-An evaluator knows predicted classes only, so it takes those metrics that need no scores:
+An evaluator knows predicted classes only, so it takes the metrics that need no scores:
 
     evaluator = evaluate.evaluator("image-classification")
-    evaluator.compute(pipe, data, metric=Accuracy(), label_mapping=pipe.model.config.label2id)
+    evaluator.compute(pipe, data, metric=CatalogueMetrics("accuracy"), label_mapping=pipe.model.config.label2id)
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
 from typing import Any
 
 import datasets
 import evaluate
 import numpy as np
+import numpy.typing as npt
 
-from hf_imgcls.arrays import FloatArray, IntArray
+from hf_imgcls.arrays import IntArray
+from hf_imgcls.catalogue import EVALUATION, METRICS, list_metrics
 from hf_imgcls.compat.models import restore_evaluator
-from hf_imgcls.errors import DataError
-from hf_imgcls.measure.metrics.single import (
-    NUM_CALIBRATION_BINS,
-    Measured,
-    count_confusions,
-    measure_balanced_accuracy,
-    measure_calibration_error,
-    measure_precision_recall_f1,
-    measure_roc_auc,
-    measure_top_k,
-    rank_references,
-)
+from hf_imgcls.errors import ArgumentError, DataError
+from hf_imgcls.measure.metrics.accumulate import Accumulator, ClassificationAccumulator, MultiLabelAccumulator, as_array
+from hf_imgcls.measure.metrics.examples import ExampleTable, MultiLabelExamples
+from hf_imgcls.measure.metrics.multi_label import BoolArray
+from hf_imgcls.measure.metrics.single import rank_references
 
-restore_evaluator()
-
-_LABEL_FEATURES = {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
-_SCORE_FEATURES = {
-    "prediction_scores": datasets.Sequence(datasets.Value("float64")),
-    "references": datasets.Value("int64"),
-}
+_SMALLEST = np.finfo(np.float64).eps  # scikit-learn clips probabilities to it, so that no loss is infinite
 _INPUTS = """
 Args:
-    predictions: (N,) predicted class ids; the label metrics (accuracy, precision, recall, F1, confusion matrix).
-    references: (N,) true class ids.
-    prediction_scores: (N, K) softmax scores, rows sum to 1; the score metrics (top-k, log loss, ROC-AUC, ECE).
+    references: (N,) true class ids; with several labels per image (N, K) of 0 and 1.
+    predictions: (N,) predicted class ids, or (N, K) of 0 and 1; where no metric needs scores.
+    prediction_scores: (N, K) softmax scores, whose rows sum to 1, or sigmoid scores; the predictions follow from them.
 """
 
 
-class InMemoryMetric(evaluate.Metric):
-    """A metric that keeps what it is given in memory and touches no file.
+class CatalogueMetrics(evaluate.Metric):
+    """Metrics of `hf_imgcls.catalogue`, computed in float64 and in memory, without a file.
+
+    A metric that is not defined is ``None``, and ``<name>_reason`` says why.
 
     Args:
-        settings: Passed on to `evaluate.Metric`.
-
-    Attributes:
-        inputs: What `_compute` takes, in words.
+        names: Metrics of an evaluation; by default all of them.
+        multi_label: Whether an image may have several labels.
+        thresholds: (K,) with several labels per image: from which score on a class is answered; 0.5 by default.
+        accumulator: Already holds the examples; by default they are added by `add_batch` or `compute`.
+        cache_dir: Unused; part of ``evaluate.Metric``'s signature.
     """
 
-    inputs = _INPUTS
-
-    def __init__(self, **settings: Any) -> None:
-        # Files would be shared, and locked, by every process of this user.
-        super().__init__(keep_in_memory=True, **settings)
+    def __init__(
+        self,
+        *names: str,
+        multi_label: bool = False,
+        thresholds: npt.ArrayLike | None = None,
+        accumulator: Accumulator[Any] | None = None,
+        cache_dir: str | None = None,
+    ) -> None:
+        known = list_metrics(EVALUATION, multi_label=multi_label)
+        for name in names:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise ArgumentError(f"the metric {name!r}{hint}", f"one of {', '.join(known)}", "choose one of these")
+        self.names = names or known
+        self.multi_label, self.thresholds, self.accumulator = multi_label, thresholds, accumulator
+        self.needs_scores = any(METRICS[name].needs_scores for name in self.names)
+        super().__init__(keep_in_memory=True, cache_dir=cache_dir)
+        self.info.module_name = "_".join(names) or "catalogue_metrics"
+        if accumulator is None:
+            restore_evaluator()
 
     def _build_data_dir(self) -> str:
         # evaluate creates this folder in the user's home even when nothing is ever written to it.
         return str(self._data_dir_root)
 
-    def _finalize(self) -> None:
-        if self.writer is None:  # evaluate would fail with an AttributeError
-            raise DataError("nothing was added to the metric", "at least one example", "call add_batch before compute")
-        super()._finalize()
-
-    def _describe(self, features: dict[str, Any]) -> evaluate.MetricInfo:
+    def _info(self) -> evaluate.MetricInfo:
+        ids, scores = (datasets.Value(dtype) for dtype in ("int64", "float64"))
+        labels = datasets.Sequence(ids) if self.multi_label else ids
+        given = {"prediction_scores": datasets.Sequence(scores)} if self.needs_scores else {"predictions": labels}
         return evaluate.MetricInfo(
-            description=(type(self).__doc__ or "").strip(),
+            description="; ".join(f"{name}: {METRICS[name].title}" for name in self.names),
             citation="",
-            inputs_description=self.inputs,
-            features=datasets.Features(features),
+            inputs_description=_INPUTS,
+            features=datasets.Features(given | {"references": labels}),
         )
 
+    def __len__(self) -> int:
+        return 0 if self.accumulator is None else self.accumulator.num_examples
 
-class _LabelMetric(InMemoryMetric):
-    """A metric of predicted and true class ids."""
+    def add(self, *, prediction: Any = None, reference: Any = None, prediction_scores: Any = None) -> None:
+        """Add one example."""
+        one = {"predictions": prediction, "references": reference, "prediction_scores": prediction_scores}
+        self.add_batch(**{name: None if value is None else [value] for name, value in one.items()})
 
-    def _info(self) -> evaluate.MetricInfo:
-        return self._describe(_LABEL_FEATURES)
+    def add_batch(self, *, predictions: Any = None, references: Any = None, prediction_scores: Any = None) -> None:
+        """Add a batch."""
+        given = prediction_scores if self.needs_scores else predictions
+        if given is None or references is None:
+            raise DataError("a batch without " + " and ".join(self.features), "both of them", "pass both")
+        read: Any = _read_label_sets if self.multi_label else _read_labels
+        num_labels, batch = read(references, given, are_scores=self.needs_scores)
+        if self.accumulator is None:
+            if self.multi_label:
+                self.accumulator = MultiLabelAccumulator(num_labels, self.thresholds)
+            else:
+                self.accumulator = ClassificationAccumulator(num_labels, keep_scores="roc_auc" in self.names)
+        self.accumulator.num_labels = max(self.accumulator.num_labels, num_labels)
+        self.accumulator.add(batch)
 
-    def _compute(
-        self,
-        *,
-        predictions: Sequence[int],
-        references: Sequence[int],
-        prediction_scores: Any = None,  # evaluate.combine hands every argument to every metric
+    def compute(
+        self, *, predictions: Any = None, references: Any = None, prediction_scores: Any = None
     ) -> dict[str, Any]:
-        predicted, labels = _as_ids(predictions), _as_ids(references)
-        num_labels = int(max(predicted.max(), labels.max())) + 1
-        return self.measure_labels(labels, predicted, num_labels)
-
-    def measure_labels(self, references: IntArray, predictions: IntArray, num_labels: int) -> dict[str, Any]:
-        """Measure (N,) references and predictions in [0, num_labels)."""
-        raise NotImplementedError
-
-
-class _ScoreMetric(InMemoryMetric):
-    """A metric of the scores of every class and true class ids."""
-
-    def _info(self) -> evaluate.MetricInfo:
-        return self._describe(_SCORE_FEATURES)
-
-    def _compute(
-        self, *, prediction_scores: Sequence[Sequence[float]], references: Sequence[int], predictions: Any = None
-    ) -> dict[str, Any]:
-        labels = _as_ids(references)
-        scores = np.asarray(prediction_scores, dtype=np.float64)
-        # float32 softmax over 21,000 classes is within 1e-4 of 1.
-        if scores.ndim != 2 or (scores < 0).any() or not np.allclose(scores.sum(axis=1), 1.0, rtol=0, atol=1e-3):
-            raise DataError(
-                f"prediction_scores of shape {scores.shape} that are not probabilities",
-                "(N, K) scores, none negative, each row summing to 1",
-                "pass softmax(logits)",
-            )
-        if labels.max() >= scores.shape[1]:
-            raise DataError(
-                f"reference {labels.max()} with scores for {scores.shape[1]} classes",
-                f"references from 0 to {scores.shape[1] - 1}",
-                "pass one score per class",
-            )
-        return self.measure_scores(labels, scores)
-
-    def measure_scores(self, references: IntArray, scores: FloatArray) -> dict[str, Any]:
-        """Measure (N,) references against (N, K) softmax scores."""
-        raise NotImplementedError
+        """Compute the metrics of what was added and, if given, of this batch; the next batch starts afresh."""
+        if references is not None:
+            self.add_batch(predictions=predictions, references=references, prediction_scores=prediction_scores)
+        if self.accumulator is None:
+            raise DataError("nothing was added to the metric", "at least one example", "call add_batch before compute")
+        values, reasons = self.accumulator.compute(), self.accumulator.reasons
+        self.accumulator = None
+        found = {name: values[name] for name in self.names}
+        return found | {f"{name}_reason": reasons[name] for name, value in found.items() if value is None}
 
 
-def _as_ids(values: Sequence[int]) -> IntArray:
-    ids = np.asarray(values, dtype=np.int64)
+def _read_labels(references: Any, given: Any, *, are_scores: bool) -> tuple[int, ExampleTable]:
+    """Return the number of classes that occur, and the examples of one label each."""
+    labels = _as_ids(references)
+    rows, unknown = np.arange(len(labels)), np.full(len(labels), -1)
+    if not are_scores:
+        answers = _as_ids(given)
+        _check_shape(answers, labels.shape, "predictions")
+        num_labels = int(max(answers.max(), labels.max())) + 1
+        return num_labels, ExampleTable(
+            unknown, np.zeros(len(labels)), labels, answers, np.ones(len(labels)), (answers != labels).astype(np.int64)
+        )
+    scores = as_array(given).astype(np.float64)
+    # float32 softmax over 21,000 classes is within 1e-4 of 1.
+    if scores.ndim != 2 or (scores < 0).any() or not np.allclose(scores.sum(axis=1), 1.0, rtol=0, atol=1e-3):
+        raise DataError(
+            f"prediction_scores of shape {scores.shape} that are not probabilities",
+            "(N, K) scores, none negative, each row summing to 1",
+            "pass softmax(logits)",
+        )
+    if labels.max() >= scores.shape[1]:
+        raise DataError(
+            f"reference {labels.max()} with scores for {scores.shape[1]} classes",
+            f"references from 0 to {scores.shape[1] - 1}",
+            "pass one score per class",
+        )
+    _check_shape(scores[:, 0], labels.shape, "prediction_scores")
+    losses = -np.log(np.clip(scores[rows, labels], _SMALLEST, 1 - _SMALLEST))
+    best = scores.argmax(axis=1)
+    ranks = rank_references(scores, labels)
+    return scores.shape[1], ExampleTable(unknown, losses, labels, best, scores[rows, best], ranks, scores)
+
+
+def _read_label_sets(references: Any, given: Any, *, are_scores: bool) -> tuple[int, MultiLabelExamples]:
+    """Return the number of classes, and the examples of several labels each."""
+    targets = _as_multi_hot(references, "references")
+    scores: Any = as_array(given).astype(np.float64) if are_scores else _as_multi_hot(given, "predictions")
+    _check_shape(scores, targets.shape, "prediction_scores" if are_scores else "predictions")
+    likely = np.clip(np.where(targets, scores, 1 - scores), _SMALLEST, 1 - _SMALLEST)
+    losses = -np.log(likely).mean(axis=1)
+    return targets.shape[1], MultiLabelExamples(np.full(len(targets), -1), losses, targets, scores.astype(np.float64))
+
+
+def _as_ids(values: Any) -> IntArray:
+    ids = as_array(values).astype(np.int64)
     if ids.size == 0:
         raise DataError("no examples to measure", "at least one example", "check the split")
     if ids.min() < 0:
@@ -147,97 +177,13 @@ def _as_ids(values: Sequence[int]) -> IntArray:
     return ids
 
 
-def report_measured(**measured: Measured) -> dict[str, Any]:
-    values: dict[str, Any] = {name: item.value for name, item in measured.items()}
-    return values | {f"{name}_reason": item.remark for name, item in measured.items() if item.value is None}
+def _as_multi_hot(values: Any, what: str) -> BoolArray:
+    array = as_array(values) if len({len(row) for row in values}) == 1 else np.zeros(0)
+    if array.ndim != 2 or not array.size or not np.isin(array, (0, 1)).all():
+        raise DataError(f"{what} that are not vectors of 0 and 1 of one length", "(N, K) of 0 and 1", "make them so")
+    return array.astype(bool)
 
 
-class Accuracy(_LabelMetric):
-    """Share of examples whose predicted class is the true one: ``accuracy``."""
-
-    def measure_labels(self, references: IntArray, predictions: IntArray, num_labels: int) -> dict[str, Any]:
-        return {"accuracy": float((references == predictions).mean())}
-
-
-class PrecisionRecallF1(_LabelMetric):
-    """Macro and weighted precision, recall and F1, as scikit-learn defines them with ``zero_division=0``."""
-
-    def measure_labels(self, references: IntArray, predictions: IntArray, num_labels: int) -> dict[str, Any]:
-        return report_measured(**measure_precision_recall_f1(references, predictions, num_labels))
-
-
-class BalancedAccuracy(_LabelMetric):
-    """Mean recall over the classes that occur among the references: ``balanced_accuracy``."""
-
-    def measure_labels(self, references: IntArray, predictions: IntArray, num_labels: int) -> dict[str, Any]:
-        return report_measured(balanced_accuracy=measure_balanced_accuracy(references, predictions, num_labels))
-
-
-class ConfusionMatrix(_LabelMetric):
-    """``confusion_matrix``: (K, K) counts, rows are references and columns are predictions.
-
-    Args:
-        num_labels: K; by default the largest class id that occurs, plus one.
-    """
-
-    def __init__(self, num_labels: int | None = None, **settings: Any) -> None:
-        self.num_labels = num_labels
-        super().__init__(**settings)
-
-    def measure_labels(self, references: IntArray, predictions: IntArray, num_labels: int) -> dict[str, Any]:
-        size = self.num_labels or num_labels
-        if num_labels > size:
-            raise DataError(f"class id {num_labels - 1}", f"class ids below num_labels={size}", "raise num_labels")
-        return {"confusion_matrix": count_confusions(references, predictions, size)}
-
-
-class TopKAccuracy(_ScoreMetric):
-    """Share of examples whose true class is among the k best scores: ``top5_accuracy`` for k = 5.
-
-    Args:
-        k: How many answers count.
-    """
-
-    def __init__(self, k: int = 5, **settings: Any) -> None:
-        self.k = k
-        super().__init__(**settings)
-
-    def measure_scores(self, references: IntArray, scores: FloatArray) -> dict[str, Any]:
-        measured = measure_top_k(rank_references(scores, references), scores.shape[1], self.k)
-        return report_measured(**{f"top{self.k}_accuracy": measured})
-
-
-class LogLoss(_ScoreMetric):
-    """Mean of minus the logarithm of the true class's probability: ``log_loss``.
-
-    Probabilities are clipped to the smallest step of float64, as scikit-learn does, so that one impossible class does
-    not make the mean infinite. Computed from logits (`ClassificationAccumulator`) no clipping is needed.
-    """
-
-    def measure_scores(self, references: IntArray, scores: FloatArray) -> dict[str, Any]:
-        step = np.finfo(np.float64).eps
-        own = scores[np.arange(len(references)), references]
-        return {"log_loss": float(-np.log(np.clip(own, step, 1 - step)).mean())}
-
-
-class RocAuc(_ScoreMetric):
-    """Macro one-vs-rest area under the ROC curve over the classes that occur among the references: ``roc_auc``."""
-
-    def measure_scores(self, references: IntArray, scores: FloatArray) -> dict[str, Any]:
-        return report_measured(roc_auc=measure_roc_auc(references, scores))
-
-
-class ExpectedCalibrationError(_ScoreMetric):
-    """Gap between confidence and accuracy of the top-1 class over equal-width bins, a share in [0, 1]: ``ece``.
-
-    Args:
-        num_bins: Number of bins over (0, 1].
-    """
-
-    def __init__(self, num_bins: int = NUM_CALIBRATION_BINS, **settings: Any) -> None:
-        self.num_bins = num_bins
-        super().__init__(**settings)
-
-    def measure_scores(self, references: IntArray, scores: FloatArray) -> dict[str, Any]:
-        correct = scores.argmax(axis=1) == references
-        return report_measured(ece=measure_calibration_error(correct, scores.max(axis=1), self.num_bins))
+def _check_shape(values: npt.NDArray[Any], shape: tuple[int, ...], what: str) -> None:
+    if values.shape != shape:
+        raise DataError(f"{what} of shape {values.shape} for references of shape {shape}", "equal shapes", "pass both")

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hf_imgcls.arrays import IntArray
-from hf_imgcls.catalogue import EVALUATION, REPORT, list_metrics
+from hf_imgcls.catalogue import EVALUATION, METRICS, RANK, REPORT, SHARE, list_metrics
 from hf_imgcls.measure.metrics.multi_label import NO_LABEL, average_defined
 from hf_imgcls.measure.metrics.ranking import ClassRanking, rank_class
 from hf_imgcls.measure.metrics.single import (
@@ -156,7 +156,7 @@ def estimate_metrics(table: Table, rankings: Rankings, seed: int, level: float, 
     for name, item in measured.items():
         if item.value is None:
             estimates[name] = make_estimate(item, None, None, n, level)
-        elif name in evidence.shares:
+        elif METRICS[name].kind in (SHARE, RANK) or name in evidence.more_shares:
             low, high = wilson(round(item.value * n), n, level)
             estimates[name] = Estimate(item.value, float(low), float(high), n, "wilson", item.remark or "")
         elif name in bins:

@@ -63,12 +63,12 @@ class Evidence:
 
     Attributes:
         mean_precision: Name of the mean average precision.
-        shares: Names of the metrics that are shares of images.
+        more_shares: Names of metrics that are shares of images by another name than the catalogue's.
         no_area: Why a class has no ROC-AUC, and why none has.
     """
 
     mean_precision: ClassVar[str]
-    shares: ClassVar[frozenset[str]]
+    more_shares: ClassVar[frozenset[str]] = frozenset()
     no_area: ClassVar[tuple[str, str]]
 
     def __init__(self, table: Any) -> None:
@@ -130,8 +130,7 @@ class SingleLabelEvidence(Evidence):
 
     table: PredictionTable
     mean_precision = "average_precision"
-    # Weighted recall is the accuracy, by another name.
-    shares = frozenset({"accuracy", "top3_accuracy", "top5_accuracy", "weighted_recall"})
+    more_shares = frozenset({"weighted_recall"})  # it is the accuracy
     no_area = ("without references", "no image has a label")
 
     def explain_no_ranking(self) -> str:
@@ -199,7 +198,6 @@ class MultiLabelEvidence(Evidence):
 
     table: MultiLabelTable
     mean_precision = "mean_average_precision"
-    shares = frozenset({"subset_accuracy"})
     no_area = ("in no image or in all", "every class is in no image or in all")
 
     def __init__(self, table: MultiLabelTable) -> None:
