@@ -17,7 +17,7 @@ from hf_imgcls.classifier.decode import decode_image
 from hf_imgcls.classifier.image_source import ImageSource
 from hf_imgcls.classifier.labels import read_labels, read_thresholds
 from hf_imgcls.classifier.reading import DEFAULT_READING, Reading, read_choices
-from hf_imgcls.classifier.runtimes import Runtime, open_runtime, to_logits
+from hf_imgcls.classifier.runtimes import Runtime, no_features, open_runtime, to_logits
 from hf_imgcls.classifier.steps import Steps, load_steps
 from hf_imgcls.errors import ArgumentError, ModelError
 from hf_imgcls.model_files import CONFIG_FILE
@@ -46,6 +46,10 @@ class Engine(Protocol):
 
     def answer(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
         """Return the logits (B, K) of RGB images."""
+        ...
+
+    def embed(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+        """Return the features (B, D) of RGB images."""
         ...
 
 
@@ -111,11 +115,25 @@ class Classifier:
 
     def logits(self, images: ImageSource | Iterable[ImageSource]) -> NDArray[np.float32]:
         """Return what the scores are made of: float32 ``(N, K)``. Arguments and errors are those of `scores`."""
-        sources: Iterator[Any] = iter([images] if isinstance(images, _ONE_IMAGE) else images)
-        parts = [np.zeros((0, len(self.labels)), np.float32)]
+        parts = [self.engine.answer(batch) for batch in self._decode(images)]
+        return np.concatenate(parts) if parts else np.zeros((0, len(self.labels)), np.float32)
+
+    def features(self, images: ImageSource | Iterable[ImageSource]) -> NDArray[np.float32]:
+        """Return what the model's linear head is given: float32 ``(N, D)``.
+
+        Args:
+            images: As for a call; at least one.
+
+        Raises:
+            DataError: An image cannot be read.
+            ModelError: The model is exported, or has another kind of head.
+        """
+        return np.concatenate([self.engine.embed(batch) for batch in self._decode(images)])
+
+    def _decode(self, images: ImageSource | Iterable[ImageSource]) -> Iterator[list[Image.Image]]:
+        sources: Iterator[Any] = iter([images] if isinstance(images, _ONE_IMAGE) else images)  # type: ignore[arg-type]
         while batch := [decode_image(source, self.reading) for source in itertools.islice(sources, self.batch_size)]:
-            parts.append(self.engine.answer(batch))
-        return np.concatenate(parts)
+            yield batch
 
     @property
     def is_multi_label(self) -> bool:
@@ -211,3 +229,7 @@ class PlainEngine:
         pixels = np.stack([self.processor.cut(image) for image in images])
         batch = pixels if self.model.takes_levels else self.processor.normalize(pixels)
         return to_logits(self.model, self.model.run(batch))
+
+    def embed(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+        """Raise: an exported model answers with logits alone."""
+        raise no_features(self.model.name)

@@ -293,6 +293,13 @@ def open_runtime(folder: str | Path, num_threads: int, *, is_trusted: bool = Fal
         raise cannot_load(path, str(error)) from error
 
 
+def no_features(name: str) -> ModelError:
+    """Return the error for features of an exported model."""
+    return ModelError(
+        f"features of an exported model ({name})", "a PyTorch model", "load the run that it was exported from"
+    )
+
+
 def to_logits(runtime: Runtime, answers: Array) -> Array:
     """Return the logits (B, K) float32 of a runtime's answers; a constant added to all of an image changes nothing."""
     if not runtime.takes_levels:

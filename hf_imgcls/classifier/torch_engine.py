@@ -14,8 +14,10 @@ from PIL import Image
 
 from hf_imgcls.arguments.fields import DataArguments
 from hf_imgcls.classifier.exported import ExportedClassifier, load_exported
+from hf_imgcls.classifier.features import read_features
+from hf_imgcls.classifier.head import find_linear_head
 from hf_imgcls.classifier.preprocess import Preprocessor
-from hf_imgcls.classifier.runtimes import find_exported_file
+from hf_imgcls.classifier.runtimes import find_exported_file, no_features
 from hf_imgcls.classifier.source import find_commit, load_trained, pin_source
 from hf_imgcls.compat.models import load_image_processor
 from hf_imgcls.errors import ArgumentError, ModelError
@@ -45,9 +47,19 @@ class TorchEngine:
     @torch.inference_mode()
     def answer(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
         """See `hf_imgcls.classifier.loading.Engine`."""
-        pixels = torch.stack([self.preprocessor.preprocess(np.array(image)) for image in images]).to(self.model.device)
-        logits = self.model(pixel_values=self.preprocessor.normalizer(pixels)).logits
-        return logits.float().cpu().numpy()
+        return self.model(pixel_values=self._prepare(images)).logits.float().cpu().numpy()
+
+    @torch.inference_mode()
+    def embed(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+        """See `hf_imgcls.classifier.loading.Engine`."""
+        if isinstance(self.model, ExportedClassifier):
+            raise no_features(self.model.runtime.name)
+        return read_features(self.model, find_linear_head(self.model), self._prepare(images)).float().cpu().numpy()
+
+    def _prepare(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """Return the model's input, float32 ``(B, 3, H, W)``, where the model is."""
+        pixels = torch.stack([self.preprocessor.preprocess(np.array(image)) for image in images])
+        return self.preprocessor.normalizer(pixels.to(self.model.device))
 
 
 def load_engine(

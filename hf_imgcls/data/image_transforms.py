@@ -70,6 +70,7 @@ class EvalTransform:
         self.preprocessor = preprocessor
         self.cache = cache
         self.num_labels = num_labels
+        self.reading = reading
         self._files = _FileReader(reading)
 
     def __call__(self, rows: Rows) -> Batch:

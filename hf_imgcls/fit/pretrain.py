@@ -31,7 +31,7 @@ from hf_imgcls.data.collate import WholeBatch
 from hf_imgcls.extras import require
 from hf_imgcls.fit.neighbours import ask_neighbours
 from hf_imgcls.fit.plan import TrainPlan
-from hf_imgcls.fit.probe import compute_features
+from hf_imgcls.fit.probe import role_features
 from hf_imgcls.fit.same_run import describe_run
 from hf_imgcls.fit.trainer import ImageClassificationTrainer
 
@@ -256,7 +256,7 @@ def judge_backbone(
     """
     if dataset.is_multi_label or len(dataset.labels) < 2 or "validation" not in dataset.splits:
         return None
-    train, validation = (compute_features(trainer, dataset, batches, args, role) for role in ("train", "validation"))
+    train, validation = (role_features(trainer, dataset, batches, args, role) for role in ("train", "validation"))
     right = ask_neighbours(train, validation, len(dataset.labels), trainer.args.device)
     return float(right.mean()), len(right)
 

@@ -26,7 +26,7 @@ from hf_imgcls.arguments.rules import find_probe_obstacles
 from hf_imgcls.classifier.head import find_linear_head
 from hf_imgcls.data.batches import BatchedSplit
 from hf_imgcls.errors import UserError
-from hf_imgcls.fit.probe import compute_features
+from hf_imgcls.fit.probe import role_features
 from hf_imgcls.fit.solve_head import Solution, solve_head
 from hf_imgcls.measure.baselines import PROBE_FILE, PROBE_KEY
 from hf_imgcls.measure.learning import is_probe
@@ -60,7 +60,7 @@ def solve_probe(
         trainer: Before training. It keeps the solution as ``probe``; nothing else changes, random state included.
         dataset: The splits as loaded.
         batches: The same splits with transforms.
-        args: Group ``fit``, which says whether a probe tells anything; what `compute_features` reads.
+        args: Group ``fit``, which says whether a probe tells anything; what `role_features` reads.
     """
     if args.fit.model_type is not None or args.fit.adaptation in ("probe", "auto"):
         return
@@ -102,7 +102,7 @@ def answer_with_probe(
     try:
         with torch.random.fork_rng(), _quietly("hf_imgcls.fit.model"):  # what it says was said at the start
             trainer.model = build()[0].to(trainer.args.device)
-        features = compute_features(trainer, part, plan, args, split)
+        features = role_features(trainer, part, plan, args, split)
     except UserError as error:
         logger.info("Baseline: the linear probe is not measured on %s: %s", split, error.found)
         return
@@ -151,7 +151,7 @@ def _solve(trainer: ImageClassificationTrainer, dataset: ImageDataset, batches: 
     started = time.perf_counter()
     find_linear_head(trainer.model)
     part, plan = _take(dataset, batches, "train", "validation")
-    train, validation = (compute_features(trainer, part, plan, args, role) for role in ("train", "validation"))
+    train, validation = (role_features(trainer, part, plan, args, role) for role in ("train", "validation"))
     solution = solve_head(train, validation, len(dataset.labels), trainer.args.device)
     right = None if dataset.is_multi_label else solution.answer(validation).argmax(1) == validation.labels
     logger.info(

@@ -188,6 +188,9 @@ def test_an_exported_model_is_the_same_classifier(vit, rows, exported):
     assert (without.labels, without.problem_type) == (with_torch.labels, with_torch.problem_type)
     np.testing.assert_allclose(without.scores(rows["image"]), expected, atol=2e-3)
     assert without(rows[0]["image"])[0]["label"] == with_torch(rows[0]["image"])[0]["label"]
+    for classifier in (with_torch, without):
+        with pytest.raises(ModelError, match="features of an exported model"):
+            classifier.features(rows[0]["image"])
 
 
 _ALONE = """

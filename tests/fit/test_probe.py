@@ -14,7 +14,7 @@ from tiny_models import TINY_CONFIGS
 from transformers import AutoConfig, AutoModelForImageClassification
 
 from hf_imgcls.arguments.fields import Arguments, DataArguments, FitArguments, MeasureArguments, PublishArguments
-from hf_imgcls.classifier.features import Features
+from hf_imgcls.classifier.features import Features, digest_backbone
 from hf_imgcls.classifier.head import find_linear_head, head_parameter_names
 from hf_imgcls.compat.arguments import build_training_arguments
 from hf_imgcls.data.load import load_image_dataset
@@ -23,7 +23,7 @@ from hf_imgcls.errors import DataError, ModelError
 from hf_imgcls.fit.adapt import adapt_model
 from hf_imgcls.fit.build import build_trainer
 from hf_imgcls.fit.model import build_model
-from hf_imgcls.fit.probe import compute_features, digest_backbone, train_probe
+from hf_imgcls.fit.probe import role_features, train_probe
 from hf_imgcls.fit.solve_head import solve_head
 from hf_imgcls.measure.metrics.accumulate import ClassificationAccumulator
 
@@ -80,9 +80,7 @@ def test_the_head_fits_better_and_nothing_else_moves(family, tmp_path):
 def test_folded_weights_give_the_loss_that_was_solved_for(tmp_path):
     run = make_run(tmp_path)
     train_probe(run.trainer, run.dataset, run.batches, run.args)
-    parts = [
-        compute_features(run.trainer, run.dataset, run.batches, run.args, role) for role in ("train", "validation")
-    ]
+    parts = [role_features(run.trainer, run.dataset, run.batches, run.args, role) for role in ("train", "validation")]
     solution = solve_head(*parts, 10, CPU)
     # By features that were scaled, float64; and by the model, its pixels and float32.
     assert run.trainer.evaluate()["eval_loss"] == pytest.approx(solution.validation_loss, abs=1e-4)
@@ -125,7 +123,7 @@ def test_the_penalty_is_the_one_that_validation_likes_best():
 def test_the_layout_of_the_weights_stays(tmp_path):
     for asked, layout in ((False, torch.contiguous_format), (True, torch.channels_last)):
         run = make_run(tmp_path / str(asked), "convnext", fit={"channels_last": asked})
-        compute_features(run.trainer, run.dataset, run.batches, run.args, "train")
+        role_features(run.trainer, run.dataset, run.batches, run.args, "train")
         kernels = [module.weight for module in run.trainer.model.modules() if isinstance(module, torch.nn.Conv2d)]
         assert len(kernels) > 2
         assert all(kernel.is_contiguous(memory_format=layout) for kernel in kernels)
@@ -147,10 +145,10 @@ def test_several_labels_are_a_question_for_each_class():
 
 def test_features_are_kept_and_found_again(tmp_path, monkeypatch):
     run = make_run(tmp_path)
-    first = compute_features(run.trainer, run.dataset, run.batches, run.args, "train")
+    first = role_features(run.trainer, run.dataset, run.batches, run.args, "train")
     assert first.seconds > 0
     monkeypatch.setattr(run.trainer.model, "forward", None)  # whoever asked the backbone again would fail
-    again = compute_features(run.trainer, run.dataset, run.batches, run.args, "train")
+    again = role_features(run.trainer, run.dataset, run.batches, run.args, "train")
     assert again.seconds == 0
     np.testing.assert_array_equal(first.values, again.values)
     assert first.values.shape == (96, 32)
@@ -160,7 +158,7 @@ def test_features_are_kept_and_found_again(tmp_path, monkeypatch):
 def test_features_are_those_of_the_evaluation_images(tmp_path):
     cached, decoded = make_run(tmp_path / "a"), make_run(tmp_path / "b", data={"cache_decoded_images": "false"})
     values = [
-        compute_features(run.trainer, run.dataset, run.batches, run.args, "train").values for run in (cached, decoded)
+        role_features(run.trainer, run.dataset, run.batches, run.args, "train").values for run in (cached, decoded)
     ]
     np.testing.assert_allclose(*values, atol=1e-5)
     by_hand = []
@@ -182,7 +180,7 @@ def _decoded():
 
 def test_other_weights_pixels_or_images_have_other_features(tmp_path):
     def names(run):
-        compute_features(run.trainer, run.dataset, run.batches, run.args, "train")
+        role_features(run.trainer, run.dataset, run.batches, run.args, "train")
         return {path.name for path in (tmp_path / "cache").rglob("features-*.npy")}
 
     run = make_run(tmp_path)
@@ -222,5 +220,5 @@ def test_a_full_disk_says_what_is_needed(tmp_path):
     (tmp_path / "file").write_text("")
     args = dataclasses.replace(run.args, data=dataclasses.replace(run.args.data, cache_dir=str(tmp_path / "file")))
     with pytest.raises(DataError, match="cannot be kept") as error:
-        compute_features(run.trainer, run.dataset, run.batches, args, "train")
+        role_features(run.trainer, run.dataset, run.batches, args, "train")
     assert "--cache_dir" in error.value.fix
