@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from hf_imgcls.measure.metrics.accumulate import Accumulator, ClassificationAccumulator, MultiLabelAccumulator
 from hf_imgcls.measure.metrics.evaluation import Evaluation
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from hf_imgcls.data.dataset import ImageDataset
     from hf_imgcls.measure.metrics.multi_label import BoolArray
     from hf_imgcls.measure.metrics.own import OwnMetric
+
+_MAX_NAMED = 10
 
 
 class Task(Protocol):
@@ -108,6 +111,20 @@ class Task(Protocol):
         """Test whether scores are too high or too low, see `hf_imgcls.measure.statistics.confidence`."""
         ...
 
+    def measure_certainty(self, table: Any) -> npt.NDArray[Any]:
+        """Return how far each answer is from another one: (N,), the least certain ones have the lowest."""
+        ...
+
+    def describe_answer(self, table: Any, row: int, names: list[str]) -> dict[str, Any]:
+        """Return reference and answer of a row by name.
+
+        Returns:
+            ``label``, ``prediction`` and ``confidence``. With several labels per image ``label`` and ``prediction``
+            are names with commas between, or "none"; then follow ``missed`` and ``invented`` (up to ten ``label``,
+            ``score`` and ``threshold``) and ``margin``, the distance of the nearest score to its threshold.
+        """
+        ...
+
 
 class _SingleLabel:
     """An image has one label: the first answer counts, and scores are a softmax."""
@@ -179,6 +196,16 @@ class _SingleLabel:
     def judge_confidence(self, table: PredictionTable, level: float) -> dict[str, Any]:
         return judge_confidence(table.correct, table.confidence, level)
 
+    def measure_certainty(self, table: PredictionTable) -> npt.NDArray[Any]:
+        return table.confidence
+
+    def describe_answer(self, table: PredictionTable, row: int, names: list[str]) -> dict[str, Any]:
+        return {
+            "label": names[table.label[row]],
+            "prediction": names[table.prediction[row]],
+            "confidence": float(table.top_probabilities[row, 0]),
+        }
+
 
 class _MultiLabel:
     """An image has any number of labels: every class is a decision of its own, and scores are sigmoids."""
@@ -233,6 +260,28 @@ class _MultiLabel:
 
     def judge_confidence(self, table: MultiLabelTable, level: float) -> dict[str, Any]:
         return judge_label_confidence(table.targets, table.scores.astype(np.float64), level)
+
+    def measure_certainty(self, table: MultiLabelTable) -> npt.NDArray[Any]:
+        return np.asarray(np.abs(table.scores - table.thresholds).min(axis=1))
+
+    def describe_answer(self, table: MultiLabelTable, row: int, names: list[str]) -> dict[str, Any]:
+        targets, answers, scores = table.targets[row], table.answers[row], table.scores[row]
+
+        def list_scores(chosen: BoolArray, sign: int) -> list[dict[str, Any]]:
+            ids = np.flatnonzero(chosen)
+            ids = ids[np.argsort(sign * scores[ids], kind="stable")][:_MAX_NAMED]
+            return [
+                {"label": names[k], "score": float(scores[k]), "threshold": float(table.thresholds[k])}
+                for k in ids.tolist()
+            ]
+
+        return {
+            "label": ", ".join(names[k] for k in np.flatnonzero(targets)) or "none",
+            "prediction": ", ".join(names[k] for k in np.flatnonzero(answers)) or "none",
+            "missed": list_scores(targets & ~answers, 1),
+            "invented": list_scores(answers & ~targets, -1),
+            "margin": float(np.abs(scores - table.thresholds).min()),
+        }
 
 
 SINGLE: Task = _SingleLabel()

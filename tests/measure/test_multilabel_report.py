@@ -21,8 +21,8 @@ from test_page import Page
 from hf_imgcls.errors import ArgumentError, DataError
 from hf_imgcls.measure.compare import compare_tables
 from hf_imgcls.measure.paired_answers import MultiLabelAnswers
+from hf_imgcls.measure.report.gallery import build_gallery
 from hf_imgcls.measure.report.goals import check_goals, judge, parse_goals
-from hf_imgcls.measure.report.multi_label_gallery import build_label_gallery
 from hf_imgcls.measure.report.sections import list_co_occurrences, list_label_mistakes
 from hf_imgcls.measure.report.slices import build_slices, relate_support_to_recall
 from hf_imgcls.measure.report.summary import summarise
@@ -347,7 +347,7 @@ def make_images(table):
 
 def test_the_gallery_shows_what_was_missed_and_invented():
     table = make_label_case("random")
-    gallery = build_label_gallery(table, make_images(table))
+    gallery = build_gallery(table, make_images(table))
     worst = gallery.content["worst_mistakes"]
     assert len(worst) == 20
     assert [item["log_loss"] for item in worst] == sorted((item["log_loss"] for item in worst), reverse=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -19,10 +19,8 @@ from hf_imgcls.classifier.reading import DEFAULT_READING, Reading
 from hf_imgcls.errors import DataError
 from hf_imgcls.measure.columns import name_files
 from hf_imgcls.measure.report.sections import list_confused_pairs
-from hf_imgcls.measure.tables import unique_names
-
-if TYPE_CHECKING:
-    from hf_imgcls.measure.tables import PredictionTable
+from hf_imgcls.measure.tables import PredictionTable, Table, unique_names
+from hf_imgcls.measure.task import task_of
 
 THUMBNAIL_SIDE_PX = 160
 IMAGE_FOLDER = "images"
@@ -38,12 +36,12 @@ class Gallery:
     """What is shown, and its pictures.
 
     Attributes:
-        content: What goes into ``ReportRecord.gallery``: ``worst_mistakes`` and ``least_confident_right``, lists of
-            ``sample_index``, ``file`` (or None), ``label``, ``prediction``, ``confidence``, ``log_loss``, ``image``
-            (path of the thumbnail inside the report's folder, or None) and ``reason`` (why there is none); and
-            ``confused_pairs``, a list of ``label``, ``prediction``, ``count``, ``mistakes`` (as above),
-            ``train_of_label`` and ``train_of_prediction`` (``sample_index``, ``file``, ``label``, ``image``,
-            ``reason``).
+        content: What goes into ``ReportRecord.gallery``: ``worst_mistakes``, by loss, and ``least_confident_right``,
+            lists of ``sample_index``, ``file`` (or None), what `hf_imgcls.measure.task.Task.describe_answer` says of
+            the answer, ``log_loss``, ``image`` (path of the thumbnail inside the report's folder, or None) and
+            ``reason`` (why there is none). With one label per image also ``confused_pairs``, a list of ``label``,
+            ``prediction``, ``count``, ``mistakes`` (as above), ``train_of_label`` and ``train_of_prediction``
+            (``sample_index``, ``file``, ``label``, ``image``, ``reason``).
         thumbnails: Path inside the report's folder -> PNG file.
     """
 
@@ -52,7 +50,7 @@ class Gallery:
 
 
 def build_gallery(
-    table: PredictionTable,
+    table: Table,
     dataset: Any = None,
     train: Any = None,
     *,
@@ -70,49 +68,45 @@ def build_gallery(
     Returns:
         The gallery. An image that cannot be read is left out with the reason, which is no error: the numbers stand.
     """
-    mistakes = np.flatnonzero(~table.correct)
-    worst = rank_rows(mistakes, -table.log_loss[mistakes], table.sample_index)[:NUM_WORST]
-    right = np.flatnonzero(table.correct)
-    unsure = rank_rows(right, table.confidence[right], table.sample_index)[:NUM_LEAST_CONFIDENT]
-    pairs = list_confused_pairs(table)[:NUM_PAIRS]
-    confused = [_find_mistakes(table, pair["label_id"], pair["prediction_id"])[:_NUM_PER_PAIR] for pair in pairs]
-
-    chosen = sorted({int(row) for rows in (worst, unsure, *confused) for row in rows})
-    album = Album(reading)
-    sources = {}
+    task = task_of(table)
+    certainty = task.measure_certainty(table)
+    wrong, right = np.flatnonzero(~table.correct), np.flatnonzero(table.correct)
+    worst = _rank_rows(wrong, -table.log_loss[wrong], table.sample_index)[:NUM_WORST]
+    unsure = _rank_rows(right, certainty[right], table.sample_index)[:NUM_LEAST_CONFIDENT]
+    pairs = _list_pairs(table) if isinstance(table, PredictionTable) else None
+    album, names = Album(reading), unique_names(table.labels)
+    sources, otherwise = {}, "the images were not at hand"
     if dataset is not None:
+        chosen = {*worst, *unsure, *(row for _, rows in pairs or () for row in rows)}
         sources = find_rows(dataset, [int(table.sample_index[row]) for row in chosen])
-
-    names = unique_names(table.labels)
+        otherwise = "the image was not found in the split"
 
     def describe(row: int) -> dict[str, Any]:
         index = int(table.sample_index[row])
-        reason = "the images were not at hand" if dataset is None else "the image was not found in the split"
         return {
             "sample_index": index,
             "file": table.files[row],
-            "label": names[table.label[row]],
-            "prediction": names[table.prediction[row]],
-            "confidence": float(table.confidence[row]),
+            **task.describe_answer(table, row, names),
             "log_loss": float(table.log_loss[row]),
-            **album.add(table.split, index, sources.get(index), reason),
+            **album.add(table.split, index, sources.get(index), otherwise),
         }
 
-    classes = sorted({pair[key] for pair in pairs for key in ("label_id", "prediction_id")})
-    examples = _find_examples(train, classes, table.labels, album)
     content = {
         "worst_mistakes": [describe(row) for row in worst],
         "least_confident_right": [describe(row) for row in unsure],
-        "confused_pairs": [
+    }
+    if pairs is not None:
+        classes = sorted({pair[key] for pair, _ in pairs for key in ("label_id", "prediction_id")})
+        examples = _find_examples(train, classes, table.labels, album)
+        content["confused_pairs"] = [
             {
                 **{key: pair[key] for key in ("label", "prediction", "count")},
                 "mistakes": [describe(row) for row in rows],
                 "train_of_label": examples.get(pair["label_id"], []),
                 "train_of_prediction": examples.get(pair["prediction_id"], []),
             }
-            for pair, rows in zip(pairs, confused, strict=True)
-        ],
-    }
+            for pair, rows in pairs
+        ]
     return Gallery(content, album.thumbnails)
 
 
@@ -179,15 +173,18 @@ class Album:
         return {"image": path, "reason": None}
 
 
-def rank_rows(rows: Any, key: Any, sample_index: Any) -> list[int]:
+def _rank_rows(rows: Any, key: Any, sample_index: Any) -> list[int]:
     """The rows by ascending key; among equals the lower sample_index comes first."""
     return [int(row) for row in rows[np.lexsort((sample_index[rows], key))]]
 
 
-def _find_mistakes(table: PredictionTable, label: int, prediction: int) -> list[int]:
-    """Rows of the class ``label`` that were taken for ``prediction``, the worst first."""
-    rows = np.flatnonzero((table.label == label) & (table.prediction == prediction))
-    return rank_rows(rows, -table.log_loss[rows], table.sample_index)
+def _list_pairs(table: PredictionTable) -> list[tuple[dict[str, Any], list[int]]]:
+    """The most confused pairs of classes, each with rows of the one that were taken for the other, the worst first."""
+    pairs = []
+    for pair in list_confused_pairs(table)[:NUM_PAIRS]:
+        rows = np.flatnonzero((table.label == pair["label_id"]) & (table.prediction == pair["prediction_id"]))
+        pairs.append((pair, _rank_rows(rows, -table.log_loss[rows], table.sample_index)[:_NUM_PER_PAIR]))
+    return pairs
 
 
 def _find_examples(

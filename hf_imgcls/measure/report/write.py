@@ -18,8 +18,7 @@ from hf_imgcls.errors import OutputError
 from hf_imgcls.extras import require
 from hf_imgcls.layout import REPORT_FOLDER
 from hf_imgcls.measure.report.gallery import IMAGE_FOLDER, IMAGE_PREFIX, Gallery, build_gallery
-from hf_imgcls.measure.report.multi_label_gallery import build_label_gallery
-from hf_imgcls.measure.tables import PREDICTIONS_FILE, MultiLabelTable, PredictionTable, Table, unique_names
+from hf_imgcls.measure.tables import PREDICTIONS_FILE, Table, unique_names
 from hf_imgcls.records import Estimate, ReportRecord
 
 if TYPE_CHECKING:
@@ -67,10 +66,7 @@ def write_report(
     target = Path(folder) / REPORT_FOLDER
     gallery = Gallery({})
     if record.gallery is None and table is not None:
-        if isinstance(table, MultiLabelTable):
-            gallery = build_label_gallery(table, dataset, reading=reading)
-        elif isinstance(table, PredictionTable):
-            gallery = build_gallery(table, dataset, train, reading=reading)
+        gallery = build_gallery(table, dataset, train, reading=reading)
         record = dataclasses.replace(record, gallery=gallery.content)
     content = record.to_json()
     files = {f"{name}.png": encode_png(chart) for name, chart in draw_charts(content, table, PRINT).items()}
