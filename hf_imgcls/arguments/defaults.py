@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,7 +111,7 @@ def _load_best(arguments: Arguments) -> bool:
     return saved == "best" or (evaluated == saved and steps_agree(training))
 
 
-def steps_agree(training: dict[str, Any]) -> bool:
+def steps_agree(training: Mapping[str, Any]) -> bool:
     """Whether every checkpoint falls on an evaluation, which choosing the best one needs."""
     if training.get("eval_strategy") != "steps":
         return True

@@ -26,9 +26,9 @@ from hf_imgcls.arguments.installed import NEW_NAMES, OLD_NAMES, ONLY_IN_4, ONLY_
 from hf_imgcls.arguments.known import known_arguments
 from hf_imgcls.arguments.other_names import OTHER_NAMES
 from hf_imgcls.arguments.reading import read_file, read_flags
-from hf_imgcls.arguments.rules import check_arguments, check_value
+from hf_imgcls.arguments.rules import check_arguments
 from hf_imgcls.arguments.small_configs import choose_small_config
-from hf_imgcls.arguments.types import SECRETS, Argument, CoercionError, coerce, plain_value, show_value
+from hf_imgcls.arguments.types import SECRETS, Argument, CoercionError, check_value, coerce, plain_value, show_value
 from hf_imgcls.errors import ArgumentError, join_errors
 
 FINETUNE_GROUPS = tuple(group for group in GROUPS if group not in ("score", "push", "pretrain", "repeat"))

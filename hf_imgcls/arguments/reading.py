@@ -14,7 +14,8 @@ from typing import Any
 import yaml
 
 from hf_imgcls.arguments.configs import find_config, suggest_config
-from hf_imgcls.arguments.types import SECRETS, Argument, load_json, load_yaml
+from hf_imgcls.arguments.documents import load_json, load_yaml
+from hf_imgcls.arguments.types import SECRETS, Argument
 from hf_imgcls.errors import ArgumentError
 
 RECIPE_HEADER = "# The arguments of a run of hf_imgcls."

@@ -7,10 +7,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+from hf_imgcls.arguments.documents import dump_yaml
 from hf_imgcls.arguments.fields import GROUPS, Arguments
 from hf_imgcls.arguments.known import default_of, known_arguments
 from hf_imgcls.arguments.reading import RECIPE_HEADER
-from hf_imgcls.arguments.types import SECRETS, dump_yaml
+from hf_imgcls.arguments.types import SECRETS
 
 _NOT_IN_RECIPE = {"local_rank", "resume_from_checkpoint"}
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers.trainer_utils import TrainOutput
 
-from hf_imgcls.arguments.rules import find_probe_obstacles
+from hf_imgcls.arguments.fit_rules import find_probe_obstacles
 from hf_imgcls.classifier.features import Features, read_features
 from hf_imgcls.classifier.head import find_linear_head
 from hf_imgcls.classifier.reading import Reading

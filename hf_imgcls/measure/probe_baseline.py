@@ -22,7 +22,7 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 
-from hf_imgcls.arguments.rules import find_probe_obstacles
+from hf_imgcls.arguments.fit_rules import find_probe_obstacles
 from hf_imgcls.classifier.head import find_linear_head
 from hf_imgcls.data.batches import BatchedSplit
 from hf_imgcls.errors import UserError

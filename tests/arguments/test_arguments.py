@@ -18,6 +18,7 @@ import yaml
 
 from hf_imgcls.arguments import installed as training_fields
 from hf_imgcls.arguments.defaults import TRAINING_DEFAULTS
+from hf_imgcls.arguments.documents import dump_yaml, load_yaml
 from hf_imgcls.arguments.fields import (
     DEFAULT_MODEL,
     EXPORT_FORMATS,
@@ -32,7 +33,7 @@ from hf_imgcls.arguments.other_names import OTHER_NAMES
 from hf_imgcls.arguments.parse import FINETUNE_GROUPS, parse_arguments
 from hf_imgcls.arguments.recipe import save_recipe, to_recipe
 from hf_imgcls.arguments.small_configs import LARGEST_SMALL
-from hf_imgcls.arguments.types import ValueType, coerce, dump_yaml, is_within, load_yaml, read_annotation, read_range
+from hf_imgcls.arguments.types import ValueType, coerce, is_within, read_annotation, read_range
 from hf_imgcls.errors import ArgumentError
 
 ON_5 = int(version("transformers").partition(".")[0]) >= 5
@@ -612,11 +613,11 @@ def test_a_command_answers_with_its_own_arguments_only() -> None:
         ("--on_bad_image skip --scan_images false", "on_bad_image skip with scan_images false"),
         ("--on_bad_image skip --streaming", "on_bad_image skip with streaming true"),
         ("--decoder opencv", "one of auto, pillow, simplejpeg"),
-        ("--model_type vit --model_name_or_path x", "model_type vit and model_name_or_path x"),
-        ("--model_type vit --config_name x", "model_type vit and config_name x"),
+        ("--model_type vit --model_name_or_path x", "model_type with model_name_or_path x"),
+        ("--model_type vit --config_name x", "model_type with config_name x"),
         ("--model_config '{a: 1}'", "model_config without model_type"),
         ("--model_config vit.json", "a mapping"),
-        ("--adaptation head --freeze_layers 2", "freeze_layers 2 with adaptation head"),
+        ("--adaptation head --freeze_layers 2", "freeze_layers with adaptation head"),
         ("--adaptation probe --streaming", "adaptation probe with streaming true"),
         ("--adaptation probe --no_do_eval", "adaptation probe with do_eval false"),
         ("--adaptation probe --loss bce --teacher_model x", "loss, teacher_model with adaptation probe"),
@@ -643,11 +644,11 @@ def test_a_command_answers_with_its_own_arguments_only() -> None:
         ("--load_best_model_at_end --eval_steps 100 --save_steps 150", "a multiple of eval_steps"),
         ("--load_best_model_at_end --do_train", "load_best_model_at_end without evaluation"),
         ("--metric_for_best_model acc", "metric_for_best_model is 'acc'"),
-        ("--bf16 --fp16", "both true"),
+        ("--bf16 --fp16", "bf16 with fp16 true"),
         ("--save_safetensors false", "only safetensors files"),
         ("--lr_scheduler_type step --lr_scheduler_kwargs '{milestones: [1], gamma: 2}'", "milestones: [1], gamma: 2"),
         ("--lr_scheduler_type sine", "one of linear, cosine"),
-        ("--deepspeed nowhere.json", "no file"),
+        ("--deepspeed nowhere.json", "not a file"),
         ("--per_device_train_batch_size 0", "in [1, inf)"),
         *((f"--{name} {value}", "with adaptation full") for name, value in LORA_ONLY.items()),
     ],

@@ -44,7 +44,7 @@ def test_the_run_needs_no_flag(tmp_path):
         (("--space", "-x"), "--space has no value|space is '-x'"),
         (("--hub_tag", "v 1"), "hub_tag is 'v 1'"),
         (("--hub_tag", "v1", "--create_pr"), "hub_tag with create_pr"),
-        (("--public", "--hub_private_repo", "true"), "public and hub_private_repo are both true"),
+        (("--public", "--hub_private_repo", "true"), "public with hub_private_repo true"),
         (("--push_to_hub", "--dry_runs"), "did you mean --dry_run"),
     ],
 )

@@ -87,7 +87,7 @@ def test_a_model_of_one_size_is_refused(digits, tmp_path):
     ("flags", "message"),
     [
         (["--max_steps", "10"], "a run of epochs"),
-        (["--adaptation", "probe"], "a head that is solved for"),
+        (["--adaptation", "probe"], "an adaptation that takes optimizer steps"),
     ],
 )
 def test_what_has_no_epochs_is_an_error(flags, message):
