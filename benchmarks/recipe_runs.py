@@ -15,7 +15,7 @@ FINETUNE = Path(__file__).parents[1] / "recipes" / "finetune.py"
 
 # A server that imports, so that no run has to; a process that has computed must not be forked.
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["hf_imgcls.fit.trainer", "hf_imgcls.measure.saved_model"])
+_context.set_forkserver_preload(["hf_imgcls.fit.trainer", "hf_imgcls.measure.judge"])
 
 
 def finetune(flags: Sequence[object], folder: Path) -> dict[str, Any]:

@@ -204,7 +204,7 @@ def check_parity(model: Run | Classifier | str | Path, data: ImageDataset, split
         DataError: There is no such split.
         ModelError: The model cannot be loaded, or lacks a class of the data.
     """
-    from hf_imgcls.measure.saved_model import check_served, print_parity
+    from hf_imgcls.measure.judge import check_served, print_parity
     from hf_imgcls.measure.score import score_folder
 
     args = _measure_arguments(data, model_name_or_path=_name_model(model))
@@ -249,7 +249,7 @@ def report(
     """
     from hf_imgcls.arguments.recall import find_run
     from hf_imgcls.digests import recording
-    from hf_imgcls.measure.run_report import report_table
+    from hf_imgcls.measure.report.assemble import report_table
     from hf_imgcls.measure.tables import PREDICTIONS_FILE, Table
 
     asked: dict[str, Any] = {"goals": list(goals) or None, "slice_columns": list(slice_columns) or None}

@@ -49,12 +49,11 @@ from hf_imgcls.fit.soup import cook_soup
 from hf_imgcls.fit.tune import finish_search, search
 from hf_imgcls.layout import BAD_IMAGES_FILE, BATCH_PICTURE, LR_RANGE_PICTURE, RUN_FILE
 from hf_imgcls.measure.final_model import finish_saved_model
+from hf_imgcls.measure.judge import check_measuring, measure_saved_model, report_score
 from hf_imgcls.measure.metrics.own import load_own_metrics
 from hf_imgcls.measure.probe_baseline import answer_with_probe, solve_probe
 from hf_imgcls.measure.report.goals import choose_exit_code
-from hf_imgcls.measure.results import write_metrics
-from hf_imgcls.measure.run_report import check_measuring, report_score
-from hf_imgcls.measure.saved_model import measure_saved_model
+from hf_imgcls.measure.results import list_results, write_metrics
 from hf_imgcls.measure.task import choose_accumulator
 from hf_imgcls.process import is_main_process
 from hf_imgcls.publish.base_model import describe_model
@@ -72,6 +71,7 @@ if TYPE_CHECKING:
     from hf_imgcls.data.dataset import ImageDataset
     from hf_imgcls.data.transforms import BatchPlan
     from hf_imgcls.measure.metrics.own import OwnMetric
+    from hf_imgcls.measure.score import Score
 
 
 class Finetuning:
@@ -85,11 +85,13 @@ class Finetuning:
         args: What runs; `load_data` and `build_model` fill in what the user has left open.
         asked: What the user asked for, filled in alike.
         training_args: Built from ``args``; batch sizes are settled in `build_trainer`.
+        validation: What the saved model scored on the validation split, once it has.
     """
 
     dataset: ImageDataset
     own: list[OwnMetric]
     batches: BatchPlan
+    validation: Score | None = None
 
     def __init__(self, start: Start, hooks: Hooks | None = None) -> None:
         self.hooks = hooks or Hooks()
@@ -220,13 +222,12 @@ class Finetuning:
         if args.fit.model_soup:
             cook_soup(self.trainer, folder)
         save_run(self.trainer, self.processor, self.dataset.record, args, folder)
-        self.validation: dict[str, Any] = {}
         if self.training_args.do_eval:
-            self.validation = finish_saved_model(
-                folder, self.dataset, args, self.training_args, self.trainer.evaluate()
-            )
+            self.validation = finish_saved_model(folder, self.dataset, args, self.training_args)
+            metrics = list_results(self.validation, self.training_args)
+            self.trainer.log(metrics)
             if is_main_process():
-                write_metrics(folder, "eval", self.validation)
+                write_metrics(folder, "eval", metrics)
 
     def _begin(self) -> None:
         """Write down what runs."""
@@ -248,8 +249,9 @@ class Finetuning:
 
     def estimate_cost(self) -> int:
         """Measure as a whole run would, and tell from a dry run's steps what that will cost."""
-        measure_saved_model(self.folder, self.dataset, "validation", self.args, self.training_args)
-        rate = self.validation.get("eval_samples_per_second")
+        parts = self.folder, self.dataset, "validation", self.args, self.training_args
+        measure_saved_model(*parts, self.validation)
+        rate = self.validation.metrics["samples_per_second"] if self.validation is not None else None
         _show(estimate_cost(self.trainer, self.times.seconds, self.asked, self.dataset, rate))
         return 0
 
@@ -262,13 +264,13 @@ class Finetuning:
         args, training_args, dataset = self.args, self.training_args, self.dataset
         saved = self.folder if training_args.do_train else str(args.fit.model_name_or_path)
         if training_args.do_eval and not training_args.do_train:
-            measure_saved_model(saved, dataset, "validation", args, training_args)
+            self.validation = measure_saved_model(saved, dataset, "validation", args, training_args)
         goals, score = [], None
         if training_args.do_predict:
             if training_args.do_train:
                 answer_with_probe(self.build, self.trainer, dataset, self.batches, args, self.folder)
             score = measure_saved_model(saved, dataset, "test", args, training_args)
-            goals = report_score(saved, score, dataset, args, training_args)
+            goals = report_score(saved, score, dataset, args, training_args, self.validation)
         if training_args.do_train:
             self.trainer.finish_tracking(score.numbers() if score is not None else {})
         return choose_exit_code(goals)

@@ -76,8 +76,7 @@ def measure_model(args: Arguments, *, is_own_data: bool) -> int:
     from hf_imgcls.data.apart import count_seen
     from hf_imgcls.data.load import load_image_dataset
     from hf_imgcls.data.scan import check_images
-    from hf_imgcls.measure.run_report import check_measuring, report_score
-    from hf_imgcls.measure.saved_model import measure_saved_model
+    from hf_imgcls.measure.judge import check_measuring, measure_saved_model, report_score
 
     runtime = build_training_arguments(args.training, args.hub_token)
     args = replace(args, data=adopt_reading(args.data, model, args.fit.model_revision))
@@ -103,7 +102,8 @@ def measure_tables(args: Arguments) -> int:
     Returns:
         The exit code: 3 if a goal was missed, else 0.
     """
-    from hf_imgcls.measure.run_report import compare_runs, find_tables, report_table
+    from hf_imgcls.measure.judge import compare_runs, find_tables
+    from hf_imgcls.measure.report.assemble import report_table
 
     folder = Path(args.training["output_dir"])
     paths = [Path(path) for path in args.measure.compare or (str(args.measure.predictions),)]

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from hf_imgcls.records import Baselines, build_record, write_json
 
 if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
     from hf_imgcls.measure.score import Score
 
 ALL_RESULTS_FILE = "all_results.json"
@@ -32,6 +34,14 @@ def flatten_score(score: Score) -> dict[str, Any]:
     described: dict[str, Any] = {"not_measured": score.reasons, "remarks": score.remarks, "unseen": score.unseen}
     described["baselines"] = dataclasses.asdict(score.baselines) if score.baselines else None
     return values | {f"{prefix}_{name}": texts for name, texts in described.items() if texts}
+
+
+def list_results(score: Score, training_args: TrainingArguments) -> dict[str, float]:
+    """Return the numbers of a validation score under the names that ``Trainer.evaluate`` gives them."""
+    numbers = {name: value for name, value in score.metrics.items() if value is not None}
+    steps = math.ceil(numbers.pop("num_examples") / (training_args.eval_batch_size * training_args.world_size))
+    numbers["steps_per_second"] = round(steps / max(numbers["runtime"], 1e-4), 3)
+    return {f"eval_{name}": value for name, value in numbers.items()}
 
 
 def read_baselines(content: Any) -> Baselines | None:

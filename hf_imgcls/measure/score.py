@@ -10,7 +10,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ from hf_imgcls.measure.columns import read_columns
 from hf_imgcls.measure.metrics.examples import ExampleTable, MultiLabelExamples
 from hf_imgcls.measure.metrics.single import read_measured
 from hf_imgcls.measure.tables import Table
-from hf_imgcls.measure.task import task_of
+from hf_imgcls.measure.task import MULTI, task_of
 from hf_imgcls.records import TEMPERATURE_KEY, THRESHOLDS_KEY, Baselines
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from hf_imgcls.data.dataset import ImageDataset
 
 logger = logging.getLogger(__name__)
+
+_FROM_CONFIG = f"{THRESHOLDS_KEY} in the model's config"
 
 
 @dataclass
@@ -79,6 +81,19 @@ class Score:
     def numbers(self) -> dict[str, float]:
         """Return the metrics that are defined, each with the split's name before it: ``test_accuracy`` and so on."""
         return {f"{self.split}_{name}": value for name, value in self.metrics.items() if value is not None}
+
+    def decide(self, thresholds: FloatArray) -> Score:
+        """Return what follows from the same scores where the model's config has other thresholds.
+
+        Args:
+            thresholds: (K,) float64, from which score on a class is answered.
+        """
+        recorder = MULTI.new_recorder(len(self.labels), thresholds)
+        values, reasons, remarks = read_measured(recorder.measure(self.examples))
+        table = self.table
+        if table is not None:
+            table = replace(table, thresholds=thresholds, source=table.source | {"thresholds_from": _FROM_CONFIG})
+        return replace(self, metrics=self.metrics | values, reasons=reasons, remarks=remarks, table=table)
 
 
 def open_classifier(model: str | Path, args: Arguments) -> Classifier:
@@ -185,9 +200,7 @@ def _count(rows: Any) -> int:
 
 def _describe_source(classifier: Classifier, dataset: ImageDataset, split: str) -> dict[str, Any]:
     record, config = dataset.record, classifier.model.config
-    thresholds = (
-        f"{THRESHOLDS_KEY} in the model's config" if classifier.thresholds is not None else "0.5 for every class"
-    )
+    thresholds = _FROM_CONFIG if classifier.thresholds is not None else "0.5 for every class"
     return {
         "model": classifier.name,
         "model_revision": classifier.commit,

@@ -320,7 +320,7 @@ def _verify_staged(staged: Staged, plan: Plan, args: Arguments) -> ParityRecord 
 
 
 def _print_parity(result: ParityRecord | str) -> None:
-    from hf_imgcls.measure.saved_model import print_parity
+    from hf_imgcls.measure.judge import print_parity
 
     if isinstance(result, ParityRecord):
         print_parity(result)

@@ -19,7 +19,7 @@ FINETUNE = REPOSITORY / "recipes" / "finetune.py"
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
-    ["hf_imgcls.fit.trainer", "hf_imgcls.data.load", "hf_imgcls.data.scan", "hf_imgcls.measure.saved_model",
+    ["hf_imgcls.fit.trainer", "hf_imgcls.data.load", "hf_imgcls.data.scan", "hf_imgcls.measure.judge",
      "transformers.models.vit.modeling_vit", "transformers.pipelines", "sklearn.datasets"]
 )  # fmt: skip
 

@@ -133,7 +133,7 @@ def test_a_percentage_is_said_of_files_alone(num_files, read_otherwise, said, tm
     """The same in a run's output and in its card, whatever the images were given as."""
     from publish.planted_runs import change_json, plant_run
 
-    from hf_imgcls.measure.saved_model import print_parity
+    from hf_imgcls.measure.judge import print_parity
     from hf_imgcls.publish.card import read_records, render_card
     from hf_imgcls.records import ParityRecord
 

@@ -1,10 +1,8 @@
-"""From a score to a report that a person can decide on: everything about one model on one split, in one folder."""
+"""From a prediction table to a report that a person can decide on: everything about one model on one split."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +15,11 @@ from hf_imgcls.classifier.decode import decode_image
 from hf_imgcls.classifier.exported import ExportedClassifier
 from hf_imgcls.classifier.loading import load_classifier
 from hf_imgcls.classifier.reading import Reading
-from hf_imgcls.digests import describe_changes, find_changes, recording
-from hf_imgcls.errors import ArgumentError, printable
+from hf_imgcls.digests import describe_changes, find_changes
+from hf_imgcls.errors import printable
 from hf_imgcls.fit.imbalance import describe_effect
-from hf_imgcls.layout import COMPARISON_FILE, DATA_FILE, REPORT_FOLDER, RUN_FILE
+from hf_imgcls.layout import DATA_FILE, REPORT_FOLDER, RUN_FILE
 from hf_imgcls.measure.baselines import find_baselines
-from hf_imgcls.measure.final_model import score_validation
 from hf_imgcls.measure.learning import read_learning
 from hf_imgcls.measure.metrics.own import estimate_own, load_own_metrics
 from hf_imgcls.measure.offered import describe_plain
@@ -33,73 +30,16 @@ from hf_imgcls.measure.report.image_statistics import measure_images
 from hf_imgcls.measure.report.slices import build_slices, find_identifiers, relate_support_to_recall
 from hf_imgcls.measure.report.summary import summarise
 from hf_imgcls.measure.report.write import REPORT_FILE, read_report, write_report
-from hf_imgcls.measure.tables import PREDICTIONS_FILE, MultiLabelTable, PredictionTable, Table
+from hf_imgcls.measure.tables import MultiLabelTable, PredictionTable, Table
 from hf_imgcls.measure.unseen import describe_unseen, measure_unseen
 from hf_imgcls.records import MULTI_LABEL, DataRecord, ParityRecord, RunRecord
 
 if TYPE_CHECKING:
-    from transformers import TrainingArguments
-
-    from hf_imgcls.arguments.fields import Arguments, DataArguments, MeasureArguments
+    from hf_imgcls.arguments.fields import Arguments, DataArguments
     from hf_imgcls.data.dataset import ImageDataset
-    from hf_imgcls.measure.score import Score
     from hf_imgcls.records import ReportRecord
 
 logger = logging.getLogger(__name__)
-
-
-def wants_report(args: MeasureArguments) -> bool:
-    """Whether a report is asked for, or ``auto`` and what draws it is installed."""
-    if args.report == "auto":
-        return bool(args.goals) or all(find_spec(name) for name in ("matplotlib", "jinja2"))
-    return args.report == "true"
-
-
-def check_measuring(args: MeasureArguments, dataset: ImageDataset) -> None:
-    """Refuse what the data's kind of labels has no answer to, before anything is trained.
-
-    Raises:
-        ArgumentError: A goal is about another kind of labels, or explanations are asked for with several per image.
-    """
-    check_goals(parse_goals(args.goals or []), multi_label=dataset.is_multi_label)
-    if dataset.is_multi_label and args.explain_samples:
-        raise ArgumentError(
-            "explain_samples with several labels per image",
-            "one label per image: heat maps explain the first answer",
-            "leave out --explain_samples",
-        )
-
-
-def report_score(
-    model: str | Path, score: Score | None, dataset: ImageDataset, args: Arguments, training_args: TrainingArguments
-) -> list[dict[str, Any]]:
-    """Report on what was scored; the validation split is scored too, for temperature and thresholds.
-
-    Called on every process; the main one writes ``report/`` and the tables into ``output_dir``.
-
-    Args:
-        model: What was scored.
-        score: From `hf_imgcls.measure.saved_model.measure_saved_model`; None where the split is not there.
-        dataset: Has the split, and where there is one the validation split.
-        args: The arguments of the group ``measure``.
-        training_args: ``output_dir``, batch size and loader processes.
-
-    Returns:
-        What became of ``--goals``, see `hf_imgcls.measure.report.goals.judge`; nothing on other processes.
-    """
-    if score is None or not wants_report(args.measure):
-        return []
-    validation = None
-    if score.split != "validation" and "validation" in dataset.splits:
-        validation = score_validation(model, dataset, args, training_args).table
-    if score.table is None:
-        return []
-    folder = Path(training_args.output_dir)
-    if validation is not None:
-        with recording(folder):
-            validation.save(folder / PREDICTIONS_FILE.format(split="validation"))
-    with recording(folder):
-        return report_table(score.table, validation, dataset, args, folder)
 
 
 def report_table(
@@ -250,56 +190,3 @@ def _print_report(record: ReportRecord, folder: Path) -> None:
     for judgement in record.goals:
         print(printable(f"  goal {describe_judgement(judgement)}"))
     print(f"  report                {folder / REPORT_FOLDER / 'report.html'}")
-
-
-def find_tables(path: str | Path, split: str) -> tuple[Table, Table | None]:
-    """Read a prediction table and the validation table beside it.
-
-    Args:
-        path: A run's folder, or a parquet file.
-        split: Which split's table of a folder is meant.
-
-    Returns:
-        The table, and that of the validation split where it is another one and is there.
-
-    Raises:
-        DataError: There is no such table, or it cannot be read.
-    """
-    path = Path(path)
-    file = path / PREDICTIONS_FILE.format(split=split) if path.is_dir() else path
-    table = Table.load(file)
-    beside = file.with_name(PREDICTIONS_FILE.format(split="validation"))
-    other = Table.load(beside) if table.split != "validation" and beside.exists() else None
-    return table, other
-
-
-def compare_runs(paths: Sequence[str], split: str, folder: Path, seed: int) -> None:
-    """Compare two runs on the same examples; the verdict is printed and written with a picture.
-
-    Args:
-        paths: Two run folders or prediction tables: the one there was, the one that may take its place.
-        split: Which split's table of a folder is meant.
-        folder: Gets ``comparison.json`` and ``comparison.png``.
-        seed: Of the bootstrap.
-
-    Raises:
-        DataError: A table is missing, or the two are about other data.
-    """
-    from hf_imgcls.measure.compare import compare_tables, describe_comparison
-
-    a, b = (find_tables(path, split)[0] for path in paths)
-    record = compare_tables(a, b, seed=seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    record.save(folder / COMPARISON_FILE)
-    print(printable(describe_comparison(record)))
-    for entry in record.per_class:
-        if entry["verdict"] != "not distinguishable":
-            print(printable(f"  {entry['class']}: recall {entry['a']:.4f} -> {entry['b']:.4f}, {entry['verdict']}"))
-    for note in record.notes:
-        print(printable(f"  note: {note}"))
-    if find_spec("matplotlib"):
-        from hf_imgcls.measure.report.drawing import PRINT, encode_png
-        from hf_imgcls.measure.report.row_plots import draw_comparison
-
-        (folder / "comparison.png").write_bytes(encode_png(draw_comparison(record.to_json(), PRINT)))
-    print(f"  written to            {folder}")
