@@ -37,6 +37,7 @@ from hf_imgcls.fit.ladder import climb
 from hf_imgcls.fit.lr_range import describe_curve, draw_curve, find_learning_rate
 from hf_imgcls.fit.model import build_model, check_model
 from hf_imgcls.fit.optimizers import check_optimizer
+from hf_imgcls.fit.own_model import build_own_model
 from hf_imgcls.fit.probe import train_probe
 from hf_imgcls.fit.pruning import prune_model
 from hf_imgcls.fit.quantization import add_quantizers
@@ -113,8 +114,9 @@ class Finetuning:
         name, revision = args.fit.model_name_or_path, args.fit.model_revision
         if training_args.do_train:
             check_optimizer(training_args)
-            check_model(args.fit, args.data)
-        if args.fit.model_type is None:
+            if self.hooks.model is None:
+                check_model(args.fit, args.data)
+        if name is not None:
             args = replace(args, data=adopt_reading(args.data, str(name), revision))
         with training_args.main_process_first(desc="loading the dataset"):
             if dataset is None:
@@ -132,7 +134,10 @@ class Finetuning:
         """Build the model for the dataset's classes, and the transforms that feed it."""
         args, dataset = self.args, self.dataset
         pixels = resolve_pixel_statistics(args.data, dataset)
-        self.build = partial(build_model, args.fit, pixels, dataset.labels, multi_label=dataset.is_multi_label)
+        build: Any = partial(build_model, args.fit)
+        if self.hooks.model is not None:
+            build = partial(build_own_model, self.hooks)
+        self.build = partial(build, pixels, dataset.labels, multi_label=dataset.is_multi_label)
         model, self.processor = self.build()
         self.image_size = Preprocessor(self.processor).target_size
         if args.fit.prune_ratio:

@@ -54,7 +54,7 @@ def describe_plan(
     situation = describe_situation(asked.fit, args, model, image_size, num_images, asked.training)
     is_adam = str(getattr(args.optim, "value", args.optim)).startswith("adam")
     own_side = None
-    if not situation.is_scratch and asked.data.image_size is not None:
+    if asked.fit.model_name_or_path is not None and asked.data.image_size is not None:
         own_side = max(find_own_size(asked.fit, asked.data))
     return RunPlan(
         situation,

@@ -66,13 +66,16 @@ class Hooks:
     def record(self, args: Arguments) -> Arguments:
         """Check the hooks against the arguments, before anything is loaded, and return arguments that name them.
 
+        With ``model`` they name no other model.
+
         Raises:
             ArgumentError: A hook is of the wrong type, or cannot be combined with an argument.
         """
         self._check_types()
         for hook, found, fix in self._find_conflicts(args):
             raise ArgumentError(f"the hook {hook} with {found}", "one of them", fix)
-        return dataclasses.replace(args, hooks=self.describe())
+        fit = args.fit if self.model is None else dataclasses.replace(args.fit, model_name_or_path=None)
+        return dataclasses.replace(args, fit=fit, hooks=self.describe())
 
     def _check_types(self) -> None:
         for name in ("train_transform", "loss"):

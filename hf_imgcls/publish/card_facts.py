@@ -70,7 +70,17 @@ def describe_model(records: CardRecords) -> str:
 
 
 def describe_origin(records: CardRecords) -> str:
-    """Where the weights come from."""
+    """Where the weights come from, and what code took part that the recipe does not hold."""
+    hooks = records.run.hooks if records.run is not None else {}
+    if not hooks:
+        return _describe_weights(records)
+    parts = ", ".join(f"{name} ({code(origin)})" for name, origin in hooks.items())
+    return f"{_describe_weights(records)} Code that the recipe does not hold took part: {parts}."
+
+
+def _describe_weights(records: CardRecords) -> str:
+    if records.run is not None and "model" in records.run.hooks:
+        return f"It was trained on {describe_data(records)}, from a model built in Python."
     if records.is_from_scratch:
         return f"It was trained from scratch on {describe_data(records)}."
     if records.base_model is None:

@@ -109,7 +109,7 @@ class CardRecords:
     @property
     def is_from_scratch(self) -> bool:
         """Whether training began with random weights."""
-        return self.run is not None and self.base_model is None
+        return self.run is not None and self.base_model is None and "model" not in self.run.hooks
 
     @property
     def is_hub_model(self) -> bool:
