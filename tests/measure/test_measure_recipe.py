@@ -106,14 +106,14 @@ def test_mistakes_end_with_one_line_and_code_2(run_folder, measure, tmp_path):
 
 
 def test_served_otherwise_than_scored_is_code_2(run_folder, measure, tmp_path, monkeypatch):
-    from hf_imgcls.measure import judge
+    from hf_imgcls.measure import final_model
 
     def answer_otherwise(*args, **options):
         score = score_folder(*args, **options)
         score.examples.prediction[:] = (score.examples.prediction + 1) % 10
         return score
 
-    monkeypatch.setattr(judge, "score_folder", answer_otherwise)
+    monkeypatch.setattr(final_model, "score_folder", answer_otherwise)
     code, out, err = measure("--model_name_or_path", run_folder, "--output_dir", tmp_path / "out")
     assert code == 2
     assert "disagrees with the scored one on 61 of 61 images" in err
