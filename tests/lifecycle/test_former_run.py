@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import hf_imgcls as ic
 
@@ -74,9 +76,11 @@ def test_what_was_interrupted_goes_on_to_where_the_whole_run_came(former, run_re
     assert read(folder / "trainer_state.json")["global_step"] == 96
     if ON_4:
         assert record["resumed_from"] == ["checkpoint-33"]
-        losses = [read(run / "test_results.json")["test_log_loss"] for run in (folder, whole)]
-        print("LOSSES", losses)
-        assert losses[0] == pytest.approx(losses[1], abs=1e-3)
+        tensors, expected = (load_file(run / "model.safetensors") for run in (folder, whole))
+        assert tensors.keys() == expected.keys()
+        for name in tensors.keys() - {"vit.encoder.layer.0.attention.attention.key.bias"}:  # softmax ignores it
+            tensor = tensors[name]
+            assert torch.allclose(tensor, expected[name], atol=1e-4), name
     else:  # optimizer states of another major version are not read
         assert record["resumed_from"] == []
 
