@@ -129,7 +129,8 @@ def train(
         raise ArgumentError(f"{said[0]} is given twice", "one value", f"leave out {said[0]}")
     given = {name: value for name, value in given.items() if value is not None}
     args = make_arguments(also=("dry_run",), **{**data.arguments, **given, **names})
-    hooks = Hooks(train_transform, loss, callbacks, metrics, module, processor)
+    objects = [metric for metric in metrics if not isinstance(metric, str)]  # the others are in the recipe
+    hooks = Hooks(train_transform, loss, callbacks, objects, module, processor)
     args = hooks.record(args)
     with give_back(), suppress(RunFinished):  # which is told
         finetune(args, hooks, data)
@@ -233,6 +234,7 @@ def report(
     slice_columns: Sequence[str] = (),
     folder: str | Path | None = None,
     data: ImageDataset | None = None,
+    metrics: Sequence[Any] = (),
 ) -> Report:
     """Report on a prediction table: intervals, slices, calibration, examples, and what became of goals.
 
@@ -242,6 +244,7 @@ def report(
         slice_columns: Columns of the dataset whose groups are compared.
         folder: Gets ``report/``; by default a temporary one, which goes when the report does.
         data: From `load_data`: for pictures, and slices by what is measured on them.
+        metrics: ``evaluate`` modules, as of `train`.
 
     Raises:
         ArgumentError: A goal or a column is unknown.
@@ -252,7 +255,8 @@ def report(
     from hf_imgcls.measure.report.assemble import report_table
     from hf_imgcls.measure.tables import PREDICTIONS_FILE, Table
 
-    asked: dict[str, Any] = {"goals": list(goals) or None, "slice_columns": list(slice_columns) or None}
+    given = {"goals": goals, "slice_columns": slice_columns, "metrics": metrics}
+    asked: dict[str, Any] = {name: list(values) for name, values in given.items() if values}
     args = _measure_arguments(data, **asked) if data else make_arguments(groups=("measure",), in_memory=True, **asked)
     beside = find_run(str(table.source.get("model", ""))) / PREDICTIONS_FILE.format(split="validation")
     validation = Table.load(beside) if table.split != "validation" and beside.is_file() else None
