@@ -247,3 +247,23 @@ def get_metric(name: str) -> Metric:
     """Return a metric's row; one that is not in the catalogue is a user's own, of any size."""
     own = Metric(name, name.replace("_", " ").capitalize(), kind=OTHER, most=math.inf)
     return METRICS.get(name, own)
+
+
+def build_table() -> str:
+    """Return all metrics as a Markdown table; `docs/metrics.md` holds it."""
+    kinds = {(False, True): "both", (False,): "one", (True,): "several"}
+    places = {TRAINING: "evaluation", EVALUATION: "evaluation, report", REPORT: "report", CLASS: "report, each class"}
+    lines = ["| name | what it says | labels per image | better | measured in |", "|---|---|---|---|---|"]
+    for metric in METRICS.values():
+        says = metric.describe() or metric.title
+        if (other := metric.describe(multi_label=True)) and other != metric.describe() and len(metric.tasks) > 1:
+            says += f"; several labels: {other}"
+        says = says.replace("; lower is better", "")
+        better = "higher" if metric.is_higher_better else "lower"
+        place = places.get(metric.measured, "goals")
+        lines.append(f"| `{metric.name}` | {says} | {kinds[metric.tasks]} | {better} | {place} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(build_table())

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import copy
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import hf_imgcls
+from hf_imgcls.arguments.parse import make_arguments
 from hf_imgcls.catalogue import (
     CLASS,
     COMPARISON,
@@ -19,6 +21,7 @@ from hf_imgcls.catalogue import (
     METRICS,
     REPORT,
     TRAINING,
+    build_table,
     choose_selection,
     get_metric,
     get_primary,
@@ -28,6 +31,7 @@ from hf_imgcls.catalogue import (
     list_shown,
 )
 from hf_imgcls.measure.metrics.accumulate import ClassificationAccumulator, MultiLabelAccumulator
+from hf_imgcls.measure.metrics.own import load_own_metrics
 
 ROOT = Path(hf_imgcls.__file__).parent
 
@@ -123,3 +127,18 @@ def test_a_metric_that_is_not_in_the_catalogue_has_a_title_and_no_bound():
     assert (metric.title, metric.describe(), metric.most) == ("Matthews correlation", "", float("inf"))
     assert metric.is_higher_better
     assert not is_higher_better("eval_ece")
+
+
+def test_the_documentation_has_the_catalogue_as_it_is():
+    text = (ROOT.parent / "docs" / "metrics.md").read_text(encoding="utf-8")
+    assert build_table() in text, "paste what `python -m hf_imgcls.catalogue` prints into docs/metrics.md"
+    assert build_table().count("\n") == len(METRICS) + 1
+
+
+def test_the_documented_module_works(tmp_path):
+    text = (ROOT.parent / "docs" / "metrics.md").read_text(encoding="utf-8")
+    module = re.search(r"```python\n# mcc\.py\n(.*?)```", text, re.DOTALL)[1]
+    (tmp_path / "mcc.py").write_text(module, encoding="utf-8")
+    args = make_arguments(dataset_name="digits", metrics=[tmp_path / "mcc.py"])
+    (own,) = load_own_metrics(args, ["a", "b", "c"], multi_label=False)
+    assert own.keys == ("mcc",)

@@ -28,6 +28,7 @@ from hf_imgcls.errors import DataError
 from hf_imgcls.fit.evaluation import build_eval_dataloader, evaluate_batches
 from hf_imgcls.fit.mirror import mirror_folder
 from hf_imgcls.measure.columns import read_columns
+from hf_imgcls.measure.metrics.evaluation import Evaluation
 from hf_imgcls.measure.metrics.examples import ExampleTable, MultiLabelExamples
 from hf_imgcls.measure.metrics.single import read_measured
 from hf_imgcls.measure.tables import Table
@@ -163,15 +164,17 @@ def score_folder(
     table = task.collect_table(recorder, state, split=split, labels=labels, source=source)
     if table is not None:
         table.files, table.metadata = read_columns(dataset.splits[split], examples.sample_index)
-    metrics, reasons, remarks = read_measured(task.measure_recorded(recorder, table, state))
-    metrics = {"loss": metrics["log_loss"], **metrics, "num_examples": len(examples)}
+    evaluation = Evaluation(recorder, multi_label=not task.is_exclusive)
+    metrics = evaluation.compute()
+    collected, reasons, remarks = read_measured(task.measure_collected(table, state))
+    metrics = {"loss": metrics["log_loss"], **metrics, **collected, "num_examples": len(examples)}
     metrics |= {"runtime": round(seconds, 4), "samples_per_second": round(len(examples) / seconds, 3)}
     return Score(
         split=split,
         labels=labels,
         metrics=metrics,
-        reasons=reasons,
-        remarks=remarks,
+        reasons={name: text for name, text in evaluation.reasons.items() if name not in collected} | reasons,
+        remarks=recorder.remarks | remarks,
         notes=[note] if note else [],
         confusion_matrix=recorder.confusion_matrix,
         examples=examples,

@@ -69,8 +69,8 @@ class Task(Protocol):
         """
         ...
 
-    def measure_recorded(self, recorder: Any, table: Any, state: PartialState) -> dict[str, Measured]:
-        """Compute every metric, the same on every process; ``table`` is from `collect_table`."""
+    def measure_collected(self, table: Any, state: PartialState) -> dict[str, Measured]:
+        """Compute, the same on every process, what a recorder cannot; ``table`` is from `collect_table`."""
         ...
 
     def measure_rows(self, table: Any, rows: IntArray) -> dict[str, Measured]:
@@ -149,16 +149,14 @@ class _SingleLabel:
             return None
         return PredictionTable.from_examples(examples, top_classes=best[0], top_probabilities=best[1], **about)
 
-    def measure_recorded(
-        self, recorder: ClassificationAccumulator, table: PredictionTable | None, state: PartialState
-    ) -> dict[str, Measured]:
+    def measure_collected(self, table: PredictionTable | None, state: PartialState) -> dict[str, Measured]:
         # The scores of all classes are on the main process alone.
         roc_auc = Measured(None) if table is None else self._measure_roc_auc(table, slice(None))
         if state.num_processes > 1:
             from accelerate.utils import broadcast_object_list
 
             roc_auc = broadcast_object_list([roc_auc])[0]
-        return recorder.measure(recorder.collect_examples()) | {"roc_auc": roc_auc}
+        return {"roc_auc": roc_auc}
 
     def measure_rows(self, table: PredictionTable, rows: IntArray) -> dict[str, Measured]:
         measured = ClassificationAccumulator(len(table.labels)).measure(table.examples.take(rows))
@@ -228,10 +226,8 @@ class _MultiLabel:
         thresholds = np.asarray(recorder.thresholds, dtype=np.float64)
         return MultiLabelTable.from_examples(recorder.collect_examples(), thresholds=thresholds, **about)
 
-    def measure_recorded(
-        self, recorder: MultiLabelAccumulator, table: MultiLabelTable | None, state: PartialState
-    ) -> dict[str, Measured]:
-        return recorder.measure(recorder.collect_examples())
+    def measure_collected(self, table: MultiLabelTable | None, state: PartialState) -> dict[str, Measured]:
+        return {}
 
     def measure_rows(self, table: MultiLabelTable, rows: IntArray) -> dict[str, Measured]:
         return MultiLabelAccumulator(len(table.labels), table.thresholds).measure(table.examples.take(rows))

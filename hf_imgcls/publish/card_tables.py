@@ -46,7 +46,7 @@ _OPERATIONAL = {
     "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "auto_find_batch_size",
     "accelerator_config", "torch_compile_backend", "torch_compile_mode", "skip_memory_metrics", "full_determinism",
     "local_rank", "ddp_timeout", "include_for_metrics", "average_tokens_across_devices", "enable_jit_checkpoint",
-    "show_batch", "augmentation_safety", "training_policy",
+    "show_batch", "augmentation_safety", "training_policy", "metrics",
 }  # fmt: skip
 _OPERATIONAL_PREFIXES = (
     "logging_", "log_", "save_", "dataloader_", "hub_", "push_", "ddp_", "trackio_", "ray_", "restore_",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -79,25 +80,39 @@ def test_a_metric_that_cannot_be_used_ends_the_run_before_training(run_recipe, t
 
 
 @pytest.mark.slow
-def test_two_processes_measure_as_one(tmp_path, repository):
-    """Each example is counted once, and both processes go by the same number."""
-    found = {}
-    for processes in (1, 2):
-        folder = tmp_path / f"run{processes}"
-        command = [
-            sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1", "--mixed_precision",
-            "no", "--dynamo_backend", "no", "--num_processes", str(processes), "--main_process_port", "0",
-            str(repository / "recipes" / "finetune.py"), *make_flags(tmp_path), "--num_processes", str(processes),
-            "--max_eval_samples", "61", "--output_dir", str(folder),
-        ]  # fmt: skip
-        result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-        assert result.returncode == 0, result.stderr[-3000:]
-        table, results = Table.load(folder / "predictions_test.parquet"), read(folder / "test_results.json")
+def test_two_processes_count_each_example_once(tmp_path, repository):
+    """61 images on two processes: one number of all of them, the same for both, which the best model goes by."""
+    folder = tmp_path / "run"
+    command = [
+        sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(repository / "accelerate_config.yaml"),
+        "--num_processes", "2", "--main_process_port", "0", str(repository / "recipes" / "finetune.py"),
+        *(flag for flag in make_flags(tmp_path) if flag != "--use_cpu"), "--num_processes", "2",
+        "--output_dir", str(folder),
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
+    for split, prefix in (("test", "test"), ("validation", "eval")):
+        table, results = Table.load(folder / f"predictions_{split}.parquet"), read(folder / f"{prefix}_results.json")
         assert len(table) == 61
-        mcc = sk.matthews_corrcoef(table.label, table.prediction)
-        assert results["test_mcc"] == pytest.approx(mcc, abs=1e-12)
-        validation = Table.load(folder / "predictions_validation.parquet")
-        found[processes] = (read(folder / "eval_results.json")["eval_mcc"], validation)
-    for value, validation in found.values():
-        assert len(validation) == 61
-        assert value == pytest.approx(sk.matthews_corrcoef(validation.label, validation.prediction), abs=0.05)
+        expected = sk.matthews_corrcoef(table.label, table.prediction)
+        assert results[f"{prefix}_mcc"] == pytest.approx(expected, abs=1e-12)
+        top_two = sk.top_k_accuracy_score(table.label, table.probabilities, k=2, labels=range(10))
+        assert results[f"{prefix}_top_two"] == pytest.approx(top_two, abs=1e-12)
+    assert read(folder / "trainer_state.json")["best_metric"] == read(folder / "eval_results.json")["eval_mcc"]
+
+
+@pytest.mark.slow
+def test_a_metric_that_fails_on_the_main_process_ends_all(tmp_path, repository):
+    folder = tmp_path / "run"
+    broken = MCC.replace('return {"mcc"', 'assert len(references) < 50, "too many"\n        return {"mcc"')
+    command = [
+        sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(repository / "accelerate_config.yaml"),
+        "--num_processes", "2", "--main_process_port", "0", str(repository / "recipes" / "finetune.py"),
+        *(flag for flag in (*SMALL_DIGITS, *TINY_VIT) if flag != "--use_cpu"), "--num_processes", "2",
+        "--num_train_epochs", "1", "--metrics", write_module(tmp_path, "broken", broken), "--output_dir", str(folder),
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    assert result.returncode != 0
+    assert "broken.py fails on 61 examples: AssertionError: too many" in result.stderr
