@@ -257,7 +257,7 @@ def report(
 
     given = {"goals": goals, "slice_columns": slice_columns, "metrics": metrics}
     asked: dict[str, Any] = {name: list(values) for name, values in given.items() if values}
-    args = _measure_arguments(data, **asked) if data else make_arguments(groups=("measure",), in_memory=True, **asked)
+    args = _measure_arguments(data, **asked) if data else make_arguments(groups=("measure",), **asked)
     beside = find_run(str(table.source.get("model", ""))) / PREDICTIONS_FILE.format(split="validation")
     validation = Table.load(beside) if table.split != "validation" and beside.is_file() else None
     owner = tempfile.TemporaryDirectory(prefix="report_") if folder is None else None

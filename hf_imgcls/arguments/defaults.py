@@ -63,7 +63,7 @@ def _output_dir(arguments: Arguments) -> str:
 
 def _do_train(arguments: Arguments) -> bool:
     data = arguments.data
-    sources = (arguments.in_memory, data.dataset_name, data.train_dir, data.train_file, data.unlabelled_dir)
+    sources = (data.dataset_name, data.train_dir, data.train_file, data.unlabelled_dir)
     return any(sources) and not arguments.training.get("do_eval")
 
 
@@ -72,7 +72,7 @@ def _do_eval(arguments: Arguments) -> bool:
     if "do_train" in arguments.explicit and training["do_train"]:
         return training.get("eval_strategy", "no") != "no"
     sources = (data.dataset_name, data.train_dir, data.train_file, data.validation_dir, data.validation_file)
-    return arguments.in_memory or any(sources)
+    return any(sources)
 
 
 def _evaluates(arguments: Arguments) -> bool:

@@ -330,7 +330,6 @@ class Arguments:
         explicit: Names the user gave, in today's spelling.
         notes: What was changed about the user's words, one sentence each.
         policy: Names that the training policy has filled in.
-        in_memory: Whether the data is an object at hand, so that no source of data has to be named.
         hooks: Code that was handed over from Python, name -> where it is from, see `hf_imgcls.fit.hooks`.
     """
 
@@ -343,5 +342,4 @@ class Arguments:
     explicit: set[str] = field(default_factory=set, compare=False)
     notes: list[str] = field(default_factory=list, compare=False)
     policy: set[str] = field(default_factory=set, compare=False)
-    in_memory: bool = field(default=False, compare=False)
     hooks: dict[str, str] = field(default_factory=dict)

@@ -62,8 +62,7 @@ def _check_task(arguments: Arguments) -> Iterator[ArgumentError]:
     if not any(training.get(name) for name in ("do_train", "do_eval", "do_predict")):
         found = "do_train, do_eval and do_predict are all false"
         yield ArgumentError(found, "something to do", "set one of them to true")
-    sources = (arguments.in_memory, data.dataset_name, data.train_dir, data.train_file)
-    if training["do_train"] and not any(sources):
+    if training["do_train"] and not (data.dataset_name or data.train_dir or data.train_file):
         fix = "add --train_dir or --dataset_name"
         yield ArgumentError("do_train without training data", "a training source", fix)
     if not training["do_train"] and not fit.model_name_or_path:

@@ -94,9 +94,7 @@ def parse_arguments(
     return arguments
 
 
-def make_arguments(
-    *, groups: Sequence[str] = FINETUNE_GROUPS, also: Sequence[str] = (), in_memory: bool = False, **names: Any
-) -> Arguments:
+def make_arguments(*, groups: Sequence[str] = FINETUNE_GROUPS, also: Sequence[str] = (), **names: Any) -> Arguments:
     """Check arguments given as Python keywords, and fill in the defaults, as `parse_arguments` does for a command line.
 
     ``make_arguments(dataset_name="digits", learning_rate=1e-4, config="run.yaml")`` is
@@ -106,7 +104,6 @@ def make_arguments(
     Args:
         groups: The groups of arguments that are accepted, as for `parse_arguments`.
         also: Names out of other groups that are accepted too.
-        in_memory: Whether the data is an object at hand, so that no source of data has to be named.
         **names: The arguments.
 
     Returns:
@@ -119,7 +116,7 @@ def make_arguments(
     problems: list[ArgumentError] = []
     values = {name: plain_value(value) for name, value in names.items()}
     content = _read_config(values.pop("config", None), known, problems)
-    arguments = _combine(content, _settle(values, KEYWORD, known, problems), known, problems, in_memory)
+    arguments = _combine(content, _settle(values, KEYWORD, known, problems), known, problems)
     if problems:
         raise join_errors([_as_keywords(problem, known) for problem in problems])
     return arguments
@@ -142,7 +139,6 @@ def _combine(
     named: dict[str, Any],
     known: dict[str, Argument],
     problems: list[ArgumentError],
-    in_memory: bool = False,
 ) -> Arguments:
     """Merge what a file and the user's words say, fill in the defaults and check the whole."""
     # Two ways to say one thing: the word replaces both ways of the file.
@@ -150,7 +146,7 @@ def _combine(
         content = {name: value for name, value in content.items() if name not in ("warmup_steps", "warmup_ratio")}
     # `null` means "not given", so that a flag can undo what the file says.
     given = {name: value for name, value in (content | named).items() if value is not None}
-    arguments = _build(given, known, problems, in_memory)
+    arguments = _build(given, known, problems)
     problems += check_arguments(arguments, known, complete=not problems)
     return arguments
 
@@ -252,9 +248,7 @@ def _as_keywords(problem: ArgumentError, known: dict[str, Argument]) -> Argument
     return ArgumentError(problem.found, *texts)
 
 
-def _build(
-    given: dict[str, Any], known: dict[str, Argument], problems: list[ArgumentError], in_memory: bool
-) -> Arguments:
+def _build(given: dict[str, Any], known: dict[str, Argument], problems: list[ArgumentError]) -> Arguments:
     """Sort the values into their dataclasses and fill in what was not given."""
     explicit, hub_token = set(given), given.pop("hub_token", None)
     for name in _PATHS & given.keys():
@@ -269,7 +263,7 @@ def _build(
         fit.model_name_or_path = DEFAULT_MODEL
     is_open = fit.training_policy == "auto"
     small = choose_small_config(fit.model_type, data.image_size, fit.model_config or {}) if is_open else None
-    arguments = Arguments(data, fit, measure, publish, given, hub_token, explicit, in_memory=in_memory)
+    arguments = Arguments(data, fit, measure, publish, given, hub_token, explicit)
     if small is not None:
         fit.model_config = small
         arguments.notes.append(

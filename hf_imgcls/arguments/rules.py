@@ -39,8 +39,7 @@ def check_arguments(
         complete: Whether everything the user wrote was understood; if not, nothing is said to be missing.
     """
     data, measure, training = arguments.data, arguments.measure, arguments.training
-    has_data = arguments.in_memory or measure.predictions or measure.compare
-    needs_data = complete and "dataset_name" in known and not has_data
+    needs_data = complete and "dataset_name" in known and not (measure.predictions or measure.compare)
     values = Values(arguments)
     yield from check_source(data, needs_data)
     yield from check_paths(data)

@@ -23,7 +23,6 @@ from hf_imgcls.arguments.parse import FINETUNE_GROUPS, parse_arguments
 from hf_imgcls.arguments.recipe import save_recipe
 from hf_imgcls.errors import Interrupted, OutputError
 from hf_imgcls.layout import REPEATS_FILE
-from hf_imgcls.measure.repeats import describe_repeats, summarise_repeats
 from hf_imgcls.process import set_up_logging
 
 
@@ -32,6 +31,9 @@ def main() -> None:
     argv = name_repeated_run(sys.argv[1:])
     args = parse_arguments(argv, description=__doc__, groups=(*FINETUNE_GROUPS, "repeat"))
     set_up_logging(args)
+
+    from hf_imgcls.measure.repeats import describe_repeats, summarise_repeats
+
     folder = Path(args.training["output_dir"])
     folder.mkdir(parents=True, exist_ok=True)
     recipe = folder / "repeated.yaml"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hf_imgcls.arguments.parse import make_arguments, parse_arguments
-from hf_imgcls.arguments.recipe import save_recipe, to_recipe
+from hf_imgcls.arguments.recipe import save_recipe
 from hf_imgcls.errors import ArgumentError
 
 
@@ -95,11 +95,9 @@ def test_tokens_are_not_shown() -> None:
     assert "hf_secret" not in message(dataset_name="digits", hub_token=["hf_secret", "hf_secret"])
 
 
-def test_data_at_hand_needs_no_name() -> None:
+def test_data_is_needed_where_it_can_be_named() -> None:
     assert "no dataset is named" in message(learning_rate=1e-3)
-    arguments = make_arguments(learning_rate=1e-3, in_memory=True)
-    assert (arguments.training["do_train"], arguments.training["eval_strategy"]) == (True, "epoch")
-    assert "learning_rate" in to_recipe(arguments)
+    assert make_arguments(groups=("measure",), goals=["ece<=0.1"]).measure.goals == ["ece<=0.1"]
 
 
 def test_groups_are_those_of_the_command() -> None:
