@@ -45,11 +45,17 @@ class Task(Protocol):
         problem_type: As a model's config spells it.
         is_exclusive: Whether an image has exactly one label, so that there is a first answer.
         table: The prediction table.
+        model_kind: What such a model is called, at the beginning of a sentence.
+        calibrated_share: What scores are compared with to see whether they are calibrated.
+        recall: The metric that is the mean of the classes' recalls, weighted by their labels.
     """
 
     problem_type: str
     is_exclusive: bool
     table: type[Table]
+    model_kind: str
+    calibrated_share: str
+    recall: str
 
     def new_accumulator(self, num_labels: int, keep_scores: bool) -> Accumulator[Any]:
         """Return what validation is measured with while a model trains; with the scores of all classes where asked."""
@@ -132,6 +138,9 @@ class _SingleLabel:
     problem_type = SINGLE_LABEL
     is_exclusive = True
     table: type[Table] = PredictionTable
+    model_kind = "An image classifier"
+    calibrated_share = "share of right answers"
+    recall = "accuracy"
 
     def new_accumulator(self, num_labels: int, keep_scores: bool) -> ClassificationAccumulator:
         return ClassificationAccumulator(num_labels, keep_scores)
@@ -211,6 +220,9 @@ class _MultiLabel:
     problem_type = MULTI_LABEL
     is_exclusive = False
     table: type[Table] = MultiLabelTable
+    model_kind = "A multi-label image classifier"
+    calibrated_share = "share of labels"
+    recall = "micro_recall"
 
     def new_accumulator(self, num_labels: int, keep_scores: bool) -> MultiLabelAccumulator:
         return MultiLabelAccumulator(num_labels)

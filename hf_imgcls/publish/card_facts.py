@@ -63,7 +63,7 @@ def describe_model(records: CardRecords) -> str:
     model = records.run.model if records.run else None
     sizes = f" with {_show_parameters(model.num_parameters)} parameters" if model else ""
     architecture = model.architecture if model else next(iter(records.config.get("architectures") or ()), "")
-    kind = "A multi-label image classifier" if records.is_multi_label else "An image classifier"
+    kind = records.task.model_kind
     what = f"{kind} ({code(architecture)}){sizes}" if architecture else f"{kind}{sizes}"
     labels = records.data.labels
     return f"{what} for **{len(labels):,} classes**: {list_names(labels, 10)}. {describe_origin(records)}"
@@ -133,7 +133,7 @@ def describe_confidence(records: CardRecords) -> str:
     text = f"ECE {show_estimate(error)}"
     if not (test := judge_confidence(records)):
         return text
-    share = "share of labels" if records.is_multi_label else "share of right answers"
+    share = records.task.calibrated_share
     if test["verdict"] == "not distinguishable":
         return f"{text}: not distinguishable from calibrated (mean score against {share}, p = {show_number(test['p'])})"
     return (
@@ -296,14 +296,14 @@ def _limit_results(records: CardRecords) -> Iterator[str]:
 
 def _find_share(records: CardRecords) -> tuple[str, Estimate | None]:
     """The share of images that are answered right, and its name in a sentence."""
-    name = "subset_accuracy" if records.is_multi_label else "accuracy"
+    name = records.task.table.share_name
     return name.replace("_", " "), records.metrics.get(name)
 
 
 def _limit_classes(records: CardRecords) -> Iterator[str]:
     ranked = rank_classes(records)
     # Where an image may have several labels, the share of all labels that are found is the mean of recalls.
-    overall = records.metrics.get("micro_recall" if records.is_multi_label else "accuracy")
+    overall = records.metrics.get(records.task.recall)
     weak = [
         (name, numbers["recall"])
         for name, numbers in ranked[:_MAX_NAMED]

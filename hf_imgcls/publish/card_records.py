@@ -20,6 +20,7 @@ from hf_imgcls.digests import find_changes
 from hf_imgcls.errors import CardError
 from hf_imgcls.layout import DATA_FILE, EXPORTS_PICTURE, RECIPE_FILE, RUN_FILE
 from hf_imgcls.measure.results import RESULT_PREFIXES, read_baselines
+from hf_imgcls.measure.task import SINGLE, TASKS, Task
 from hf_imgcls.publish.consistency import SPLITS, check_records, read_json
 from hf_imgcls.publish.export.table import read_exports
 from hf_imgcls.publish.files import MODEL_SUFFIXES
@@ -118,9 +119,14 @@ class CardRecords:
         return run is not None and run.base_model_revision is not None and is_repo_id(run.base_model)
 
     @property
+    def task(self) -> Task:
+        """What a label is, and what follows from it."""
+        return TASKS.get(self.config.get("problem_type", ""), SINGLE)
+
+    @property
     def is_multi_label(self) -> bool:
         """Whether an image may have several labels."""
-        return self.config.get("problem_type") == "multi_label_classification"
+        return not self.task.is_exclusive
 
     @property
     def is_probe(self) -> bool:

@@ -30,7 +30,8 @@ from hf_imgcls.measure.report.image_statistics import measure_images
 from hf_imgcls.measure.report.slices import build_slices, find_identifiers, relate_support_to_recall
 from hf_imgcls.measure.report.summary import summarise
 from hf_imgcls.measure.report.write import REPORT_FILE, read_report, write_report
-from hf_imgcls.measure.tables import MultiLabelTable, PredictionTable, Table
+from hf_imgcls.measure.tables import PredictionTable, Table
+from hf_imgcls.measure.task import task_of
 from hf_imgcls.measure.unseen import describe_unseen, measure_unseen
 from hf_imgcls.records import MULTI_LABEL, DataRecord, ParityRecord, RunRecord
 
@@ -63,9 +64,10 @@ def report_table(
     """
     measure = args.measure
     goals = parse_goals(measure.goals or [])
-    check_goals(goals, multi_label=isinstance(table, MultiLabelTable))
+    task = task_of(table)
+    check_goals(goals, multi_label=not task.is_exclusive)
     record = summarise(table, seed=args.data.split_seed, validation=validation)
-    for metric in load_own_metrics(args, table.labels, multi_label=isinstance(table, MultiLabelTable)):
+    for metric in load_own_metrics(args, table.labels, multi_label=not task.is_exclusive):
         record.metrics |= estimate_own(metric, table.read_answers(), seed=args.data.split_seed)
     split = dataset.splits.get(table.split) if dataset is not None else None
     train = dataset.splits.get("train") if dataset is not None else None

@@ -33,11 +33,13 @@ _OPERATORS: dict[str, Callable[[float, float], bool]] = {
 }
 _PATTERN = re.compile(r"\s*([A-Za-z_]\w*)\s*(>=|<=|=>|=<|==|=|>|<)\s*(\S+)\s*")
 # Goals that can be set, as suggestions.
-EXAMPLES = ("accuracy>=0.93", "ece<=0.05")
-MULTI_LABEL_EXAMPLES = ("mean_average_precision>=0.6", "micro_f1>=0.7")
-_EXAMPLE, _MULTI_LABEL_EXAMPLE = (
-    "for example --goals " + " ".join(f'"{goal}"' for goal in goals) for goals in (EXAMPLES, MULTI_LABEL_EXAMPLES)
-)
+# By whether an image may have several labels.
+EXAMPLES = {False: ("accuracy>=0.93", "ece<=0.05"), True: ("mean_average_precision>=0.6", "micro_f1>=0.7")}
+_LABELS = {False: "one label", True: "several labels"}
+_ADVICE = {
+    multi_label: "for example --goals " + " ".join(f'"{goal}"' for goal in goals)
+    for multi_label, goals in EXAMPLES.items()
+}
 
 
 @dataclass(frozen=True)
@@ -92,12 +94,16 @@ def parse_goal(text: Any) -> Goal:
     """
     match = _PATTERN.fullmatch(text) if isinstance(text, str) else None
     if match is None or match[2] not in _OPERATORS:
-        raise ArgumentError(f"the goal {text!r} cannot be read", "a name, one of >= <= > <, and a number", _EXAMPLE)
+        raise ArgumentError(
+            f"the goal {text!r} cannot be read", "a name, one of >= <= > <, and a number", _ADVICE[False]
+        )
     name, sign, number = match.groups()
     if name not in GOAL_NAMES:
         near = difflib.get_close_matches(name, GOAL_NAMES, n=3)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
-        raise ArgumentError(f"the goal {text!r} is about {name!r}{hint}", f"one of {', '.join(GOAL_NAMES)}", _EXAMPLE)
+        raise ArgumentError(
+            f"the goal {text!r} is about {name!r}{hint}", f"one of {', '.join(GOAL_NAMES)}", _ADVICE[False]
+        )
     try:
         bound = float(number)
     except ValueError:
@@ -126,12 +132,11 @@ def check_goals(goals: Sequence[Goal], *, multi_label: bool) -> None:
         ArgumentError: Some make no sense; all of them are named.
     """
     known = list_metrics(EVALUATION, REPORT, GOAL, multi_label=multi_label)
-    kind = "several labels" if multi_label else "one label"
     errors: list[UserError] = [
         ArgumentError(
-            f"the goal {str(goal)!r} is not defined where an image has {kind}",
+            f"the goal {str(goal)!r} is not defined where an image has {_LABELS[multi_label]}",
             f"one of {', '.join(known)}",
-            _MULTI_LABEL_EXAMPLE if multi_label else _EXAMPLE,
+            _ADVICE[multi_label],
         )
         for goal in goals
         if goal.metric not in known

@@ -18,7 +18,7 @@ from hf_imgcls import __version__
 from hf_imgcls.catalogue import CLASSES, get_metric, list_shown
 from hf_imgcls.extras import require
 from hf_imgcls.measure.report.drawing import Chart, encode_svg
-from hf_imgcls.measure.report.goals import EXAMPLES, MULTI_LABEL_EXAMPLES
+from hf_imgcls.measure.report.goals import EXAMPLES
 
 _PICTURE = re.compile(r"<img [^>]*>")
 _WORDS = {
@@ -114,8 +114,7 @@ def render_page(content: Mapping[str, Any], charts: Mapping[str, Chart], images:
 def judge_report(goals: list[dict[str, Any]], *, multi_label: bool = False) -> dict[str, str]:
     """The verdict over all goals: ``kind`` (a CSS class), ``sign`` and ``text``."""
     if not goals:
-        examples = MULTI_LABEL_EXAMPLES if multi_label else EXAMPLES
-        shown = " ".join(f'"{goal}"' for goal in examples)
+        shown = " ".join(f'"{goal}"' for goal in EXAMPLES[multi_label])
         text = f"No goals were set, so there is no verdict. Set some with --goals {shown}."
         return {"kind": "unknown", "sign": "–", "text": text}
     counts = {
