@@ -44,11 +44,11 @@ from transformers import AutoConfig, AutoModelForImageClassification, TrainerCal
 
 from hf_imgcls.arguments.fields import DataArguments, FitArguments
 from hf_imgcls.classifier.preprocess import Normalizer
-from hf_imgcls.compat.arguments import build_training_arguments
 from hf_imgcls.data.transforms import attach_transforms
 from hf_imgcls.fit.model import build_model
 from hf_imgcls.fit.plan import TrainPlan
 from hf_imgcls.fit.trainer import ImageClassificationTrainer
+from hf_imgcls.fit.training_arguments import build_training_arguments
 from hf_imgcls.measure.metrics.accumulate import ClassificationAccumulator
 
 LABELS = [str(index) for index in range(1000)]

@@ -32,10 +32,10 @@ from transformers import TrainerCallback, get_scheduler
 from hf_imgcls.arguments.configs import CONFIGS
 from hf_imgcls.arguments.fields import DataArguments, FitArguments
 from hf_imgcls.classifier.preprocess import Normalizer
-from hf_imgcls.compat.arguments import build_training_arguments
 from hf_imgcls.fit.model import build_model
 from hf_imgcls.fit.plan import TrainPlan
 from hf_imgcls.fit.trainer import ImageClassificationTrainer
+from hf_imgcls.fit.training_arguments import build_training_arguments
 from hf_imgcls.measure.metrics.accumulate import ClassificationAccumulator
 
 NUM_WARM_UP_STEPS = 10

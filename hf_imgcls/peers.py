@@ -18,6 +18,7 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 from hf_imgcls.process import clean_up, count_machines
+from hf_imgcls.provenance import count_processes
 
 _PERIOD_S = 2.0
 _SILENCE_S = 18.0  # after which a process is taken for gone
@@ -53,7 +54,7 @@ class Peers:
     """
 
     def __init__(self) -> None:
-        self.rank, self.world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        self.rank, self.world_size = int(os.environ.get("RANK", "0")), count_processes()
         self.ending: Ending | None = None
         self._store: Any = None
         self._connected, self._finished = threading.Event(), threading.Event()

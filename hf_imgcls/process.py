@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_imgcls.errors import Interrupted, LaunchError, printable
+from hf_imgcls.provenance import count_processes
 
 if TYPE_CHECKING:
     from hf_imgcls.arguments.fields import Arguments
@@ -53,11 +54,24 @@ def clean_up() -> None:
 
 def count_machines() -> int:
     """Return the number of machines that processes of this run are on, as far as the launcher tells."""
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
-    return -(-int(os.environ.get("WORLD_SIZE", "1")) // max(local, 1))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", count_processes()))
+    return -(-count_processes() // max(local, 1))
 
 
 _WORLD_SIZES = {"WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"}  # as accelerate reads them
+
+
+def end_process_group() -> None:
+    """Leave the process group in order at the end of a run on CPUs; without this, gloo's threads outlive it.
+
+    Not with NCCL, whose communicators end only when all processes of a machine do so at the same time: the others would
+    wait while the main process still exports or pushes.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    if torch.distributed.get_backend() == "gloo":
+        torch.distributed.destroy_process_group()
 
 
 class Terminated(SystemExit):
@@ -194,7 +208,7 @@ def check_launch(num_processes: int | None) -> int:
     Raises:
         LaunchError: Another number of processes runs.
     """
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    world_size = count_processes()
     single = "ACCELERATE_MIXED_PRECISION" in os.environ and not _WORLD_SIZES.intersection(os.environ)
     if num_processes is None and single and "MASTER_ADDR" in os.environ:
         # accelerate's launcher for one process, told of several; or a batch script exports the address in any case.

@@ -49,6 +49,11 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def count_processes() -> int:
+    """Processes of this run, as the launcher tells them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def has_bfloat16() -> bool | None:
     """Whether the CPU multiplies in bfloat16 (AVX-512 BF16, AMX, Arm's), as Linux tells; None elsewhere."""
     try:

@@ -38,9 +38,9 @@ def test_the_promised_configs_are_there():
 def test_a_config_parses_and_its_model_is_built(path):
     from transformers import AutoConfig, AutoModelForImageClassification
 
-    from hf_imgcls.compat.arguments import build_training_arguments
     from hf_imgcls.fit.adapt import adapt_model
     from hf_imgcls.fit.model import check_model
+    from hf_imgcls.fit.training_arguments import build_training_arguments
 
     args = parse_arguments(["--config", str(path), "--use_cpu", "true"])
     assert args.training["output_dir"] == f"outputs/{path.stem}"

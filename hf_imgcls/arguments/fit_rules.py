@@ -10,6 +10,7 @@ from hf_imgcls.arguments.defaults import steps_agree
 from hf_imgcls.arguments.metric_names import check_metrics
 from hf_imgcls.arguments.types import Argument, CoercionError, check_value, coerce, is_within
 from hf_imgcls.errors import ArgumentError
+from hf_imgcls.provenance import count_processes
 
 if TYPE_CHECKING:
     from hf_imgcls.arguments.fields import Arguments, FitArguments
@@ -72,7 +73,7 @@ def _check_task(arguments: Arguments) -> Iterator[ArgumentError]:
 
 def _check_processes(arguments: Arguments) -> Iterator[ArgumentError]:
     """Find what only a single process can do."""
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    world_size = count_processes()
     for name in ("unfreeze_epochs", "tune"):
         if world_size > 1 and getattr(arguments.fit, name):
             fix = f"leave {name} out, or launch one process"
@@ -167,7 +168,7 @@ def find_probe_obstacles(arguments: Arguments, what: str) -> list[ArgumentError]
     if not arguments.training["do_eval"]:
         expected = "a validation split, which chooses the penalty"
         problems.append(ArgumentError(f"{what} with do_eval false", expected, "add --do_eval"))
-    if (world_size := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+    if (world_size := count_processes()) > 1:
         problems.append(ArgumentError(f"{what} in {world_size} processes", "a single process", "launch one process"))
     return problems
 

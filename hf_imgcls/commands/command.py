@@ -18,6 +18,7 @@ from hf_imgcls.process import (
     answer_sigterm,
     at_end,
     drop_handlers,
+    end_process_group,
     follow_launcher,
     is_main_process,
     keep_memory,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 
 _LITTLE_SPACE_BYTES = 2**20
+_DONE = (None, 0, 3)  # exit codes of a command that did all it was asked for; 3: a goal was missed
 
 
 def run_recipe(main: Callable[[], None]) -> None:
@@ -66,6 +68,8 @@ def run_recipe(main: Callable[[], None]) -> None:
         if is_main_process() or isinstance(stop, Terminated):
             code = stop.code if isinstance(stop.code, int) else 0
             peers.report(code, "SIGTERM" if isinstance(stop, Terminated) else "")
+        if stop.code in _DONE:  # a process that failed must not wait for others
+            end_process_group()
         raise
     except Exception as error:
         if text := peers.explain():

@@ -16,7 +16,7 @@ from hf_imgcls.arguments.augmentation import resolve_augmentation
 from hf_imgcls.classifier.preprocess import Preprocessor
 from hf_imgcls.classifier.saved_reading import adopt_reading
 from hf_imgcls.classifier.source import find_commit, find_manifest
-from hf_imgcls.compat.arguments import build_training_arguments, use_all_cores
+from hf_imgcls.compat.arguments import use_all_cores
 from hf_imgcls.data.apart import count_seen, save_manifest
 from hf_imgcls.data.calibration import read_calibration
 from hf_imgcls.data.contact_sheet import draw_batch
@@ -47,6 +47,7 @@ from hf_imgcls.fit.sampling import choose_order_seed
 from hf_imgcls.fit.saving import save_run
 from hf_imgcls.fit.settle_policy import describe_policy, settle_policy
 from hf_imgcls.fit.soup import cook_soup
+from hf_imgcls.fit.training_arguments import build_training_arguments
 from hf_imgcls.fit.tune import finish_search, search
 from hf_imgcls.layout import BAD_IMAGES_FILE, BATCH_PICTURE, LR_RANGE_PICTURE, RUN_FILE
 from hf_imgcls.measure.final_model import finish_saved_model

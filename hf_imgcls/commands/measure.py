@@ -72,10 +72,10 @@ def measure_model(args: Arguments, *, is_own_data: bool) -> int:
 
     from hf_imgcls.classifier.saved_reading import adopt_reading
     from hf_imgcls.classifier.source import find_manifest
-    from hf_imgcls.compat.arguments import build_training_arguments
     from hf_imgcls.data.apart import count_seen
     from hf_imgcls.data.load import load_image_dataset
     from hf_imgcls.data.scan import check_images
+    from hf_imgcls.fit.training_arguments import build_training_arguments
     from hf_imgcls.measure.judge import check_measuring, measure_saved_model, report_score
 
     runtime = build_training_arguments(args.training, args.hub_token)

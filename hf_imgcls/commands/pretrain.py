@@ -64,7 +64,7 @@ def pretrain(args: Arguments, folder: Path) -> None:
 
     from hf_imgcls.arguments.augmentation import resolve_augmentation
     from hf_imgcls.classifier.source import find_commit
-    from hf_imgcls.compat.arguments import build_training_arguments, use_all_cores
+    from hf_imgcls.compat.arguments import use_all_cores
     from hf_imgcls.data.apart import save_manifest
     from hf_imgcls.data.contact_sheet import draw_batch
     from hf_imgcls.data.pixel_statistics import resolve_pixel_statistics
@@ -74,6 +74,7 @@ def pretrain(args: Arguments, folder: Path) -> None:
     from hf_imgcls.fit.model import build_model
     from hf_imgcls.fit.optimizers import check_optimizer
     from hf_imgcls.fit.pretrain import build_pretrainer
+    from hf_imgcls.fit.training_arguments import build_training_arguments
     from hf_imgcls.publish.base_model import describe_model
 
     use_all_cores()

@@ -13,7 +13,6 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_utils import has_length
 
 from hf_imgcls.catalogue import EVALUATION, METRICS, TRAINING, choose_selection, is_higher_better, list_metrics
-from hf_imgcls.compat.arguments import refuse_arguments
 from hf_imgcls.data.streaming import StreamingSplit
 from hf_imgcls.errors import ArgumentError, DataError, ModelError
 from hf_imgcls.fit.depthwise import speed_up_depthwise
@@ -27,6 +26,7 @@ from hf_imgcls.fit.resizing import resize_progressively
 from hf_imgcls.fit.sampling import build_sampler, choose_order_seed
 from hf_imgcls.fit.schedule import ScheduleBuilder, schedule_steps
 from hf_imgcls.fit.trainer import ImageClassificationTrainer
+from hf_imgcls.fit.training_arguments import refuse_arguments
 from hf_imgcls.records import MULTI_LABEL, RunIdentity
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from transformers import Trainer, TrainingArguments
 
 from hf_imgcls.arguments.defaults import SGD_MOMENTUM
-from hf_imgcls.compat.arguments import refuse_arguments
 from hf_imgcls.errors import ArgumentError
+from hf_imgcls.fit.training_arguments import refuse_arguments
 
 if TYPE_CHECKING:
     from torch import nn

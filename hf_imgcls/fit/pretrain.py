@@ -213,7 +213,7 @@ def build_pretrainer(
         batches: The training split with its transform attached.
         dataset: As loaded.
         args: ``method``, ``projection_dim``, ``temperature``, ``teacher_momentum``.
-        training_args: From ``hf_imgcls.compat.models.build_training_arguments``; nothing is evaluated.
+        training_args: From ``hf_imgcls.fit.training_arguments.build_training_arguments``; nothing is evaluated.
     """
     fit = args.fit
     learner = SelfSupervisedModel(

@@ -11,11 +11,11 @@ from torch import nn
 
 from hf_imgcls.arguments.recipe import to_recipe
 from hf_imgcls.arguments.training_policy import AUTO_IMAGES, Situation, choose_values
-from hf_imgcls.compat.arguments import update_training_arguments
 from hf_imgcls.earlier_start import list_changed_arguments, list_left_open
 from hf_imgcls.fit.adapt import choose_finetuning
 from hf_imgcls.fit.probe import explain_no_probe
 from hf_imgcls.fit.rehearsal import count_steps
+from hf_imgcls.fit.training_arguments import update_training_arguments
 from hf_imgcls.records import RunRecord
 
 if TYPE_CHECKING:

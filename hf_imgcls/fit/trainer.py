@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import TrainingArguments
 from transformers.trainer_utils import has_length, speed_metrics
 
-from hf_imgcls.compat.arguments import refuse_arguments
 from hf_imgcls.data.collate import collate_batch
 from hf_imgcls.data.streaming import StreamingSplit
 from hf_imgcls.errors import DataError
@@ -29,6 +28,7 @@ from hf_imgcls.fit.quantization import is_quantizer
 from hf_imgcls.fit.resumable import ResumableTrainer
 from hf_imgcls.fit.sampling import ShuffledSampler, WithoutLast, choose_order_seed, leaves_batch_of_one
 from hf_imgcls.fit.solve_head import Solution
+from hf_imgcls.fit.training_arguments import refuse_arguments
 from hf_imgcls.records import MULTI_LABEL
 
 if TYPE_CHECKING:

@@ -187,7 +187,7 @@ def test_choices_are_the_enumerations_of_transformers() -> None:
 
 
 def test_every_training_argument_can_be_built_by_the_installed_class() -> None:
-    from hf_imgcls.compat.arguments import build_training_arguments
+    from hf_imgcls.fit.training_arguments import build_training_arguments
 
     arguments = digits(
         "--warmup_steps 0.1 --logging_dir logs --gradient_checkpointing --lr_scheduler_type cosine --use_cpu"

@@ -19,12 +19,12 @@ from fit.test_trainer import DATA, digits  # noqa: F401 (a fixture)
 from tiny_models import TINY_CONFIGS
 
 from hf_imgcls.arguments.fields import FitArguments
-from hf_imgcls.compat.arguments import build_training_arguments
 from hf_imgcls.errors import LaunchError, OutputError
 from hf_imgcls.fit.batch_size import divide_batch, find_batch_size, settle_batch_size
 from hf_imgcls.fit.checkpoints import Inspection, inspect_checkpoint, list_checkpoints
 from hf_imgcls.fit.model import build_model
 from hf_imgcls.fit.same_run import describe_run
+from hf_imgcls.fit.training_arguments import build_training_arguments
 from hf_imgcls.records import CheckpointRecord
 from hf_imgcls.run_folder import check_disk_space
 

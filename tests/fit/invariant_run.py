@@ -22,7 +22,6 @@ from safetensors.torch import save_file
 from tiny_models import TINY_CONFIGS
 
 from hf_imgcls.arguments.fields import DataArguments, FitArguments
-from hf_imgcls.compat.arguments import build_training_arguments
 from hf_imgcls.data.dataset import ImageDataset
 from hf_imgcls.data.load import load_image_dataset
 from hf_imgcls.data.transforms import attach_transforms
@@ -32,6 +31,7 @@ from hf_imgcls.fit.model import build_model
 from hf_imgcls.fit.plan import TrainPlan
 from hf_imgcls.fit.sampling import ClassBalancedSampler
 from hf_imgcls.fit.trainer import ImageClassificationTrainer
+from hf_imgcls.fit.training_arguments import build_training_arguments
 from hf_imgcls.measure.metrics.accumulate import ClassificationAccumulator, MultiLabelAccumulator
 from hf_imgcls.records import MULTI_LABEL
 

@@ -11,9 +11,9 @@ from tiny_models import TINY_CONFIGS
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from hf_imgcls.arguments.fields import Arguments, DataArguments, FitArguments, MeasureArguments, PublishArguments
-from hf_imgcls.compat.arguments import build_training_arguments
 from hf_imgcls.data.load import load_image_dataset
 from hf_imgcls.fit.advice import advise, advise_precision, describe_data, describe_plan, read_sizes
+from hf_imgcls.fit.training_arguments import build_training_arguments
 from hf_imgcls.layout import BATCH_PICTURE
 from hf_imgcls.provenance import has_bfloat16
 

@@ -17,7 +17,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from hf_imgcls.arguments.fields import Arguments, DataArguments, FitArguments, MeasureArguments, PublishArguments
 from hf_imgcls.arguments.small_configs import choose_small_config
 from hf_imgcls.arguments.training_policy import Situation
-from hf_imgcls.compat.arguments import build_training_arguments
 from hf_imgcls.data.load import load_image_dataset
 from hf_imgcls.data.pixel_statistics import resolve_pixel_statistics
 from hf_imgcls.data.transforms import attach_transforms
@@ -28,6 +27,7 @@ from hf_imgcls.fit.hints import HINTS, REMEDIES, Outcome, RunPlan, give_hints
 from hf_imgcls.fit.ladder import climb
 from hf_imgcls.fit.model import build_model
 from hf_imgcls.fit.probe import train_probe
+from hf_imgcls.fit.training_arguments import build_training_arguments
 from hf_imgcls.measure.metrics.accumulate import ClassificationAccumulator
 
 FOLLOWED: dict[str, object] = {}

@@ -13,7 +13,6 @@ from transformers import TrainerCallback
 
 from hf_imgcls.arguments.fields import Arguments, DataArguments, FitArguments, MeasureArguments, PublishArguments
 from hf_imgcls.arguments.recipe import save_recipe
-from hf_imgcls.compat.arguments import build_training_arguments
 from hf_imgcls.data.load import load_image_dataset
 from hf_imgcls.data.transforms import attach_transforms
 from hf_imgcls.errors import ArgumentError
@@ -21,6 +20,7 @@ from hf_imgcls.fit.build import build_trainer
 from hf_imgcls.fit.hooks import Hooks, try_loss
 from hf_imgcls.fit.model import build_model
 from hf_imgcls.fit.same_run import describe_run, list_differences
+from hf_imgcls.fit.training_arguments import build_training_arguments
 from hf_imgcls.measure.metrics.accumulate import ClassificationAccumulator
 
 DATA = DataArguments(dataset_name="digits", image_size=32, max_train_samples=64, max_eval_samples=32)

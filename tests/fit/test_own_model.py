@@ -16,7 +16,6 @@ from transformers import AutoConfig, AutoModelForImageClassification, pipeline
 
 from hf_imgcls.arguments.fields import Arguments, DataArguments, FitArguments, MeasureArguments, PublishArguments
 from hf_imgcls.classifier.head import fold_temperature, head_parameter_names
-from hf_imgcls.compat.arguments import build_training_arguments
 from hf_imgcls.data.load import load_image_dataset
 from hf_imgcls.data.transforms import attach_transforms
 from hf_imgcls.errors import ArgumentError, ModelError
@@ -25,6 +24,7 @@ from hf_imgcls.fit.build import build_trainer
 from hf_imgcls.fit.hooks import Hooks
 from hf_imgcls.fit.own_model import build_own_model
 from hf_imgcls.fit.saving import save_run
+from hf_imgcls.fit.training_arguments import build_training_arguments
 from hf_imgcls.measure.metrics.accumulate import ClassificationAccumulator
 from hf_imgcls.measure.score import score_folder
 

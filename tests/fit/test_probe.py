@@ -16,7 +16,6 @@ from transformers import AutoConfig, AutoModelForImageClassification
 from hf_imgcls.arguments.fields import Arguments, DataArguments, FitArguments, MeasureArguments, PublishArguments
 from hf_imgcls.classifier.features import Features, digest_backbone
 from hf_imgcls.classifier.head import find_linear_head, head_parameter_names
-from hf_imgcls.compat.arguments import build_training_arguments
 from hf_imgcls.data.load import load_image_dataset
 from hf_imgcls.data.transforms import attach_transforms
 from hf_imgcls.errors import DataError, ModelError
@@ -25,6 +24,7 @@ from hf_imgcls.fit.build import build_trainer
 from hf_imgcls.fit.model import build_model
 from hf_imgcls.fit.probe import role_features, train_probe
 from hf_imgcls.fit.solve_head import solve_head
+from hf_imgcls.fit.training_arguments import build_training_arguments
 from hf_imgcls.measure.metrics.accumulate import ClassificationAccumulator
 
 CPU = torch.device("cpu")

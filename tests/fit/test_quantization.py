@@ -21,7 +21,6 @@ from hf_imgcls.arguments.fields import Arguments, FitArguments, MeasureArguments
 from hf_imgcls.arguments.parse import parse_arguments
 from hf_imgcls.classifier.preprocess import Normalizer
 from hf_imgcls.classifier.runtimes import keep_signal_stack
-from hf_imgcls.compat.arguments import build_training_arguments
 from hf_imgcls.compat.models import load_image_processor
 from hf_imgcls.data.calibration import read_calibration
 from hf_imgcls.data.transforms import attach_transforms
@@ -37,6 +36,7 @@ from hf_imgcls.fit.quantization import (
     save_quantizers,
 )
 from hf_imgcls.fit.saving import save_run
+from hf_imgcls.fit.training_arguments import build_training_arguments
 from hf_imgcls.layout import QUANTIZERS_FILE
 from hf_imgcls.measure.metrics.accumulate import ClassificationAccumulator
 from hf_imgcls.publish.export.exporter import ExportSource

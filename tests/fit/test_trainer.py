@@ -13,7 +13,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from hf_imgcls.arguments.fields import Arguments, DataArguments, FitArguments, MeasureArguments, PublishArguments
-from hf_imgcls.compat.arguments import build_training_arguments
 from hf_imgcls.data.load import load_image_dataset
 from hf_imgcls.data.transforms import attach_transforms
 from hf_imgcls.errors import ArgumentError, ModelError
@@ -25,6 +24,7 @@ from hf_imgcls.fit.loss import compute_classification_loss
 from hf_imgcls.fit.model import build_model
 from hf_imgcls.fit.schedule import build_step_schedule
 from hf_imgcls.fit.soup import cook_soup
+from hf_imgcls.fit.training_arguments import build_training_arguments
 from hf_imgcls.measure.metrics.accumulate import ClassificationAccumulator
 
 DATA = DataArguments(dataset_name="digits", image_size=32, max_train_samples=64, max_eval_samples=32)

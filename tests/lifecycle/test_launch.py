@@ -54,8 +54,8 @@ def test_a_recipe_is_repeated_with_other_seeds(repository, tmp_path):
 def test_processes_that_do_not_find_each_other_are_refused(monkeypatch):
     from transformers import TrainingArguments
 
-    from hf_imgcls.compat.arguments import build_training_arguments
     from hf_imgcls.errors import LaunchError
+    from hf_imgcls.fit.training_arguments import build_training_arguments
 
     arguments = {"output_dir": "unused", "report_to": "none"}
     assert build_training_arguments(arguments).world_size == 1
@@ -70,8 +70,8 @@ def test_processes_that_do_not_find_each_other_are_refused(monkeypatch):
 
 @pytest.mark.parametrize("name", ["fsdp", "deepspeed"])
 def test_a_model_is_not_sharded_on_cpus_in_name_only(name, monkeypatch):
-    from hf_imgcls.compat.arguments import build_training_arguments
     from hf_imgcls.errors import LaunchError
+    from hf_imgcls.fit.training_arguments import build_training_arguments
 
     arguments = {"output_dir": "unused", "report_to": "none", "use_cpu": True}
     with pytest.raises(LaunchError, match=f"by --{name}, and this run is on the CPU"):
