@@ -51,12 +51,18 @@ def check_metric_name(spec: Any, *, trusts_code: bool) -> None:
     """
     if not isinstance(spec, str):
         return
-    path = Path(spec)
-    if path.suffix == ".py" and not path.is_file():
-        raise ArgumentError(f"metrics: there is no file {spec!r}", "a Python file", "correct the path")
-    if not path.exists() and not trusts_code:
+    path = find_metric_file(spec)
+    if path is not None and not path.is_file():
+        raise ArgumentError(f"metrics: there is no file {str(path)!r}", "a Python file", "correct the path")
+    if path is None and not trusts_code:
         raise ArgumentError(
             f"metrics: {spec!r} is not a file here, so it is code from the Hub, and trust_remote_code is false",
             "the path of a .py file, or code that you trust",
             "read the code on the Hub, then add --trust_remote_code true",
         )
+
+
+def find_metric_file(spec: str) -> Path | None:
+    """Return the file that a name of ``--metrics`` means: itself, or ``NAME/NAME.py``; None for one on the Hub."""
+    path = Path(spec).expanduser()
+    return path if path.suffix == ".py" else path / f"{path.name}.py" if path.is_dir() else None

@@ -188,10 +188,11 @@ class ThroughputProgress(TrainerCallback):
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any = None, **kwargs: Any
     ) -> None:
-        """Print the validation numbers a person follows."""
+        """Print the validation numbers a person follows, and the one that the best model is chosen by."""
         if self._bar is not None and metrics:
             found = {name.removeprefix("eval_"): value for name, value in metrics.items() if isinstance(value, float)}
-            names = ("loss", *list_shown(HEADLINE, multi_label=has_several_labels(found)))
+            selected = (args.metric_for_best_model or "loss").removeprefix("eval_")
+            names = dict.fromkeys(("loss", *list_shown(HEADLINE, multi_label=has_several_labels(found)), selected))
             shown = [f"{name} {found[name]:.4f}" for name in names if name in found]
             self._bar.write(f"epoch {state.epoch:.2f}: {self._loss}validation " + ", ".join(shown))
 

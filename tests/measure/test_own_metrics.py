@@ -162,7 +162,8 @@ WRONG = {
     "no number": (MCC.replace("matthews_corrcoef(references, predictions)", '"high"'), "returns no number"),
     "a name of ours": (MCC.replace('"mcc"', '"macro_f1"'), "returns 'macro_f1', a name of the metrics of the cata"),
     "a taken name": (MCC.replace('"mcc"', '"num_examples"'), "returns 'num_examples'"),
-    "no class": ("import evaluate\n", "cannot be loaded"),
+    "no class": ("import evaluate\n", "cannot be loaded: .* 0 classes"),
+    "two classes": (MCC + MCC.replace("class Mcc", "class Other"), "cannot be loaded: .* 2 classes"),
     "no Python": ("def (", "SyntaxError"),
 }
 
@@ -187,6 +188,16 @@ def test_objects_from_python(write):
         load(len)
     with pytest.raises(ArgumentError, match="a name of another of --metrics"):
         load(module, write("again", MCC))
+
+
+def test_a_folder_with_a_module_and_imports_on_one_line(tmp_path):
+    (tmp_path / "mcc").mkdir()
+    text = MCC.replace("import datasets\nimport evaluate", "import datasets, evaluate")
+    write_module(tmp_path / "mcc", "mcc", text)
+    assert load(str(tmp_path / "mcc"))[0].keys == ("mcc",)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ArgumentError, match=r"there is no file '.*empty.py'"):
+        load(str(tmp_path / "empty"))
 
 
 def test_names_are_checked_before_anything_is_loaded(write):

@@ -12,15 +12,17 @@ from its features:
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import math
 import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_imgcls.arguments.metric_names import check_metric_name
+from hf_imgcls.arguments.metric_names import check_metric_name, find_metric_file
 from hf_imgcls.catalogue import METRICS
 from hf_imgcls.errors import ArgumentError, DataError
 from hf_imgcls.measure.metrics.examples import Answers
@@ -220,15 +222,38 @@ def _load(spec: Any) -> Any:
             )
         return spec
     try:
-        module = evaluate.load(spec, keep_in_memory=True)
+        path = find_metric_file(spec)
+        module = evaluate.load(spec, keep_in_memory=True) if path is None else _load_file(path)
     except Exception as error:
         raise ArgumentError(
             f"metrics: {spec!r} cannot be loaded: {_describe(error)}",
-            "a .py file with a class derived from evaluate.Metric, or a metric on the Hub",
+            "a .py file with one class derived from evaluate.Metric, or a metric on the Hub",
             "correct the file or the name",
         ) from error
     module.seed = 0  # by default a number that differs from run to run
     return module
+
+
+def _load_file(path: Path) -> Any:
+    """Run a file, and make an object of the one module in it.
+
+    ``evaluate.load`` would copy the file, and refuse ``import datasets, evaluate``: it reads imports line by line.
+    """
+    import evaluate
+
+    spec = importlib.util.spec_from_file_location(f"own_metric_{path.stem}", path)
+    assert spec is not None  # it is a .py file
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    classes = [
+        item
+        for item in vars(module).values()
+        if isinstance(item, type) and issubclass(item, evaluate.EvaluationModule) and item.__module__ == spec.name
+    ]
+    if len(classes) != 1:
+        raise TypeError(f"it has {len(classes)} classes derived from evaluate.Metric")
+    return classes[0](keep_in_memory=True)
 
 
 def _match_inputs(name: str, module: Any, *, multi_label: bool) -> dict[str, str]:
