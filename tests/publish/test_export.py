@@ -359,7 +359,7 @@ def test_the_report_has_a_row_for_each_export(exported_run):
     record = ExportRecord.load(exported_run / "onnx" / "export.json")
     assert report.exports[0]["p50_ms"] == record.latency["p50_ms"]
     page = (exported_run / "report" / "report.html").read_text()
-    assert "The same model elsewhere" in page
+    assert "Exported models, each measured" in page
     assert page.count('<th scope="row">onnx<small>') == 1
     assert report.gallery  # what the page showed before, it shows still
     show_exports(exported_run)
