@@ -1,4 +1,4 @@
-"""How training images are varied: one setting for all of it, and every part by itself.
+"""How training images are varied: a policy for all of it, and a value for each part.
 
 Only the standard library is imported: arguments are checked before anything heavy is.
 """
@@ -59,7 +59,7 @@ POLICIES = {
 
 
 def resolve_augmentation(data_args: DataArguments) -> Augmentation:
-    """What a run does to its training images: the policy, and what was asked for by itself."""
+    """Return what a run does to its training images: its policy, changed by the parts that were given."""
     given = {name: getattr(data_args, name) for name in AUGMENTATION_PARTS if getattr(data_args, name) is not None}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     return dataclasses.replace(POLICIES[data_args.augmentation], **given)

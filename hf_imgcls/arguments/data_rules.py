@@ -32,13 +32,13 @@ def check_source(data: DataArguments, is_needed: bool) -> Iterator[ArgumentError
     if len(given) > 1:
         yield ArgumentError(
             f"the data comes from {' and from '.join(', '.join(names) for names in given)}",
-            "one source: --dataset_name, or --train_dir and its like, or --train_file and its like",
+            "one source: a dataset, folders (--train_dir ...) or files (--train_file ...)",
             "keep one of them; `--NAME null` unsets what a file has set",
         )
     if not given and is_needed:
         yield ArgumentError(
             "no dataset is named",
-            "--dataset_name, --train_dir or --train_file, or their like for validation and test",
+            "--dataset_name, or folders (--train_dir ...) or files (--train_file ...)",
             "try the built-in sample: --dataset_name digits",
         )
     if data.dataset_revision and os.path.isdir(os.path.expanduser(str(data.dataset_name))):

@@ -154,7 +154,7 @@ TRAINING_DEFAULTS = (
     TrainingDefault(
         "metric_for_best_model",
         "auto",
-        "auto: accuracy, or mean_average_precision where images have several labels",
+        "auto: accuracy, or mean_average_precision for multi-label data",
         "it is what classifiers are chosen by",
     ),
     TrainingDefault(

@@ -219,7 +219,7 @@ class ScoreGroup:
 
 @dataclass
 class PublishGroup:
-    """What the model card says besides the records, and what is uploaded."""
+    """What the model card says in addition to the records, and what is uploaded."""
 
     GROUP = "publish"
 
@@ -312,7 +312,7 @@ class MeasureArguments(ScoreGroup, MeasureGroup):
 
 @dataclass
 class PublishArguments(ExportGroup, PushGroup, PublishGroup):
-    """What the model card says besides the records, what is uploaded and exported."""
+    """What the model card says in addition to the records, what is uploaded and exported."""
 
 
 @dataclass

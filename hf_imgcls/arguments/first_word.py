@@ -17,7 +17,7 @@ from hf_imgcls.errors import ArgumentError
 from hf_imgcls.layout import RECIPE_FILE, RUN_FILE
 
 BUILT_IN_SAMPLE = "digits"
-# Files of rows that --train_file and its like take.
+# What --train_file, --validation_file and --test_file take.
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 _CONFIG_SUFFIXES = (".yaml", ".yml")
 # What a folder in the layout of the Hub, or one that `datasets` has saved, holds in itself or one folder deeper.
@@ -155,7 +155,7 @@ def _is_hub_layout(folders: Iterable[Path]) -> bool:
 
 
 def _check_said_once(argv: list[str], names: tuple[str, ...]) -> None:
-    """Raise an error if one of the flags is given besides the first word."""
+    """Raise an error if one of the flags is given as well as the first word."""
     flags = scan_flags(argv[1:])
     for name in names:
         if flags.get(name, "null") != "null":

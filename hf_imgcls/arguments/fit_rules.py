@@ -41,7 +41,7 @@ def check_training(arguments: Arguments, complete: bool) -> Iterator[ArgumentErr
 
     Args:
         arguments: With all defaults filled in, those of ``do_train`` and ``eval_strategy`` among them.
-        complete: Whether everything the user wrote was understood; if not, nothing is said to be missing.
+        complete: Whether everything the user wrote was understood; if not, nothing is reported as missing.
     """
     if complete:
         yield from _check_task(arguments)

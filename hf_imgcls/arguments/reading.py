@@ -125,7 +125,7 @@ def read_file(path: str, problems: list[ArgumentError]) -> dict[str, Any]:
 
     Args:
         path: The file, or the name of a packaged config; JSON if its name ends in ``.json``.
-        problems: What is wrong with a file that cannot be read, is empty, is no mapping or repeats a key is added here.
+        problems: The list that an unreadable or empty file, one that is not a mapping, and repeated keys are added to.
 
     Returns:
         Key -> value; nothing if there was a problem.

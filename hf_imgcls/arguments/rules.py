@@ -36,7 +36,7 @@ def check_arguments(
     Args:
         arguments: With all defaults filled in.
         known: The arguments this command has; what it does not have is not missing.
-        complete: Whether everything the user wrote was understood; if not, nothing is said to be missing.
+        complete: Whether everything the user wrote was understood; if not, nothing is reported as missing.
     """
     data, measure, training = arguments.data, arguments.measure, arguments.training
     needs_data = complete and "dataset_name" in known and not (measure.predictions or measure.compare)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from importlib import import_module
 
+from hf_imgcls.arguments.recall import scan_flags
 from hf_imgcls.errors import ArgumentError
 
 PROGRAM = "hf-imgcls"
@@ -58,12 +59,8 @@ def _describe() -> str:
 
 def _read_num_processes(argv: list[str]) -> int:
     """``--num_processes`` of a command line; 1 where it is not there or is no number, which is told later."""
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
-        flag, equals, value = word.replace("-", "_").partition("=")
-        number = value if equals else following
-        if flag == "__num_processes" and number.isdigit():
-            return int(number)
-    return 1
+    number = scan_flags(argv).get("num_processes", "")
+    return int(number) if number.isdigit() else 1
 
 
 def _is_launched() -> bool:

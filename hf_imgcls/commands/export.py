@@ -106,12 +106,15 @@ def read_arguments(argv: Sequence[str]) -> Arguments:
     Raises:
         ArgumentError: Something about it is wrong.
     """
+    no_model = ArgumentError("no model is named", "a run's folder or a model on the Hub", "hf-imgcls export RUN ...")
+    if not argv:
+        raise no_model
     argv = [word.replace("--formats", "--export_formats") if word.startswith("--formats") else word for word in argv]
     groups = ("data", "pixels", "export")
     argv = recall_arguments(argv)
     args = parse_arguments(argv, description=__doc__, groups=groups, also=FLAGS, positional="model_name_or_path")
     if "model_name_or_path" not in args.explicit:
-        raise ArgumentError("no model is named", "a run's folder or a model on the Hub", "hf-imgcls export RUN ...")
+        raise no_model
     if not args.publish.export_formats:
         raise ArgumentError("no format is named", "--formats with at least one", "for example --formats onnx openvino")
     if "output_dir" not in args.explicit:

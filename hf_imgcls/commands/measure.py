@@ -126,6 +126,9 @@ def read_arguments(argv: Sequence[str]) -> Arguments:
     Raises:
         ArgumentError: Something about it is wrong.
     """
+    no_model = ArgumentError("no model is named", "a run's folder or a model on the Hub", "hf-imgcls measure RUN")
+    if not argv:
+        raise no_model
     args = parse_arguments(
         recall_arguments(argv), description=__doc__, groups=("data", "measure", "score"), also=FLAGS,
         positional="model_name_or_path",
@@ -139,7 +142,7 @@ def read_arguments(argv: Sequence[str]) -> Arguments:
             args.training["output_dir"] = str(folder)
         return args
     if "model_name_or_path" not in args.explicit:
-        raise ArgumentError("no model is named", "a run's folder or a model on the Hub", "hf-imgcls measure RUN")
+        raise no_model
     if "output_dir" not in args.explicit:
         model = Path(str(args.fit.model_name_or_path))
         if (run := find_run(model)) != model:  # an exported model is called after its format, like those of other runs

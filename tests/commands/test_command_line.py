@@ -52,6 +52,18 @@ def test_an_unknown_verb_is_answered_with_the_nearest():
     assert "hf-imgcls --help" in run_command("xyz").stderr
 
 
+def test_a_verb_alone_says_what_is_missing(tmp_path):
+    for verb, missing in (
+        ("finetune", "no dataset is named"),
+        ("measure", "no model is named"),
+        ("export", "no model"),
+    ):
+        told = run_command(verb, cwd=tmp_path)
+        assert told.returncode == 2
+        assert missing in told.stderr
+        assert "Traceback" not in told.stderr
+
+
 def test_a_mistake_is_told_as_by_the_script():
     told = run_command("finetune", "--dataset_name", "digits", "--learning_rte", "1")
     assert told.returncode == 2

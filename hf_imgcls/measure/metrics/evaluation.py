@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from accelerate import PartialState
-
 from hf_imgcls.errors import UserError
 from hf_imgcls.measure.metrics.accumulate import Accumulator
 from hf_imgcls.measure.metrics.examples import Answers
@@ -91,6 +89,8 @@ def measure_own(own: Sequence[OwnMetric], answered: Answered | None) -> dict[str
     """
     if not own:
         return {}
+    from accelerate import PartialState
+
     state = PartialState()
     found: dict[str, Measured] = {}
     problem: UserError | None = None
