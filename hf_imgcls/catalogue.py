@@ -87,8 +87,8 @@ class Metric:
         return meaning if self.is_higher_better or not meaning else f"{meaning}; lower is better"
 
 
-_MACRO = "mean over classes; every class counts the same"
-_WEIGHTED = "mean over classes, by their number of images"
+_MACRO = "unweighted mean over classes"
+_WEIGHTED = "mean over classes, weighted by their number of images"
 _CURVE = "area under the precision-recall curve, mean over classes"
 _CHOSEN = (HEADLINE, COMPARISON, REPEATS)
 
@@ -98,11 +98,11 @@ _ROWS = (
         LOSS, is_higher_better=False, most=math.inf, measured=TRAINING,
     ),
     Metric(
-        "accuracy", "Accuracy", "share of images whose first answer is right", kind=SHARE, tasks=_ONE, is_on_hub=True,
-        shown=_CHOSEN,
+        "accuracy", "Accuracy", "share of images whose top prediction is correct", kind=SHARE, tasks=_ONE,
+        is_on_hub=True, shown=_CHOSEN,
     ),
     Metric(
-        "top5_accuracy", "Top-5 accuracy", "share of images whose class is among the first five answers", kind=RANK,
+        "top5_accuracy", "Top-5 accuracy", "share of images whose class is among the five highest scores", kind=RANK,
         tasks=_ONE,
     ),
     Metric(
@@ -110,11 +110,11 @@ _ROWS = (
         multi_label_shown=_CHOSEN,
     ),
     Metric(
-        "micro_average_precision", "Micro average precision", "the same of all decisions together", kind=RANKING,
+        "micro_average_precision", "Micro average precision", "average precision of all decisions pooled", kind=RANKING,
         tasks=_SEVERAL,
     ),
     Metric(
-        "subset_accuracy", "Subset accuracy", "share of images whose labels are all right, and no other is answered",
+        "subset_accuracy", "Subset accuracy", "share of images whose predicted labels are exactly right",
         kind=SHARE, tasks=_SEVERAL, multi_label_shown=(HEADLINE, COMPARISON, THRESHOLDS),
     ),
     Metric(
@@ -122,16 +122,16 @@ _ROWS = (
         is_higher_better=False, tasks=_SEVERAL, multi_label_shown=(COMPARISON, THRESHOLDS),
     ),
     Metric(
-        "micro_precision", "Micro precision", "share of answered labels that are right", kind=POOLED, tasks=_SEVERAL,
+        "micro_precision", "Micro precision", "share of predicted labels that are correct", kind=POOLED, tasks=_SEVERAL,
         average="micro", is_on_hub=True,
     ),
     Metric(
-        "micro_recall", "Micro recall", "share of labels that are answered", kind=POOLED, tasks=_SEVERAL,
+        "micro_recall", "Micro recall", "share of true labels that are predicted", kind=POOLED, tasks=_SEVERAL,
         average="micro", is_on_hub=True,
     ),
     Metric(
-        "micro_f1", "Micro F1", "harmonic mean of the two", kind=POOLED, tasks=_SEVERAL, average="micro",
-        is_on_hub=True, multi_label_shown=(HEADLINE, COMPARISON, THRESHOLDS),
+        "micro_f1", "Micro F1", "harmonic mean of micro precision and micro recall", kind=POOLED, tasks=_SEVERAL,
+        average="micro", is_on_hub=True, multi_label_shown=(HEADLINE, COMPARISON, THRESHOLDS),
     ),
     Metric("macro_precision", "Macro precision", _MACRO, average="macro", is_on_hub=True),
     Metric("macro_recall", "Macro recall", _MACRO, average="macro", is_on_hub=True),
@@ -160,7 +160,7 @@ _ROWS = (
         shown=(REPEATS,), multi_label_shown=(REPEATS, CLASSES),
     ),
     Metric(
-        "top3_accuracy", "Top-3 accuracy", "share of images whose class is among the first three answers", kind=RANK,
+        "top3_accuracy", "Top-3 accuracy", "share of images whose class is among the three highest scores", kind=RANK,
         tasks=_ONE, measured=REPORT,
     ),
     Metric(
@@ -172,7 +172,7 @@ _ROWS = (
         is_higher_better=False, most=2.0, measured=REPORT, multi_label_shown=(CLASSES,),
     ),
     Metric(
-        "adaptive_ece", "Adaptive ECE", "calibration error, bins of equally many images",
+        "adaptive_ece", "Adaptive ECE", "calibration error, bins with equally many images",
         "the same, bins of equally many decisions", CALIBRATION, is_higher_better=False, measured=REPORT,
     ),
     Metric("worst_class_recall", "Recall of the worst class", kind=OTHER, measured=GOAL),
