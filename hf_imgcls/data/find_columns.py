@@ -13,7 +13,6 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 from hf_imgcls.data.label_sets import list_nested_paths, resolve_feature, split_columns
 from hf_imgcls.errors import DataError
 
-IMAGE_COLUMN_NAMES = ("image", "img", "images", "picture", "photo")
 LABEL_COLUMN_NAMES = (
     "label",
     "labels",

@@ -11,7 +11,6 @@ from accelerate import PartialState
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from hf_imgcls.errors import LaunchError, OutputError
-from hf_imgcls.fit.loss import compute_classification_loss
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainingArguments
@@ -170,8 +169,9 @@ def _fits(model: PreTrainedModel, args: TrainingArguments, size: int, image_size
         reserved = [torch.zeros_like(p) for p in model.parameters() if p.requires_grad for _ in range(copies)]
         pixel_values = torch.zeros(size, 3, *image_size, device=args.device)
         with torch.autocast(args.device.type, dtype=dtype, enabled=dtype is not None):
-            outputs = model(pixel_values=pixel_values)
-        compute_classification_loss(outputs, torch.zeros(size, dtype=torch.int64, device=args.device)).backward()
+            logits = model(pixel_values=pixel_values).logits
+        labels = torch.zeros(size, dtype=torch.int64, device=args.device)
+        torch.nn.functional.cross_entropy(logits.float(), labels).backward()
         return True
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):

@@ -1,14 +1,14 @@
 """The one loss path: a loss of each sample, divided exactly once.
 
 Targets are class ids (B,); or (B, K) floats, which are shares of one image where images are mixed, and yes or no for
-each class where an image may have several labels. What a user can choose by ``--loss`` stands in `LOSSES`, and only
-there; what ``--imbalance`` does to it comes from `hf_imgcls.fit.imbalance`.
+each class where an image may have several labels. What ``--imbalance`` does to a loss comes from
+`hf_imgcls.fit.imbalance`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -16,7 +16,6 @@ from torchvision.ops import sigmoid_focal_loss
 
 from hf_imgcls.errors import ArgumentError
 
-LOSSES = ("cross_entropy", "bce", "focal", "asymmetric")
 # Ridnik et al. (2021), section 4.2: what they use throughout.
 _GAMMA_NEGATIVE, _GAMMA_POSITIVE, _MARGIN = 4.0, 1.0, 0.05
 
@@ -37,7 +36,7 @@ class SampleLoss:
     """The loss of each sample.
 
     Attributes:
-        name: One of `LOSSES`.
+        name: ``cross_entropy``, ``bce``, ``focal`` or ``asymmetric``.
         multi_label: Whether an image may have several labels.
         focal_gamma: Exponent of the focal loss.
         class_weights: float32 ``(K,)``, or None. One label per image: the loss of an example is multiplied by its
@@ -140,7 +139,7 @@ def choose_loss(name: str, *, multi_label: bool, focal_gamma: float = 2.0) -> Sa
     """Resolve ``--loss``.
 
     Args:
-        name: Of `LOSSES`, or ``"auto"``: cross-entropy, and with several labels per image binary cross-entropy.
+        name: As for `SampleLoss`, or ``"auto"``: cross-entropy, and with several labels per image binary cross-entropy.
         multi_label: Whether an image may have several labels.
         focal_gamma: Exponent of the focal loss.
 
@@ -158,39 +157,14 @@ def choose_loss(name: str, *, multi_label: bool, focal_gamma: float = 2.0) -> Sa
     return SampleLoss(name, multi_label, focal_gamma)
 
 
-def compute_classification_loss(
-    outputs: Any,
-    labels: torch.Tensor,
-    num_items_in_batch: torch.Tensor | int | None = None,
-    label_smoothing: float = 0.0,
-    loss: SampleLoss | None = None,
-) -> torch.Tensor:
-    """A loss, divided exactly once.
-
-    Most image heads of transformers ignore ``num_items_in_batch`` and return a mean per micro-batch, which ``Trainer``
-    then does not divide by the number of accumulated micro-batches: gradients come out N times too large
-    (https://github.com/huggingface/transformers/issues/37766). Here the sum over the micro-batch is divided by the
-    number of examples in the whole accumulated batch, over all processes.
-
-    Args:
-        outputs: Model output with ``logits`` of shape ``(B, K)``.
-        labels: See `SampleLoss`.
-        num_items_in_batch: Labels in the whole accumulated batch, as `divide_losses` takes them.
-        label_smoothing: See `SampleLoss`.
-        loss: From `choose_loss`; cross-entropy by default.
-
-    Returns:
-        A scalar float32 tensor.
-    """
-    loss = loss or SampleLoss()
-    losses = loss(outputs.logits, labels, label_smoothing)
-    return divide_losses(losses, num_items_in_batch, labels.shape[1] if loss.multi_label else 1)
-
-
 def divide_losses(
     losses: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None, entries_per_example: int = 1
 ) -> torch.Tensor:
-    """Sum ``(B,)`` losses and divide them by the examples of the whole accumulated batch.
+    """Sum ``(B,)`` losses and divide them by the examples of the whole accumulated batch, exactly once.
+
+    Most image heads of transformers ignore ``num_items_in_batch`` and return a mean per micro-batch, which ``Trainer``
+    then does not divide by the number of accumulated micro-batches: gradients come out N times too large
+    (https://github.com/huggingface/transformers/issues/37766).
 
     Weights of classes do not change what is divided by: their mean over the training examples is 1, and a batch with
     rare classes has its larger part in a step, whichever micro-batch or process it falls to.

@@ -20,7 +20,7 @@ from hf_imgcls.fit.adapt import adapt_model
 from hf_imgcls.fit.build import build_trainer, settle_unused_parameters, settle_workers
 from hf_imgcls.fit.callbacks import describe_ending
 from hf_imgcls.fit.depthwise import DepthwiseConv2d
-from hf_imgcls.fit.loss import compute_classification_loss
+from hf_imgcls.fit.loss import SampleLoss, divide_losses
 from hf_imgcls.fit.model import build_model
 from hf_imgcls.fit.schedule import build_step_schedule
 from hf_imgcls.fit.soup import cook_soup
@@ -61,12 +61,12 @@ def make_trainer(digits, folder, family="vit", fit=None, data=DATA, **training):
 def test_the_loss_is_divided_once_by_the_whole_batch():
     logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
     labels = torch.tensor([0, 0])
-    outputs = SimpleNamespace(logits=logits)
+    losses = SampleLoss()
     # -log softmax by hand: log(1 + e^-2) and log(1 + e^1)
     total = torch.log(1 + torch.exp(torch.tensor(-2.0))) + torch.log(1 + torch.exp(torch.tensor(1.0)))
-    torch.testing.assert_close(compute_classification_loss(outputs, labels), total / 2)
-    torch.testing.assert_close(compute_classification_loss(outputs, labels, num_items_in_batch=8), total / 8)
-    smoothed = compute_classification_loss(outputs, labels, label_smoothing=0.2)
+    torch.testing.assert_close(divide_losses(losses(logits, labels)), total / 2)
+    torch.testing.assert_close(divide_losses(losses(logits, labels), num_items_in_batch=8), total / 8)
+    smoothed = divide_losses(losses(logits, labels, smoothing=0.2))
     reference = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.2)
     torch.testing.assert_close(smoothed, reference)
     assert not torch.isclose(smoothed, total / 2)

@@ -12,7 +12,6 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from hf_imgcls.measure.metrics.ranking import rank_class
 from hf_imgcls.measure.metrics.single import assign_bins, assign_mass_bins, average_counts, sum_gaps
 from hf_imgcls.measure.statistics.intervals import (
-    bootstrap,
     draw_statistics,
     enclose_absolute_sum,
     enclose_ranking,
@@ -48,7 +47,9 @@ def test_bootstrap_of_a_mean_covers():
     truth, covered = 2.0, 0
     for seed in range(NUM_SIMULATIONS):
         losses = np.random.default_rng([1, seed]).gamma(2.0, 1.0, 150)
-        low, high = bootstrap(lambda counts, losses=losses: counts @ losses / 150, 150, seed=seed, draws=300)
+        low, high = take_percentiles(
+            draw_statistics(lambda counts, losses=losses: counts @ losses / 150, 150, seed=seed, draws=300), 0.95
+        )
         covered += low <= truth <= high
     assert covered / NUM_SIMULATIONS == pytest.approx(0.95, abs=0.02)
 
@@ -67,7 +68,7 @@ def test_bootstrap_of_macro_f1_covers():
         def statistic(counts, label=label, prediction=prediction):
             return average_counts(counts @ label, counts @ prediction, counts @ (label * prediction))["macro_f1"]
 
-        low, high = bootstrap(statistic, 200, seed=seed, draws=300)
+        low, high = take_percentiles(draw_statistics(statistic, 200, seed=seed, draws=300), 0.95)
         covered += low <= truth <= high
     assert covered / NUM_SIMULATIONS == pytest.approx(0.95, abs=0.02)
 

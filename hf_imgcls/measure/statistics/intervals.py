@@ -72,13 +72,6 @@ def clopper_pearson(
     return low, high
 
 
-def bootstrap(
-    statistic: Statistic, n: int, *, seed: int, draws: int = DEFAULT_DRAWS, level: float = DEFAULT_LEVEL
-) -> tuple[FloatArray, FloatArray]:
-    """Percentile bootstrap: `draw_statistics`, then `take_percentiles`."""
-    return take_percentiles(draw_statistics(statistic, n, seed=seed, draws=draws), level)
-
-
 def draw_statistics(statistic: Statistic, n: int, *, seed: int, draws: int = DEFAULT_DRAWS) -> FloatArray:
     """Compute a statistic on samples drawn from the examples with replacement.
 
