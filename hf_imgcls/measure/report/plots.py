@@ -15,7 +15,6 @@ import numpy.typing as npt
 from hf_imgcls.measure.report.drawing import (
     MAX_MATRIX_CLASSES,
     MAX_ROWS,
-    ROW_IN,
     WIDTH_IN,
     Chart,
     ClassNames,
@@ -23,7 +22,6 @@ from hf_imgcls.measure.report.drawing import (
     group_thousands,
     make_figure,
     set_title,
-    shorten_name,
     styled,
 )
 
@@ -137,37 +135,6 @@ def draw_confusion_matrix(counts: npt.NDArray[np.int64], labels: Sequence[str], 
         figure,
         f"Confusion matrix of {num_labels} classes, {int(counts.sum()):,} images, {int(np.trace(counts)):,} of them on "
         "the diagonal. The most confused pairs are listed beside it.",
-    )
-
-
-def draw_confused_pairs(pairs: Sequence[dict[str, Any]], labels: Sequence[str], theme: Theme) -> Chart:
-    """How often one class is taken for another: the first `MAX_ROWS` of ``confused_pairs``."""
-    from matplotlib.ticker import MaxNLocator
-
-    pairs = pairs[:MAX_ROWS]
-    names = ClassNames(labels, theme, 22)
-    with styled(theme):
-        figure = make_figure(0.9 + 1.6 * ROW_IN * len(pairs))
-        axes = figure.subplots()
-        places = np.arange(len(pairs))
-        counts = [pair["count"] for pair in pairs]
-        axes.barh(places, counts, height=0.6, color=theme.second, alpha=0.85)
-        for place, pair in enumerate(pairs):
-            text = f"{pair['count']:,} ({100 * pair['share_of_label']:.1f} %)"
-            beside: dict[str, Any] = {"textcoords": "offset points", "xytext": (3, 0), "va": "center"}
-            axes.annotate(text, (pair["count"], place), fontsize=8, **beside)
-        texts = [f"{names[pair['label']]}\ntaken for {names[pair['prediction']]}" for pair in pairs]
-        axes.set_yticks(places, texts)
-        axes.set(ylim=(len(pairs) - 0.4, -0.6), xlim=(0, 1.35 * max(counts)), xlabel="images")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(visible=False, axis="y")
-        axes.tick_params(axis="y", length=0)
-        set_title(figure, "Most confused pairs: images (share of the true class)")
-    first = pairs[0]
-    return Chart(
-        figure,
-        f"Bar chart of the {len(pairs)} most confused pairs of classes. First: "
-        f"{shorten_name(first['label'])} taken for {shorten_name(first['prediction'])}, {first['count']:,} images.",
     )
 
 

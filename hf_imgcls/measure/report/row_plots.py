@@ -100,6 +100,29 @@ def draw_slices(slices: Sequence[dict[str, Any]], theme: Theme) -> Chart:
     )
 
 
+def draw_confused_pairs(pairs: Sequence[dict[str, Any]], labels: Sequence[str], theme: Theme) -> Chart:
+    """How often one class is taken for another: the first `MAX_ROWS` of ``confused_pairs``."""
+    from matplotlib.ticker import MaxNLocator
+
+    pairs = pairs[:MAX_ROWS]
+    names = ClassNames(labels, theme, 22)
+    with styled(theme):
+        figure = make_figure(0.9 + 1.6 * ROW_IN * len(pairs))
+        axes = figure.subplots()
+        for place, pair in enumerate(pairs):
+            _draw_bar(axes, place, pair["count"], pair["share_of_label"], theme.second)
+        _name_bars(axes, [f"{names[pair['label']]}\ntaken for {names[pair['prediction']]}" for pair in pairs])
+        axes.set(xlim=(0, 1.35 * max(pair["count"] for pair in pairs)))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        set_title(figure, "Most confused pairs: images (share of the true class)")
+    first = pairs[0]
+    return Chart(
+        figure,
+        f"Bar chart of the {len(pairs)} most confused pairs of classes. First: "
+        f"{shorten_name(first['label'])} taken for {shorten_name(first['prediction'])}, {first['count']:,} images.",
+    )
+
+
 def draw_label_mistakes(mistakes: Sequence[dict[str, Any]], labels: Sequence[str], theme: Theme) -> Chart:
     """How often each class is missed where it is, and invented where it is not: the first `MAX_ROWS` of ``mistakes``.
 
@@ -118,24 +141,12 @@ def draw_label_mistakes(mistakes: Sequence[dict[str, Any]], labels: Sequence[str
         most = max(max(row["missed"], row["invented"]) for row in rows) or 1
         for place, row in enumerate(rows):
             for kind, sign, colour in (("missed", -1, theme.second), ("invented", 1, theme.first)):
-                axes.barh(place, sign * row[kind], height=0.6, color=colour, alpha=0.85)
-                share = "" if row[f"{kind}_share"] is None else f" ({100 * row[f'{kind}_share']:.1f} %)"
-                axes.annotate(
-                    f"{row[kind]:,}{share}",
-                    (sign * row[kind], place),
-                    textcoords="offset points",
-                    xytext=(3 * sign, 0),
-                    ha="left" if sign > 0 else "right",
-                    va="center",
-                    fontsize=8,
-                )
+                _draw_bar(axes, place, row[kind], row[f"{kind}_share"], colour, sign)
         axes.axvline(0, color=theme.muted, linewidth=1)
-        axes.set_yticks(range(len(rows)), [names[row["label"]] for row in rows])
-        axes.set(ylim=(len(rows) - 0.4, -0.6), xlim=(-1.6 * most, 1.6 * most), xlabel="images")
+        _name_bars(axes, [names[row["label"]] for row in rows])
+        axes.set(xlim=(-1.6 * most, 1.6 * most))
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
         axes.xaxis.set_major_formatter(lambda value, _: f"{abs(value):,.0f}")
-        axes.grid(visible=False, axis="y")
-        axes.tick_params(axis="y", length=0)
         set_title(
             figure,
             "Left: missed (share of the images that have the class)\n"
@@ -195,6 +206,27 @@ def draw_comparison(comparison: dict[str, Any], theme: Theme) -> Chart:
 
 def _name_slice(item: dict[str, Any], theme: Theme) -> str:
     return ClassNames([], theme, 34)[f"{item['column']}: {item['group']}"]
+
+
+def _draw_bar(axes: Axes, place: int, count: int, share: float | None, colour: str, sign: int = 1) -> None:
+    """Draw one bar to the right, or to the left, with its count and share at the end."""
+    axes.barh(place, sign * count, height=0.6, color=colour, alpha=0.85)
+    axes.annotate(
+        f"{count:,}" + ("" if share is None else f" ({100 * share:.1f} %)"),
+        (sign * count, place),
+        textcoords="offset points",
+        xytext=(3 * sign, 0),
+        ha="left" if sign > 0 else "right",
+        va="center",
+        fontsize=8,
+    )
+
+
+def _name_bars(axes: Axes, texts: Sequence[str]) -> None:
+    axes.set_yticks(range(len(texts)), texts)
+    axes.set(ylim=(len(texts) - 0.4, -0.6), xlabel="images")
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0)
 
 
 def _draw_rows(

@@ -147,7 +147,7 @@ def draw_charts(content: dict[str, Any], table: Table | None, theme: Theme) -> d
     if counts is not None:
         charts["confusion"] = plots.draw_confusion_matrix(counts, labels, theme)
     elif content["confused_pairs"]:
-        charts["confusion"] = plots.draw_confused_pairs(content["confused_pairs"], labels, theme)
+        charts["confusion"] = row_plots.draw_confused_pairs(content["confused_pairs"], labels, theme)
     if any(item.get("recall", {}).get("value") is not None for item in content["per_class"].values()):
         charts["classes"] = row_plots.draw_classes(content["per_class"], labels, theme)
     if (content["imbalance"] or {}).get("classes"):
