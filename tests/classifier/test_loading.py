@@ -125,11 +125,7 @@ def test_pillow_prepares_images_as_the_processor_does(name, options, tmp_path):
     processor = get_class(name)(**options)
     processor.save_pretrained(tmp_path)
     steps = load_steps(tmp_path, {"transformers_version": transformers.__version__})
-    level = 1 / 255
-    if processor.do_normalize:
-        level /= min(steps.std)
-    elif not processor.do_rescale:
-        level = 1.0
+    level = (steps.rescale_factor or 1.0) / min(steps.std or (1.0,))
     for size in ((300, 417), (417, 300), (90, 130), (256, 279), (224, 224)):
         image = photo(*size)
         expected = processor(images=[image], return_tensors="pt")["pixel_values"].numpy()

@@ -7,18 +7,16 @@ Values are texts, most of them JSON.
 from __future__ import annotations
 
 import json
-import math
 from typing import TYPE_CHECKING, Any
 
+from hf_imgcls.classifier.steps import read_steps, read_timm_steps
+from hf_imgcls.errors import ModelError
 from hf_imgcls.records import SINGLE_LABEL, THRESHOLDS_KEY
 
 if TYPE_CHECKING:
     from hf_imgcls.publish.export.exporter import ExportSource
 
 RT_INFO_SECTION = "model_info"
-# ConvNeXt's processors cut nothing off from this side on.
-# Source: transformers' ConvNextImageProcessor.resize.
-_CONVNEXT_WHOLE_PX = 384
 
 
 def describe_model(source: ExportSource) -> dict[str, str]:
@@ -67,45 +65,9 @@ def describe_preprocessing(processor: Any) -> dict[str, Any] | None:
         ``crop`` ([width, height], px, from the middle); ``rescale_factor``; ``mean`` and ``std`` per channel, on the
         rescaled scale. What it does not do is null. None for a processor that does anything else.
     """
-    if (data := getattr(processor, "data_config", None)) is not None:
-        return _describe_timm(data)
-    options = processor.to_dict()
-    size, crop, fraction = options.get("size") or {}, options.get("crop_size") or {}, options.get("crop_pct")
-    steps: dict[str, Any] = {
-        "shortest_edge": None,
-        "resize": None,
-        "resample": int(options["resample"]) if options.get("resample") is not None else None,
-        "crop": [crop["width"], crop["height"]] if options.get("do_center_crop") else None,
-        "rescale_factor": options.get("rescale_factor") if options.get("do_rescale") else None,
-        "mean": options.get("image_mean") if options.get("do_normalize") else None,
-        "std": options.get("image_std") if options.get("do_normalize") else None,
-    }
-    if not options.get("do_resize") or options.get("do_pad"):
+    data = getattr(processor, "data_config", None)  # timm's
+    try:
+        steps = read_steps(processor.to_dict()) if data is None else read_timm_steps(data)
+    except ModelError:
         return None
-    if {"height", "width"} <= set(size):
-        return steps | {"resize": [size["width"], size["height"]]}
-    if set(size) != {"shortest_edge"}:
-        return None
-    edge = size["shortest_edge"]
-    if fraction is None:
-        return steps | {"shortest_edge": edge}
-    if edge >= _CONVNEXT_WHOLE_PX:
-        return steps | {"resize": [edge, edge]}
-    return steps | {"shortest_edge": int(edge / fraction), "crop": [edge, edge]}
-
-
-def _describe_timm(data: dict[str, Any]) -> dict[str, Any] | None:
-    """The evaluation transform that timm builds from these settings; None for those that are not the usual ones."""
-    filters = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}
-    _, height, width = data["input_size"]
-    if data.get("crop_mode", "center") != "center" or data.get("interpolation") not in filters or height != width:
-        return None
-    return {
-        "shortest_edge": math.floor(height / data["crop_pct"]),
-        "resize": None,
-        "resample": filters[data["interpolation"]],
-        "crop": [width, height],
-        "rescale_factor": 1 / 255,
-        "mean": list(data["mean"]),
-        "std": list(data["std"]),
-    }
+    return steps.to_json()
