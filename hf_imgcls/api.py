@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hf_imgcls.arguments.first_word import find_source
 from hf_imgcls.arguments.known import known_arguments
@@ -175,6 +175,8 @@ def _name_model(model: Any) -> str:
 def score(model: Run | Classifier | str | Path, data: ImageDataset, split: str = "test") -> Table:
     """Return what a model answers to each image of a split; its classes go by name. Nothing is written.
 
+    Of several processes each scores a part, and the main one gets the table, the others ``None``.
+
     Args:
         model: A run, a classifier, a folder or a model's id on the Hub.
         data: From `load_data`.
@@ -187,9 +189,7 @@ def score(model: Run | Classifier | str | Path, data: ImageDataset, split: str =
     from hf_imgcls.measure.score import score_folder
 
     args = _measure_arguments(data, model_name_or_path=_name_model(model))
-    table = score_folder(_load(model, args), data, args.data, split=split).table
-    assert table is not None  # which the main process has
-    return table
+    return cast("Table", score_folder(_load(model, args), data, args.data, split=split).table)
 
 
 def check_parity(model: Run | Classifier | str | Path, data: ImageDataset, split: str = "test") -> ParityRecord:

@@ -60,7 +60,7 @@ _TOLD = (
 # What to do about a changed folder.
 RESTORE = (
     "restore the files from a copy or train again. Results, predictions and report alone are measured again by: "
-    "python recipes/measure.py --model_name_or_path RUN --output_dir RUN"
+    "hf-imgcls measure RUN --output_dir RUN"
 )
 
 

@@ -123,7 +123,7 @@ def _holds_other_run(folder: Path, changed: list[str]) -> OutputError:
 def _leave_finished(folder: Path, run: RunRecord, args: Arguments) -> RunFinished:
     """Say that a folder holds this very run, finished, and what has changed in it since; end as the run did."""
     if is_main_process():
-        push = f" To push it: python recipes/push.py {folder}." if args.training.get("push_to_hub") else ""
+        push = f" To push it: hf-imgcls push {folder}." if args.training.get("push_to_hub") else ""
         print(f"The run in {folder} is finished; pass --overwrite_output_dir to run it again.{push}", file=sys.stderr)
         if changes := describe_changes(find_changes(folder)):
             print(f"Warning: {folder} was changed. {changes}", file=sys.stderr)

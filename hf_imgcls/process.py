@@ -221,7 +221,8 @@ def check_launch(num_processes: int | None) -> int:
         raise LaunchError(
             f"{world_size} process{'es run' if world_size > 1 else ' runs'}, --num_processes asks for {num_processes}",
             f"a launcher that starts {num_processes}",
-            f"accelerate launch --config_file accelerate_config.yaml --num_processes {num_processes} recipes/...",
+            f"start it with hf-imgcls finetune --num_processes {num_processes} ..., or with accelerate launch "
+            f"--multi_gpu --num_processes {num_processes} recipes/finetune.py ...",
         )
     if is_main_process():
         print(f"World size: {world_size} process{'es' if world_size > 1 else ''}", file=sys.stderr)

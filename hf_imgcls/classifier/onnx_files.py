@@ -44,7 +44,7 @@ def check_external_data(path: Path) -> None:
         raise ModelError(
             f"{path} cannot be loaded: {error}",
             "an ONNX file of an image classifier",
-            "export the model again: recipes/export.py",
+            "export the model again: hf-imgcls export RUN",
         ) from error
     for location in sorted(locations):
         target = os.path.realpath(os.path.join(folder, location))
@@ -52,7 +52,7 @@ def check_external_data(path: Path) -> None:
             raise ModelError(
                 f"{path} reads weights from {location!r}, outside its folder",
                 "weights in the file itself or in its own folder",
-                "do not use this file; export the model again: recipes/export.py",
+                "do not use this file; export the model again: hf-imgcls export RUN",
             )
 
 

@@ -254,7 +254,7 @@ def find_exported_file(folder: str | Path) -> tuple[Path, type[Runtime]] | None:
         raise ModelError(
             f"{folder} holds {len(found)} exported models: {', '.join(path.name for path, _ in found)}",
             "one exported model with its config.json and preprocessor_config.json",
-            "put each into a folder of its own, as recipes/export.py does",
+            "put each into a folder of its own, as hf-imgcls export does",
         )
     return found[0] if found else None
 
@@ -274,7 +274,7 @@ def open_runtime(folder: str | Path, num_threads: int, *, is_trusted: bool = Fal
     found = find_exported_file(folder)
     if found is None:
         patterns = ", ".join(runtime.file_pattern for runtime in RUNTIMES)
-        raise ModelError(f"{folder} holds no exported model", f"one of {patterns}", "make one: recipes/export.py")
+        raise ModelError(f"{folder} holds no exported model", f"one of {patterns}", "make one: hf-imgcls export RUN")
     path, runtime_class = found
     if runtime_class.runs_code and not is_trusted:
         raise ModelError(
@@ -312,5 +312,5 @@ def cannot_load(path: Path, reason: str) -> ModelError:
     return ModelError(
         f"{path} cannot be loaded: {reason[:500]}",
         "an exported image classifier with its config.json",
-        "export the model again: recipes/export.py",
+        "export the model again: hf-imgcls export RUN",
     )

@@ -105,7 +105,7 @@ def load_trained(name: str | Path, source: dict[str, Any]) -> PreTrainedModel:
         raise ModelError(
             f"{str(name)!r} lacks {len(missing)} tensors of {type(model).__name__}: {', '.join(missing[:5])}",
             "a fine-tuned classifier: a fresh head would only guess",
-            "fine-tune it first: recipes/finetune.py --model_name_or_path ...",
+            "fine-tune it first: hf-imgcls finetune --model_name_or_path ...",
         )
     check_weights(model, name)
     return model.eval()

@@ -54,7 +54,7 @@ def save_run(
         if is_quantized(model):  # what is measured from here on is what is served
             remove_quantizers(model)
             logger.info(
-                "The quantisers are in %s: --export_formats openvino_int8 takes them, here and in recipes/export.py",
+                "The quantisers are in %s: --export_formats openvino_int8 takes them, here and in hf-imgcls export",
                 output_dir / QUANTIZERS_FILE,
             )
     if trainer.args.should_save:

@@ -279,7 +279,7 @@ def describe_search(found: Search, folder: Path) -> list[str]:
             "than about two of these cannot be told apart."
         )
     lines.append("The best of many trials looks better than it is: the test split, which none has seen, will say.")
-    lines.append(f"To train with it: accelerate launch recipes/finetune.py --config {folder / TUNED_RECIPE}")
+    lines.append(f"To train with it: hf-imgcls finetune --config {folder / TUNED_RECIPE}")
     return lines
 
 

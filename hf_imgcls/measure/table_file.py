@@ -156,6 +156,6 @@ def reading_errors(path: str | os.PathLike[str]) -> Iterator[None]:
 def unreadable(path: str | os.PathLike[str], reason: str) -> DataError:
     return DataError(
         f"{path} cannot be used: {reason}",
-        "a prediction table (predictions_<split>.parquet) as recipes/measure.py writes it",
+        "a prediction table (predictions_<split>.parquet) as hf-imgcls measure writes it",
         "measure the model again, or name another file",
     )

@@ -172,7 +172,7 @@ def read_records(folder: str | Path) -> CardRecords:
     if not (folder / DATA_FILE).is_file():
         raise CardError(
             f"{folder} has no {DATA_FILE}",
-            "the folder of a run of recipes/finetune.py",
+            "the folder of a run of hf-imgcls finetune",
             "name that folder (the output_dir), not a checkpoint in it",
         )
     data, recipe = DataRecord.load(folder / DATA_FILE), read_recipe(folder)
@@ -216,7 +216,7 @@ def _read_report(folder: Path, data: DataRecord) -> ReportRecord | None:
         raise CardError(
             f"{path} is about {measured!r}; the run was trained on {trained!r}",
             "results on the run's own data",
-            "measure the run again with: python recipes/measure.py --model_name_or_path RUN --output_dir RUN",
+            "measure the run again with: hf-imgcls measure RUN --output_dir RUN",
         )
     return report
 

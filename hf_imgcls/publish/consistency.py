@@ -48,7 +48,7 @@ def check_records(folder: Path, report: ReportRecord | None) -> None:
         raise CardError(
             f"the records in {folder} contradict each other:\n  - " + "\n  - ".join(found),
             "one value for each number",
-            "measure the run again: python recipes/measure.py --model_name_or_path RUN --output_dir RUN",
+            "measure the run again: hf-imgcls measure RUN --output_dir RUN",
         )
 
 

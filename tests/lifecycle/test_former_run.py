@@ -70,19 +70,18 @@ def test_the_same_command_finds_it_finished(former, run_recipe):
 def test_what_was_interrupted_goes_on_to_where_the_whole_run_came(former, run_recipe):
     folder, whole = former("interrupted"), former("finished")
     done = run_recipe("finetune", "--config", whole / "recipe.yaml", "--output_dir", folder)
+    if not ON_4:  # optimizer states are laid out differently
+        assert done.exit_code == 2
+        assert "transformers: 4.57.6 then" in done.err
+        return
     assert done.exit_code == 0, done.err
     record = read(folder / "run.json")
-    assert record["state"] == "finished"
+    assert (record["state"], record["resumed_from"]) == ("finished", ["checkpoint-33"])
     assert read(folder / "trainer_state.json")["global_step"] == 96
-    if ON_4:
-        assert record["resumed_from"] == ["checkpoint-33"]
-        tensors, expected = (load_file(run / "model.safetensors") for run in (folder, whole))
-        assert tensors.keys() == expected.keys()
-        for name in tensors.keys() - {"vit.encoder.layer.0.attention.attention.key.bias"}:  # softmax ignores it
-            tensor = tensors[name]
-            assert torch.allclose(tensor, expected[name], atol=1e-4), name
-    else:  # optimizer states of another major version are not read
-        assert record["resumed_from"] == []
+    tensors, expected = (load_file(run / "model.safetensors") for run in (folder, whole))
+    assert tensors.keys() == expected.keys()
+    for name in tensors.keys() - {"vit.encoder.layer.0.attention.attention.key.bias"}:  # softmax ignores it
+        assert torch.allclose(tensors[name], expected[name], atol=1e-4), name
 
 
 def test_a_push_of_it_would_be_whole(former, capsys):

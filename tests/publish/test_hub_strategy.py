@@ -92,7 +92,7 @@ def test_pushes_that_fail_leave_a_finished_run(pushing, tmp_path):
     assert json.loads((run / "run.json").read_text())["state"] == "finished"
     fault.times = 0
     again = finetune(pushing, run)
-    assert f"To push it: python recipes/push.py {run}" in again.stderr
+    assert f"To push it: hf-imgcls push {run}" in again.stderr
     pushing.run_recipe("push", run, "--verify", "false")  # where to, the recipe knows
     assert pushing.titles() == ["initial commit", "Upload image classifier"]
 

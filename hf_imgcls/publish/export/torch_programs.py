@@ -1,6 +1,6 @@
 """Programs of PyTorch itself: torch.export, AOTInductor (compiled for this machine's processor) and TorchScript.
 
-Loading one runs code that it contains, so nobody should load one from a stranger; ``recipes/measure.py`` asks for
+Loading one runs code that it contains, so nobody should load one from a stranger; ``hf-imgcls measure`` asks for
 ``--trust_remote_code``.
 """
 
