@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -58,7 +59,7 @@ class Hooks:
             "train_transform": [self.train_transform] if self.train_transform is not None else [],
             "loss": [self.loss] if self.loss is not None else [],
             "callbacks": self.callbacks,
-            "metrics": self.metrics,
+            "metrics": [metric for metric in self.metrics if not isinstance(metric, (str, Path))],  # a recipe has names
             "model": [self.model] if self.model is not None else [],
         }
         return {name: ", ".join(map(_name, parts)) for name, parts in given.items() if parts}
@@ -161,7 +162,5 @@ def try_loss(loss: OwnLoss, num_labels: int, *, multi_label: bool, mixes: bool) 
 
 
 def _name(hook: Any) -> str:
-    if isinstance(hook, str):
-        return hook
     named = hook if hasattr(hook, "__qualname__") else type(hook)
     return f"{named.__module__}.{named.__qualname__}"

@@ -179,7 +179,7 @@ def test_what_a_hook_cannot_be_combined_with_is_refused(tmp_path, hooks, changed
 
 
 def test_records_of_a_run_name_its_hooks(digits, tmp_path):
-    hooks = Hooks(train_transform=halve, loss=mean_cross_entropy, callbacks=[TrainerCallback()])
+    hooks = Hooks(train_transform=halve, loss=mean_cross_entropy, callbacks=[TrainerCallback()], metrics=["mcc"])
     args = hooks.record(arguments(tmp_path))
     assert args.hooks == {
         "train_transform": f"{__name__}.halve", "loss": f"{__name__}.mean_cross_entropy",
