@@ -128,7 +128,10 @@ def train(
     if said := [name for name, value in given.items() if value is not None and names.get(name) is not None]:
         raise ArgumentError(f"{said[0]} is given twice", "one value", f"leave out {said[0]}")
     given = {name: value for name, value in given.items() if value is not None}
-    args = make_arguments(also=("dry_run",), **{**data.arguments, **given, **names})
+    args = make_arguments(**{**data.arguments, **given, **names})
+    asked = {"find_lr": args.fit.find_lr, "tune": args.fit.tune, "do_train=False": not args.training["do_train"]}
+    if said := [name for name, is_asked in asked.items() if is_asked]:
+        raise ArgumentError(f"{said[0]} leaves no run", "a run that trains", "use the command hf-imgcls finetune")
     objects = [metric for metric in metrics if not isinstance(metric, str)]  # the others are in the recipe
     hooks = Hooks(train_transform, loss, callbacks, objects, module, processor)
     args = hooks.record(args)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -122,6 +123,8 @@ class Finetuning:
         with training_args.main_process_first(desc="loading the dataset"):
             if dataset is None:
                 dataset = check_images(load_image_dataset(args.data), args.data, report=self.folder / BAD_IMAGES_FILE)
+            else:  # which other runs may be given too
+                dataset = replace(dataset, splits=dict(dataset.splits), record=copy.deepcopy(dataset.record))
             origin = find_manifest(name, args.data, revision)
             dataset = count_seen(dataset, origin, "base" if training_args.do_train else "model")
             dataset = count_seen(dataset, find_manifest(args.fit.teacher_model, args.data, "main"), "teacher")

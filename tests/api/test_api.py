@@ -158,6 +158,13 @@ def test_code_of_a_user_takes_part(run, digits, tmp_path):
     assert any((weights[0][name] != weights[1][name]).any() for name in weights[0])
 
 
+def test_a_run_leaves_the_data_as_they_were(digits, tmp_path):
+    record = digits.record.to_json()
+    other = ic.train(digits, output_dir=tmp_path / "run", image_mean="dataset", max_steps=1, **TINY)
+    assert json.loads((other.folder / "data.json").read_text())["pixel_mean"] is not None
+    assert digits.record.to_json() == record
+
+
 def test_a_run_is_trained_further(run, digits, tmp_path):
     names = {name: value for name, value in TINY.items() if not name.startswith("model_")}
     further = ic.train(digits, run, tmp_path / "further", max_steps=1, **names)
@@ -173,6 +180,7 @@ def test_a_run_is_trained_further(run, digits, tmp_path):
         ({"lora_rank": -3}, "lora_rank is -3"),
         ({"max_train_samples": 3}, r"load_data\(\.\.\., max_train_samples=\.\.\.\)"),
         ({"model": 3}, "the model is of type int"),
+        ({"find_lr": True}, "find_lr leaves no run"),
         ({"model": "a/b", "model_name_or_path": "c/d"}, "model_name_or_path is given twice"),
         ({"callbacks": [print]}, "TrainerCallback"),
     ],
