@@ -149,7 +149,7 @@ def time_ours(case: Case, compiled: bool, fed: bool, setting: Setting) -> float:
     if fed:
         rows = build_dataset(setting.files, decode=False)
         rows = rows.select(np.arange(setting.total_steps * setting.batch_size) % len(rows))
-        dataset = SimpleNamespace(splits={"train": rows}, is_multi_label=False, labels=LABELS)
+        dataset = SimpleNamespace(splits={"train": rows}, is_multi_label=False, record=None, labels=LABELS)
         plan = attach_transforms(dataset, processor, data, seed=0)
         dataset, transform = plan.train, plan.train_device_transform
     else:

@@ -170,7 +170,7 @@ def run_ours(
     )
     name = "train" if train else "validation"
     dataset = SimpleNamespace(
-        splits={name: build_dataset(files, decode=False)}, is_multi_label=False, labels=["a", "b"]
+        splits={name: build_dataset(files, decode=False)}, is_multi_label=False, labels=["a", "b"], record=None
     )
     plan = attach_transforms(dataset, build_processor(size), arguments, seed=0)
     loader = DataLoader(
