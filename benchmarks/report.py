@@ -97,10 +97,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.step:
         name, kind, *files = arguments.step
-        paths, several = [Path(file) for file in files], kind == "several"
+        paths, multi_label = [Path(file) for file in files], kind == "several"
         if name == "read":
             report_table(paths[0], paths[1] if len(paths) > 1 else None)
-        elif several:
+        elif multi_label:
             write_several_labels(paths[0], paths[0].stem, arguments.num_examples, arguments.num_several_labels)
         else:
             write_table(paths[0], paths[0].stem, arguments.num_examples, arguments.num_labels)

@@ -122,7 +122,7 @@ def hold_folder(folder: Path) -> None:
         raise OutputError(f"{folder} cannot be written: {error}", "a folder you may write", "choose another") from error
 
 
-def borrow_folder(folder: Path) -> Path:
+def temporary_run_folder(folder: Path) -> Path:
     """A folder inside a run's folder, the same for all processes, that is gone when the recipe ends.
 
     Args:
@@ -139,8 +139,8 @@ def borrow_folder(folder: Path) -> Path:
 _borrowed: list[Path] = []
 
 
-def return_borrowed() -> None:
-    """Remove the folders of `borrow_folder`."""
+def remove_run_folders() -> None:
+    """Remove the folders of `temporary_run_folder`."""
     while _borrowed:
         borrowed = _borrowed.pop()
         shutil.rmtree(borrowed, ignore_errors=True)

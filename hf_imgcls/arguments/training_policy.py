@@ -1,6 +1,6 @@
 """The training policy: what a run does where the user has not said it, by what is trained and on how many images.
 
-One table; each row has its evidence. `hf_imgcls.fit.settle_policy` applies it once data and model are known, the
+One table; each row has its evidence. `hf_imgcls.fit.resolve_policy` applies it once data and model are known, the
 documentation shows it. Only the standard library is imported.
 """
 

@@ -25,7 +25,7 @@ from hf_imgcls.process import (
     remove_temporary,
     share_cores,
 )
-from hf_imgcls.run_folder import held_folders, return_borrowed, unlock_folders
+from hf_imgcls.run_folder import held_folders, remove_run_folders, unlock_folders
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -47,7 +47,7 @@ def run_recipe(main: Callable[[], None]) -> None:
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=drop_handlers)
     peers = join_peers()
-    at_end(return_borrowed)
+    at_end(remove_run_folders)
     previous = answer_sigterm()
     try:
         main()
@@ -97,7 +97,7 @@ def give_back() -> Iterator[None]:
 
 def _give_back() -> None:
     remove_temporary()
-    return_borrowed()
+    remove_run_folders()
     unlock_folders()
 
 

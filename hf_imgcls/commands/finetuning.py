@@ -30,11 +30,11 @@ from hf_imgcls.digests import seal_run
 from hf_imgcls.errors import Interrupted, UserError, join_errors, printable
 from hf_imgcls.fit.adapt import adapt_model
 from hf_imgcls.fit.advice import advise, advise_precision, describe_data, describe_plan, estimate_cost, read_sizes
-from hf_imgcls.fit.batch_size import settle_batch_size
-from hf_imgcls.fit.build import build_trainer, settle_unused_parameters, settle_workers
+from hf_imgcls.fit.batch_size import resolve_batch_size
+from hf_imgcls.fit.build import build_trainer, resolve_unused_parameters, resolve_workers
 from hf_imgcls.fit.checkpoints import find_checkpoint
 from hf_imgcls.fit.hooks import Hooks
-from hf_imgcls.fit.ladder import climb
+from hf_imgcls.fit.ladder import train_auto
 from hf_imgcls.fit.lr_range import describe_curve, draw_curve, find_learning_rate
 from hf_imgcls.fit.model import build_model, check_model
 from hf_imgcls.fit.optimizers import check_optimizer
@@ -43,11 +43,11 @@ from hf_imgcls.fit.probe import train_probe
 from hf_imgcls.fit.pruning import prune_model
 from hf_imgcls.fit.quantization import add_quantizers
 from hf_imgcls.fit.rehearsal import StepTimes
+from hf_imgcls.fit.resolve_policy import describe_policy, resolve_policy
 from hf_imgcls.fit.same_run import check_same_run_everywhere, describe_run
 from hf_imgcls.fit.sampling import choose_order_seed
 from hf_imgcls.fit.saving import save_run
-from hf_imgcls.fit.settle_policy import describe_policy, settle_policy
-from hf_imgcls.fit.soup import cook_soup
+from hf_imgcls.fit.soup import average_checkpoints
 from hf_imgcls.fit.training_arguments import build_training_arguments
 from hf_imgcls.fit.tune import finish_search, search
 from hf_imgcls.layout import BAD_IMAGES_FILE, BATCH_PICTURE, LR_RANGE_PICTURE, RUN_FILE
@@ -146,7 +146,7 @@ class Finetuning:
         self.image_size = Preprocessor(self.processor).target_size
         if args.fit.prune_ratio:
             model = prune_model(model, args.fit.prune_ratio, self.image_size)
-        args, self.asked = settle_policy(
+        args, self.asked = resolve_policy(
             args, self.asked, self.training_args, model, self.image_size, dataset, self.folder / RUN_FILE
         )
         augmentation = check_augmentation(dataset, self.processor, args.data, resolve_augmentation(args.data))
@@ -174,9 +174,9 @@ class Finetuning:
         checkpoint = find_checkpoint(self.folder, training_args.resume_from_checkpoint, identity)
         self.resumed = checkpoint.path if checkpoint else None
         check_disk_space(self.folder, model.num_parameters() * 4, training_args)
-        settle_workers(training_args, self.batches, args.explicit)
-        settle_batch_size(training_args, model, self.image_size, checkpoint, streaming=args.data.streaming)
-        settle_unused_parameters(training_args, model, self.image_size)
+        resolve_workers(training_args, self.batches, args.explicit)
+        resolve_batch_size(training_args, model, self.image_size, checkpoint, streaming=args.data.streaming)
+        resolve_unused_parameters(training_args, model, self.image_size)
         sizes = read_sizes(dataset)
         plan = describe_plan(self.asked, dataset, training_args, model, self.image_size, sizes)
         _show(
@@ -229,7 +229,7 @@ class Finetuning:
         if result.metrics and is_main_process():  # before anything else: it cannot be measured again
             write_metrics(folder, "train", result.metrics)
         if args.fit.model_soup:
-            cook_soup(self.trainer, folder)
+            average_checkpoints(self.trainer, folder)
         save_run(self.trainer, self.processor, self.dataset.record, args, folder)
         if self.training_args.do_eval:
             self.validation = finish_saved_model(folder, self.dataset, args, self.training_args)
@@ -253,7 +253,7 @@ class Finetuning:
         if args.fit.adaptation == "probe":
             return train_probe(*parts)
         if args.fit.adaptation == "auto":
-            return climb(*parts, resumed)
+            return train_auto(*parts, resumed)
         return self.trainer.train(resume_from_checkpoint=resumed)
 
     def estimate_cost(self) -> int:

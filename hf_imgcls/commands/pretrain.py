@@ -69,7 +69,7 @@ def pretrain(args: Arguments, folder: Path) -> None:
     from hf_imgcls.data.contact_sheet import draw_batch
     from hf_imgcls.data.pixel_statistics import resolve_pixel_statistics
     from hf_imgcls.data.transforms import attach_transforms
-    from hf_imgcls.fit.batch_size import settle_batch_size
+    from hf_imgcls.fit.batch_size import resolve_batch_size
     from hf_imgcls.fit.checkpoints import find_checkpoint
     from hf_imgcls.fit.model import build_model
     from hf_imgcls.fit.optimizers import check_optimizer
@@ -98,7 +98,7 @@ def pretrain(args: Arguments, folder: Path) -> None:
     checkpoint = find_checkpoint(folder, training_args.resume_from_checkpoint, trainer.identity)
     check_disk_space(folder, sum(p.numel() for p in trainer.model.parameters()) * 4, training_args)
     image_size = batches.train_transform.preprocessor.target_size
-    settle_batch_size(training_args, trainer.model, image_size, checkpoint, streaming=False)
+    resolve_batch_size(training_args, trainer.model, image_size, checkpoint, streaming=False)
     resumed = checkpoint.path if checkpoint else None
     begin_run(folder, args, training_args, dataset.record, resumed, commit, about)
     save_manifest(dataset, folder)

@@ -10,7 +10,7 @@ from hf_imgcls.measure.report.goals import parse_goals
 from hf_imgcls.offline import go_offline_without_network
 from hf_imgcls.peers import get_peers
 from hf_imgcls.process import check_launch, is_main_process, set_up_logging
-from hf_imgcls.run_folder import borrow_folder, check_run, open_output_folder
+from hf_imgcls.run_folder import check_run, open_output_folder, temporary_run_folder
 
 if TYPE_CHECKING:
     from hf_imgcls.arguments.fields import Arguments
@@ -52,15 +52,15 @@ def prepare(args: Arguments) -> Start:
         from hf_imgcls.fit.rehearsal import rehearse
 
         # The same run, of a few steps and into a folder that will be gone
-        args = rehearse(args, folder := borrow_folder(folder))
+        args = rehearse(args, folder := temporary_run_folder(folder))
     elif args.fit.find_lr:
         from hf_imgcls.fit.lr_range import prepare_range_test
 
-        args = prepare_range_test(args, folder := borrow_folder(folder))
+        args = prepare_range_test(args, folder := temporary_run_folder(folder))
     elif args.fit.tune:
         from hf_imgcls.fit.tune import prepare_search
 
-        args = prepare_search(args, folder := borrow_folder(folder))
+        args = prepare_search(args, folder := temporary_run_folder(folder))
     pushes = bool(args.training.get("push_to_hub")) and args.training["do_train"] and is_main_process()
     if pushes:  # whether it can be pushed is known before hours are spent on it
         from hf_imgcls.publish.hub import check_access

@@ -129,8 +129,8 @@ def _assemble(source: Source, args: DataArguments) -> ImageDataset:
     splits = {
         role: unify_columns(split, image_column, label_column, ids[role], names) for role, split in splits.items()
     }
-    several = any(map(is_multi_label, ids.values()))
-    if several:
+    multi_label = any(map(is_multi_label, ids.values()))
+    if multi_label:
         notes += describe_sets(ids, label_column, len(names))
     elif not read.declared:
         notes += hint_separator(names)
@@ -140,7 +140,7 @@ def _assemble(source: Source, args: DataArguments) -> ImageDataset:
         labels=names,
         image_column=image_column,
         label_column=label_column,
-        problem_type=MULTI_LABEL if several else SINGLE_LABEL,
+        problem_type=MULTI_LABEL if multi_label else SINGLE_LABEL,
         config=source.config,
         revision=source.revision,
         notes=notes,
@@ -284,7 +284,7 @@ def _cut_missing_splits(
     if "train" not in roles:
         return parts
     labels, name = ids["train"], roles["train"]
-    num_examples, several = labels.shape[0], is_multi_label(labels)
+    num_examples, multi_label = labels.shape[0], is_multi_label(labels)
     counts = count_cuts(roles, num_examples, args.train_val_split, args.test_split, validation_is_explicit, notes)
     if not counts:
         return {"train": ("train", None, name), **parts}
@@ -292,8 +292,8 @@ def _cut_missing_splits(
         rows = cut_groups(labels, groups, counts, args.split_seed)
         how = f"whole groups of {args.group_column!r}, stratified"
     else:
-        rows = (cut_iteratively if several else cut_stratified)(labels, counts, args.split_seed)
-        how = "iteratively stratified" if several else "stratified"
+        rows = (cut_iteratively if multi_label else cut_stratified)(labels, counts, args.split_seed)
+        how = "iteratively stratified" if multi_label else "stratified"
     for role, part in rows.items():
         text = f"{len(part)} of {num_examples} examples of {name}, {how}, seed {args.split_seed}"
         parts[role] = ("train", part, text)

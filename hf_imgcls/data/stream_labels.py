@@ -190,8 +190,8 @@ def _label_by_values(source: LabelledFiles, label_separator: str | None, notes: 
     labels = build_label_map(used, notes, locate)
     ids = {found[role]: encode_labels(part, labels, role, found[role], notes, locate) for role, part in used.items()}
     notes += hint_typing_errors(used, locate)
-    several = any(is_multi_label(part) for part in ids.values())
-    return StreamLabels(labels, several, hidden, {split: KnownLabels(part) for split, part in ids.items()})
+    multi_label = any(is_multi_label(part) for part in ids.values())
+    return StreamLabels(labels, multi_label, hidden, {split: KnownLabels(part) for split, part in ids.items()})
 
 
 def _read_declaration(features: Features, label_column: str, split: str) -> ClassLabel:

@@ -15,7 +15,7 @@ from hf_imgcls.errors import DataError
 from hf_imgcls.fit.hints import HINTS, RunPlan, give_hints
 from hf_imgcls.fit.model import find_own_size
 from hf_imgcls.fit.rehearsal import count_steps
-from hf_imgcls.fit.settle_policy import describe_situation
+from hf_imgcls.fit.resolve_policy import describe_situation
 from hf_imgcls.provenance import has_bfloat16
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def describe_plan(
         adaptation=asked.fit.adaptation,
         is_adaptation_given="adaptation" in asked.explicit,
         imbalance=asked.fit.imbalance,
-        several=dataset.is_multi_label,
+        multi_label=dataset.is_multi_label,
         class_counts=(train.class_counts if train else None) or {},
         num_validation=(validation.num_available or validation.num_examples) if validation else None,
         metric=(args.metric_for_best_model or "").removeprefix("eval_"),

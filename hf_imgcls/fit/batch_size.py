@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 _ONEDNN_OUT_OF_MEMORY = ("could not create a primitive", "could not execute a primitive", "could not create a memory")
 
 
-def settle_batch_size(
+def resolve_batch_size(
     args: TrainingArguments,
     model: PreTrainedModel,
     image_size: tuple[int, int],

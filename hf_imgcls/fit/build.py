@@ -68,12 +68,12 @@ def build_trainer(
     hooks = hooks or Hooks()
     _check_splits(training_args, batches)
     _check_gradient_checkpointing(training_args, model)
-    several = model.config.problem_type == MULTI_LABEL
-    choose_selection_metric(training_args, several, model.config.num_labels, args.fit.adaptation)
+    multi_label = model.config.problem_type == MULTI_LABEL
+    choose_selection_metric(training_args, multi_label, model.config.num_labels, args.fit.adaptation)
     labels, order_seed = list(model.config.id2label.values()), choose_order_seed(training_args)
     if hooks.loss is not None:
         mixes = bool(batches.augmentation.mixup_alpha or batches.augmentation.cutmix_alpha)
-        try_loss(hooks.loss, len(labels), multi_label=several, mixes=mixes)
+        try_loss(hooks.loss, len(labels), multi_label=multi_label, mixes=mixes)
     train_options = {}
     if args.fit.progressive_resizing < 1:
         epochs = math.ceil(training_args.num_train_epochs)
@@ -89,10 +89,10 @@ def build_trainer(
         validation=batches.validation,
         processor=processor,
         set_epoch=batches.set_epoch,
-        loss=build_loss(args.fit, labels, batches.record.splits.get("train"), multi_label=several),
+        loss=build_loss(args.fit, labels, batches.record.splits.get("train"), multi_label=multi_label),
         own_loss=hooks.loss,
         sampler=build_sampler(args.fit, batches, order_seed),
-        distiller=build_distiller(args.fit, args.data, labels, processor, multi_label=several),
+        distiller=build_distiller(args.fit, args.data, labels, processor, multi_label=multi_label),
         build_schedule=choose_schedule(args, training_args),
         callbacks=[*_build_callbacks(model, args.fit), *hooks.callbacks],
         train_options=train_options,
@@ -125,7 +125,7 @@ def choose_schedule(args: Arguments, training_args: TrainingArguments) -> Schedu
     return None
 
 
-def settle_workers(training_args: TrainingArguments, batches: BatchPlan, explicit: set[str]) -> None:
+def resolve_workers(training_args: TrainingArguments, batches: BatchPlan, explicit: set[str]) -> None:
     """Use no loader processes, in place, where images are kept decoded and the user asked for none.
 
     Such batches are copied out of memory, which costs less than handing them from process to process
@@ -136,7 +136,7 @@ def settle_workers(training_args: TrainingArguments, batches: BatchPlan, explici
         training_args.dataloader_num_workers = 0
 
 
-def settle_unused_parameters(training_args: TrainingArguments, model: nn.Module, image_size: tuple[int, int]) -> None:
+def resolve_unused_parameters(training_args: TrainingArguments, model: nn.Module, image_size: tuple[int, int]) -> None:
     """Spare DDP its search for parameters without a gradient, in place, where all that learn get one.
 
     A backward pass of one grey image shows it, in evaluation mode, which changes neither BatchNorm nor random state.

@@ -54,7 +54,7 @@ class RunPlan:
         adaptation: ``--adaptation``.
         is_adaptation_given: Whether the user chose it.
         imbalance: ``--imbalance``.
-        several: Whether an image may have several labels.
+        multi_label: Whether an image may have several labels.
         class_counts: Class name -> training images; empty where they are not counted.
         num_validation: Validation images; None where there are none or they are not counted.
         metric: ``metric_for_best_model`` without ``eval_``.
@@ -71,7 +71,7 @@ class RunPlan:
     adaptation: str = "full"
     is_adaptation_given: bool = False
     imbalance: str = "none"
-    several: bool = False
+    multi_label: bool = False
     class_counts: Mapping[str, int] = field(default_factory=dict)
     num_validation: int | None = None
     metric: str = ""
@@ -104,7 +104,7 @@ def _tell_rare(s: RunPlan) -> str:
 
 def _tell_imbalance(s: RunPlan) -> str:
     counts = list(s.class_counts.values())
-    if not counts or max(counts) < _IMBALANCED * max(min(counts), 1) or s.imbalance != "none" or s.several:
+    if not counts or max(counts) < _IMBALANCED * max(min(counts), 1) or s.imbalance != "none" or s.multi_label:
         return ""
     return (
         f"the largest class has {max(counts) / max(min(counts), 1):,.0f} times the images of the smallest: if all "

@@ -49,7 +49,7 @@ class Verdict:
     keeps_tuned: bool
 
 
-def climb(
+def train_auto(
     trainer: ImageClassificationTrainer,
     dataset: ImageDataset,
     batches: BatchPlan,

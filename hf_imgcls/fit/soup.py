@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def cook_soup(trainer: ImageClassificationTrainer, folder: Path) -> list[str]:
+def average_checkpoints(trainer: ImageClassificationTrainer, folder: Path) -> list[str]:
     """Average the weights of checkpoints, from the best one on, and leave the average in the model.
 
     A checkpoint is taken in only if the average is then at least as good on the validation split. Called on every

@@ -52,8 +52,8 @@ class ImageClassificationTrainer(ResumableTrainer):
         self.memory_format = torch.channels_last if plan.channels_last else torch.contiguous_format
         if plan.channels_last:
             plan.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        several = plan.model.config.problem_type == MULTI_LABEL
-        self._loss: LossFunction = plan.loss or choose_loss("auto", multi_label=several)
+        multi_label = plan.model.config.problem_type == MULTI_LABEL
+        self._loss: LossFunction = plan.loss or choose_loss("auto", multi_label=multi_label)
         self._said_without_last = False
         with warnings.catch_warnings():
             # Trainer's own smoothing is not used, and ours does know several labels.

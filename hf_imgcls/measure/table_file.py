@@ -125,7 +125,7 @@ def write_parquet(
         temporary.unlink(missing_ok=True)
 
 
-def tell_source(source: dict[str, Any]) -> dict[str, Any]:
+def public_source(source: dict[str, Any]) -> dict[str, Any]:
     """What a table's file says about where it comes from: it may be published, the model's place may not."""
     model = source.get("model")
     is_path = isinstance(model, str) and os.path.isabs(model)

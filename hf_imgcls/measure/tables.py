@@ -30,10 +30,10 @@ from hf_imgcls.measure.table_file import (
     TABLE_VERSION,
     Layout,
     find_type,
+    public_source,
     read_about,
     read_columns,
     reading_errors,
-    tell_source,
     unreadable,
     write_column,
     write_parquet,
@@ -151,7 +151,7 @@ class Table:
         columns.append(("file", pa.string()))
         columns += [(METADATA_PREFIX + name, pa.array(values).type) for name, values in self.metadata.items()]
         about = {"version": TABLE_VERSION, **self._describe_kind(), "split": self.split, "labels": self.labels}
-        return pa.schema(columns, metadata={TABLE_KEY: json.dumps(about | {"source": tell_source(self.source)})})
+        return pa.schema(columns, metadata={TABLE_KEY: json.dumps(about | {"source": public_source(self.source)})})
 
     def _describe_kind(self) -> dict[str, Any]:
         """What the file says of this kind of table alone."""

@@ -196,10 +196,8 @@ def describe_training(records: CardRecords) -> str:
 
 def build_command(run: RunRecord | None) -> str:
     """The command that repeats the run."""
-    launcher = "accelerate launch"
-    if run is not None and run.world_size > 1:
-        launcher += f" --config_file accelerate_config.yaml --num_processes {run.world_size}"
-    return f"{launcher} recipes/finetune.py --config recipe.yaml"
+    processes = f" --num_processes {run.world_size}" if run is not None and run.world_size > 1 else ""
+    return f"hf-imgcls finetune --config recipe.yaml{processes}"
 
 
 def build_bibtex(records: CardRecords, name: str, is_on_hub: bool) -> str:

@@ -49,7 +49,7 @@ class Commit:
     pr_revision: str | None = None
 
 
-def ask(question: Callable[[], T], what: str, patience: Patience) -> T:
+def retry_request(question: Callable[[], T], what: str, patience: Patience) -> T:
     """Do something that may be repeated without harm.
 
     Args:
@@ -97,7 +97,9 @@ def commit_once(
             revisions = [name for name in _list_pull_requests(api, repository, patience) if name not in known]
         for revision in revisions:
             place = {**repository, "revision": revision}
-            for entry in ask(functools.partial(api.list_repo_commits, **place), "list the commits", patience)[:20]:
+            for entry in retry_request(functools.partial(api.list_repo_commits, **place), "list the commits", patience)[
+                :20
+            ]:
                 if push_id in f"{entry.title}\n{entry.message}":
                     return _describe(api, repository, entry.commit_id, revision if create_pr else None)
         return None
@@ -130,7 +132,9 @@ def commit_once(
 def _list_pull_requests(api: HfApi, repository: Mapping[str, Any], patience: Patience) -> list[str]:
     """``refs/pr/N``, the newest first."""
     place = {name: repository[name] for name in ("repo_id", "repo_type")}
-    refs = ask(lambda: api.list_repo_refs(**place, include_pull_requests=True), "list pull requests", patience)
+    refs = retry_request(
+        lambda: api.list_repo_refs(**place, include_pull_requests=True), "list pull requests", patience
+    )
     names = [ref.ref for ref in refs.pull_requests or []]
     return sorted(names, key=lambda name: int(name.rpartition("/")[2]), reverse=True)
 

@@ -22,7 +22,7 @@ from hf_imgcls.publish.card import NO_NOTES, Notes, check_card, choose_notes, wr
 from hf_imgcls.publish.files import PublishedFile, check_model, list_names, read_files, select_images, select_published
 from hf_imgcls.publish.remote_card import digest_card, keep_remote_notes
 from hf_imgcls.publish.staging import Staged, compare_with_hub, stage
-from hf_imgcls.publish.upload import Destination, Remote, find_owner, finish, look_at, upload
+from hf_imgcls.publish.upload import Destination, Remote, fetch_remote_state, find_owner, finish, upload
 from hf_imgcls.records import ParityRecord, PushRecord, RunRecord
 from hf_imgcls.retries import Patience
 
@@ -80,7 +80,7 @@ def push_run(
     remote = None
     if not reason:
         destination = find_owner(destination, connect(), patience)
-        remote = look_at(destination, connect(), patience)
+        remote = fetch_remote_state(destination, connect(), patience)
     plan = plan_push(folder, args, destination, source, _choose_notes(folder, args, destination, remote, patience))
     if args.publish.dry_run:
         _print_plan(plan, destination, remote or reason)
@@ -132,7 +132,7 @@ def check_access(args: Arguments, *, patience: Patience | None = None) -> None:
     use_token(args)
     folder, patience = Path(args.training["output_dir"]), patience or Patience()
     destination = find_owner(read_destination(folder, args), connect(), patience)
-    _choose_notes(folder, args, destination, look_at(destination, connect(), patience), patience)
+    _choose_notes(folder, args, destination, fetch_remote_state(destination, connect(), patience), patience)
     logger.info("When it ends, the run is pushed to %s.", destination.repo_id)
 
 

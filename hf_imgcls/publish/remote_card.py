@@ -19,7 +19,7 @@ from hf_imgcls.arguments.hub_names import NOTES_BEGIN, NOTES_END
 from hf_imgcls.errors import PushError
 from hf_imgcls.layout import CARD_FILE
 from hf_imgcls.publish.card import Notes, read_notes
-from hf_imgcls.publish.client import PUSH_TRAILER, ask
+from hf_imgcls.publish.client import PUSH_TRAILER, retry_request
 from hf_imgcls.retries import Patience
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def _cut_notes(card: str) -> str:
 
 def _read_card(destination: Destination, revision: str, api: HfApi, patience: Patience) -> bytes:
     with tempfile.TemporaryDirectory(prefix="hf_imgcls_card_") as cache:
-        path = ask(
+        path = retry_request(
             lambda: api.hf_hub_download(
                 destination.repo_id, CARD_FILE, repo_type=destination.repo_type, revision=revision, cache_dir=cache
             ),
@@ -146,6 +146,6 @@ def _read_card(destination: Destination, revision: str, api: HfApi, patience: Pa
 def _find_last_pushed(destination: Destination, head: str, api: HfApi, patience: Patience) -> str | None:
     """The card of the newest commit that was a push of ours."""
     place: dict[str, Any] = {"repo_id": destination.repo_id, "repo_type": destination.repo_type, "revision": head}
-    commits = ask(lambda: api.list_repo_commits(**place), "list the commits", patience)
+    commits = retry_request(lambda: api.list_repo_commits(**place), "list the commits", patience)
     pushed = next((entry.commit_id for entry in commits if PUSH_TRAILER in f"{entry.title}\n{entry.message}"), None)
     return None if pushed is None else _read_card(destination, pushed, api, patience).decode(errors="replace")

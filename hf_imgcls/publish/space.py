@@ -13,7 +13,7 @@ import yaml
 from hf_imgcls.publish.files import EXAMPLES_FOLDER, list_names, read_files
 from hf_imgcls.publish.hub import connect, read_destination, use_token
 from hf_imgcls.publish.remote_card import check_unedited
-from hf_imgcls.publish.upload import Destination, find_owner, finish, look_at, upload
+from hf_imgcls.publish.upload import Destination, fetch_remote_state, find_owner, finish, upload
 from hf_imgcls.retries import Patience
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def push_space(folder: Path | None, args: Arguments, *, patience: Patience | Non
         for file in files:
             print(f"  {file.size:>14,}  {file.name}")
         return
-    remote = look_at(space, connect(), patience)
+    remote = fetch_remote_state(space, connect(), patience)
     if not args.publish.overwrite_card:
         check_unedited(space, remote, connect(), patience)
     commit = upload(
@@ -59,7 +59,7 @@ def push_space(folder: Path | None, args: Arguments, *, patience: Patience | Non
     )
     finish(space, commit, connect(), patience)
     print(f"\n  demo                  {commit.url}, from {place}")
-    if look_at(model, connect(), patience).private:
+    if fetch_remote_state(model, connect(), patience).private:
         page = f"{connect().endpoint}/spaces/{space.repo_id}/settings"
         print(
             f"  {model.repo_id} is private: for the Space to load it, add a secret HF_TOKEN that may read it, at {page}"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_imgcls.errors import PushError
-from hf_imgcls.publish.client import ask
+from hf_imgcls.publish.client import retry_request
 from hf_imgcls.publish.files import PublishedFile
 from hf_imgcls.retries import Patience
 
@@ -94,7 +94,7 @@ def compare_with_hub(staged: Staged, repo_id: str, revision: str, api: HfApi, pa
     there: dict[str, Any] = {}
     for start in range(0, len(names), _MAX_PATHS):
         paths = names[start : start + _MAX_PATHS]
-        found = ask(partial(api.get_paths_info, repo_id, paths, revision=revision), "list files", patience)
+        found = retry_request(partial(api.get_paths_info, repo_id, paths, revision=revision), "list files", patience)
         there |= {entry.path: entry for entry in found}
     wrong = [name for name in names if name not in there or not _is_same(staged.digests[name], there[name])]
     if wrong:

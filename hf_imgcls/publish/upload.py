@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_imgcls.errors import PushError
 from hf_imgcls.model_files import ADAPTER_CONFIG, refuse_adapter
-from hf_imgcls.publish.client import Commit, ask, commit_once
+from hf_imgcls.publish.client import Commit, commit_once, retry_request
 from hf_imgcls.publish.files import PublishedFile
 from hf_imgcls.retries import Patience, diagnose
 
@@ -67,7 +67,7 @@ def find_owner(destination: Destination, api: HfApi, patience: Patience) -> Dest
     Raises:
         PushError: There is no token, it is not valid, it may only read, or the owner is somebody else.
     """
-    user = ask(api.whoami, "identify the owner of the token", patience)
+    user = retry_request(api.whoami, "identify the owner of the token", patience)
     owner, _, name = destination.repo_id.rpartition("/")
     owner = owner or user["name"]
     role = user.get("auth", {}).get("accessToken", {}).get("role")
@@ -87,19 +87,21 @@ def find_owner(destination: Destination, api: HfApi, patience: Patience) -> Dest
     return replace(destination, repo_id=f"{owner}/{name}")
 
 
-def look_at(destination: Destination, api: HfApi, patience: Patience) -> Remote:
+def fetch_remote_state(destination: Destination, api: HfApi, patience: Patience) -> Remote:
     """Find out what is there.
 
     Raises:
         PushError: The Hub does not say, or the tag is taken.
     """
     place: dict[str, Any] = {"repo_id": destination.repo_id, "repo_type": destination.repo_type}
-    info = ask(lambda: _find_repository(api, place), f"look up {destination.repo_id}", patience)
+    info = retry_request(lambda: _find_repository(api, place), f"look up {destination.repo_id}", patience)
     if info is None:
         return Remote(exists=False)
-    refs = ask(lambda: api.list_repo_refs(**place), f"list the branches of {destination.repo_id}", patience)
+    refs = retry_request(lambda: api.list_repo_refs(**place), f"list the branches of {destination.repo_id}", patience)
     head = {branch.name: branch.target_commit for branch in refs.branches}.get(destination.branch)
-    names = ask(lambda: api.list_repo_files(**place, revision=head), "list its files", patience) if head else ()
+    names = (
+        retry_request(lambda: api.list_repo_files(**place, revision=head), "list its files", patience) if head else ()
+    )
     tags = {tag.name: tag.target_commit for tag in refs.tags}
     if destination.tag in tags and tags[destination.tag] != head:
         raise PushError(
@@ -147,7 +149,7 @@ def upload(
         PushError: Nothing was committed; it says whether an empty repository has been left behind.
     """
     place: dict[str, Any] = {"repo_id": destination.repo_id, "repo_type": destination.repo_type}
-    remote = remote or look_at(destination, api, patience)
+    remote = remote or fetch_remote_state(destination, api, patience)
     if not remote.exists:
         _create(destination, space_sdk, api, patience)
     try:
@@ -168,7 +170,7 @@ def _create(destination: Destination, space_sdk: str | None, api: HfApi, patienc
     options: dict[str, Any] = {"repo_id": destination.repo_id, "repo_type": destination.repo_type}
     options |= {"private": not destination.public, "space_sdk": space_sdk, "exist_ok": True}
     try:
-        ask(lambda: api.create_repo(**options), f"create {destination.repo_id}", patience)
+        retry_request(lambda: api.create_repo(**options), f"create {destination.repo_id}", patience)
     except KeyError as error:  # the client takes any 409 for "it exists", and looks for its URL
         raise PushError(
             f"the Hub refused to create {destination.repo_id} (HTTP 409) without saying why",
@@ -188,9 +190,9 @@ def finish(destination: Destination, commit: Commit, api: HfApi, patience: Patie
         if destination.tag is not None:
             _set_tag(destination.tag, commit, place, api, patience)
         if destination.public and not destination.create_pr:
-            info = ask(lambda: api.repo_info(**place), f"look up {destination.repo_id}", patience)
+            info = retry_request(lambda: api.repo_info(**place), f"look up {destination.repo_id}", patience)
             if info.private:
-                ask(
+                retry_request(
                     lambda: api.update_repo_settings(**place, private=False),
                     f"make {destination.repo_id} public",
                     patience,
@@ -210,8 +212,10 @@ def _make_branch(destination: Destination, place: dict[str, Any], api: HfApi, pa
     """Make a branch that is not there, from main; a new repository has a main branch by itself."""
     if destination.branch != "main":
         options = {**place, "branch": destination.branch}
-        ask(lambda: api.create_branch(**options, exist_ok=True), f"create the branch {destination.branch}", patience)
-    return look_at(destination, api, patience)
+        retry_request(
+            lambda: api.create_branch(**options, exist_ok=True), f"create the branch {destination.branch}", patience
+        )
+    return fetch_remote_state(destination, api, patience)
 
 
 def _list_operations(files: Sequence[PublishedFile], gone: Collection[str]) -> list[Any]:
@@ -237,8 +241,8 @@ def _describe_rest(destination: Destination, remote: Remote, api: HfApi) -> str:
 
 def _set_tag(tag: str, commit: Commit, place: dict[str, Any], api: HfApi, patience: Patience) -> None:
     options = {**place, "tag": tag, "revision": commit.oid}
-    ask(lambda: api.create_tag(**options, exist_ok=True), f"tag the commit as {tag}", patience)
-    refs = ask(lambda: api.list_repo_refs(**place), "list tags", patience)
+    retry_request(lambda: api.create_tag(**options, exist_ok=True), f"tag the commit as {tag}", patience)
+    refs = retry_request(lambda: api.list_repo_refs(**place), "list tags", patience)
     target = {ref.name: ref.target_commit for ref in refs.tags}.get(tag)
     if target != commit.oid:
         raise PushError(

@@ -20,7 +20,7 @@ from tiny_models import TINY_CONFIGS
 
 from hf_imgcls.arguments.fields import FitArguments
 from hf_imgcls.errors import LaunchError, OutputError
-from hf_imgcls.fit.batch_size import divide_batch, find_batch_size, settle_batch_size
+from hf_imgcls.fit.batch_size import divide_batch, find_batch_size, resolve_batch_size
 from hf_imgcls.fit.checkpoints import Inspection, inspect_checkpoint, list_checkpoints
 from hf_imgcls.fit.model import build_model
 from hf_imgcls.fit.same_run import describe_run
@@ -120,34 +120,34 @@ def model(digits):  # noqa: F811
 
 def test_a_resumed_run_keeps_the_images_of_a_step(model, tmp_path):
     args = arguments(tmp_path, per_device_train_batch_size=16, gradient_accumulation_steps=2)
-    settle_batch_size(args, model, (32, 32), None)
+    resolve_batch_size(args, model, (32, 32), None)
     assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (16, 2)
     # Two processes of 16 x 2 before, one now.
-    settle_batch_size(args, model, (32, 32), earlier(model, args, world_size=2))
+    resolve_batch_size(args, model, (32, 32), earlier(model, args, world_size=2))
     assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (16, 4)
     # What auto_find_batch_size had found is kept, and not searched again.
     args = arguments(tmp_path, per_device_train_batch_size=32, auto_find_batch_size=True)
     found = earlier(model, args, per_device_train_batch_size=4, gradient_accumulation_steps=8,
                     recipe={"auto_find_batch_size": True})  # fmt: skip
-    settle_batch_size(args, model, (32, 32), found)
+    resolve_batch_size(args, model, (32, 32), found)
     assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (4, 8)
     assert args.auto_find_batch_size is False
     # With more processes than the run had when it found that.
     args = arguments(tmp_path, per_device_train_batch_size=32, auto_find_batch_size=True)
-    settle_batch_size(args, model, (32, 32), earlier(model, args, per_device_train_batch_size=4,
+    resolve_batch_size(args, model, (32, 32), earlier(model, args, per_device_train_batch_size=4,
                       gradient_accumulation_steps=4, world_size=2, recipe={"auto_find_batch_size": True}))  # fmt: skip
     assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (4, 8)
     # What the error about too little memory advises is followed.
     args = arguments(tmp_path, per_device_train_batch_size=16, gradient_accumulation_steps=2)
-    settle_batch_size(args, model, (32, 32), earlier(model, args, per_device_train_batch_size=32,
+    resolve_batch_size(args, model, (32, 32), earlier(model, args, per_device_train_batch_size=32,
                       gradient_accumulation_steps=1))  # fmt: skip
     assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (16, 2)
     # Another number of images a step would lose the place in the data.
     args = arguments(tmp_path, per_device_train_batch_size=64)
     with pytest.raises(OutputError, match="a step is to have 64 images"):
-        settle_batch_size(args, model, (32, 32), found)
+        resolve_batch_size(args, model, (32, 32), found)
     with pytest.raises(OutputError, match="a stream was read by 2 processes"):
-        settle_batch_size(args, model, (32, 32), earlier(model, args, world_size=2), streaming=True)
+        resolve_batch_size(args, model, (32, 32), earlier(model, args, world_size=2), streaming=True)
 
 
 def test_the_search_for_a_batch_size_leaves_the_model_as_it_was(model, tmp_path):

@@ -58,11 +58,11 @@ def main(out: Path, batch_size: int, accumulation: int) -> None:
     metrics = {}
     for family in FAMILIES:
         torch.manual_seed(0)
-        several = family == "multi_label"
-        dataset = give_several_labels(digits) if several else digits
-        kind = "vit" if several or family == "imbalance" else family
+        multi_label = family == "multi_label"
+        dataset = give_several_labels(digits) if multi_label else digits
+        kind = "vit" if multi_label or family == "imbalance" else family
         fit = FitArguments(model_type=kind, model_config=TINY_CONFIGS[kind])
-        model, processor = build_model(fit, data, dataset.labels, multi_label=several)
+        model, processor = build_model(fit, data, dataset.labels, multi_label=multi_label)
         for module in model.modules():
             # Statistics of 8 images are not those of 16: a net with BatchNorm can only be equal with it frozen.
             if isinstance(module, torch.nn.BatchNorm2d):
@@ -102,7 +102,7 @@ def main(out: Path, batch_size: int, accumulation: int) -> None:
             train_device_transform=batches.train_device_transform,
             eval_device_transform=batches.eval_device_transform,
             new_accumulator=partial(
-                MultiLabelAccumulator if several else ClassificationAccumulator, len(dataset.labels)
+                MultiLabelAccumulator if multi_label else ClassificationAccumulator, len(dataset.labels)
             ),
             set_epoch=batches.set_epoch,
             **options,

@@ -24,7 +24,7 @@ from hf_imgcls.fit.adapt import adapt_model
 from hf_imgcls.fit.advice import describe_plan, read_sizes
 from hf_imgcls.fit.build import build_trainer
 from hf_imgcls.fit.hints import HINTS, REMEDIES, Outcome, RunPlan, give_hints
-from hf_imgcls.fit.ladder import climb
+from hf_imgcls.fit.ladder import train_auto
 from hf_imgcls.fit.model import build_model
 from hf_imgcls.fit.probe import train_probe
 from hf_imgcls.fit.training_arguments import build_training_arguments
@@ -101,7 +101,7 @@ def learn(*args, **options):
     if run.asked.fit.adaptation == "probe":
         train_probe(*given)
     elif run.asked.fit.adaptation == "auto":
-        climb(*given, None)
+        train_auto(*given, None)
     else:
         run.trainer.train()
     metrics = run.trainer.evaluate(run.batches.test)

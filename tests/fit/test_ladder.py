@@ -11,7 +11,7 @@ from fit.test_probe import make_run
 from sklearn.neighbors import KNeighborsClassifier
 
 from hf_imgcls.classifier.features import Features
-from hf_imgcls.fit.ladder import climb, is_negligible, judge
+from hf_imgcls.fit.ladder import is_negligible, judge, train_auto
 from hf_imgcls.fit.neighbours import ask_neighbours
 from hf_imgcls.fit.probe import explain_no_probe, train_probe
 
@@ -64,7 +64,7 @@ def test_the_interval_covers():
 def test_fine_tuning_is_kept_where_it_is_better(tmp_path, caplog):
     run = make_climb(tmp_path)
     caplog.set_level("INFO", "hf_imgcls")
-    result = climb(run.trainer, run.dataset, run.batches, run.args, None)
+    result = train_auto(run.trainer, run.dataset, run.batches, run.args, None)
     assert "its model is kept" in caplog.text
     assert run.trainer.evaluate()["eval_accuracy"] > 0.85
     assert "train_penalty" not in result.metrics
@@ -75,7 +75,7 @@ def test_fine_tuning_is_kept_where_it_is_better(tmp_path, caplog):
 @pytest.mark.parametrize("training", [{"learning_rate": 1.0}, {"learning_rate": 1e30}])
 def test_the_probe_is_kept_where_fine_tuning_is_ruined(training, tmp_path, caplog):
     run = make_climb(tmp_path, num_train_epochs=1, lr_scheduler_type="constant", warmup_steps=0, **training)
-    result = climb(run.trainer, run.dataset, run.batches, run.args, None)
+    result = train_auto(run.trainer, run.dataset, run.batches, run.args, None)
     assert result.metrics["train_penalty"] > 0
     assert run.trainer.evaluate()["eval_loss"] == pytest.approx(result.metrics["train_probe_validation_loss"], abs=1e-6)
     if training["learning_rate"] > 1:

@@ -138,8 +138,8 @@ def test_weights_of_classes_are_scikit_learns_and_those_of_the_paper():
         assert found[3] == 1
         assert (found.double() * counts).sum().item() / 1000 == pytest.approx(1)
     assert compute_class_weights(counts, 1000, beta=0.0).tolist() == [1.0] * 4
-    several = compute_class_weights(counts, 1000, multi_label=True)
-    np.testing.assert_allclose(several, [100 / 900, 910 / 90, 99.0, 1.0], rtol=1e-6)
+    multi_label = compute_class_weights(counts, 1000, multi_label=True)
+    np.testing.assert_allclose(multi_label, [100 / 900, 910 / 90, 99.0, 1.0], rtol=1e-6)
 
 
 def test_what_is_done_for_a_class_is_told():

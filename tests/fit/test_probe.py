@@ -52,13 +52,13 @@ def make_run(folder, family="vit", fit=None, data=None, **training):
     return SimpleNamespace(trainer=trainer, dataset=dataset, batches=batches, args=args)
 
 
-def draw(num_examples, seed, several=False, scale=1.0):
+def draw(num_examples, seed, multi_label=False, scale=1.0):
     """Features of three overlapping classes, on scales that differ, and one that says nothing and hardly varies."""
     random = np.random.default_rng(seed)
     labels = random.integers(0, 3, num_examples)
     values = (random.normal(size=(num_examples, 5)) + np.eye(5)[labels]) * [1, 2, 0.5, 1, 1e-6] + [0, 500, 0, 1, 7]
     values *= scale
-    targets = np.stack([labels == 0, labels != 1], axis=1).astype(np.float64) if several else labels
+    targets = np.stack([labels == 0, labels != 1], axis=1).astype(np.float64) if multi_label else labels
     return Features(values.astype(np.float32), targets, 0.0)
 
 
@@ -100,13 +100,13 @@ def test_the_solution_is_scikit_learns():
 
 
 @pytest.mark.parametrize("several", [False, True])
-def test_weights_stay_moderate_whatever_the_scale_of_the_features(several):
-    validation = draw(400, 1, several)
-    solution = solve_head(draw(400, 0, several), validation, 2 if several else 3, CPU)
+def test_weights_stay_moderate_whatever_the_scale_of_the_features(multi_label):
+    validation = draw(400, 1, multi_label)
+    solution = solve_head(draw(400, 0, multi_label), validation, 2 if multi_label else 3, CPU)
     # A feature that hardly varies gets no weight to speak of, instead of one that undoes its scale.
     assert solution.weight.abs().max() < 10
     assert solution.weight[:, 4].abs().max() < 1e-3
-    other = solve_head(draw(400, 0, several, 1e4), draw(400, 1, several, 1e4), 2 if several else 3, CPU)
+    other = solve_head(draw(400, 0, multi_label, 1e4), draw(400, 1, multi_label, 1e4), 2 if multi_label else 3, CPU)
     assert other.validation_loss == pytest.approx(solution.validation_loss, abs=1e-3)
     torch.testing.assert_close(other.weight * 1e4, solution.weight, rtol=0, atol=0.02)
 
@@ -130,7 +130,7 @@ def test_the_layout_of_the_weights_stays(tmp_path):
 
 
 def test_several_labels_are_a_question_for_each_class():
-    train, validation = draw(300, 0, several=True), draw(300, 1, several=True)
+    train, validation = draw(300, 0, multi_label=True), draw(300, 1, multi_label=True)
     both = solve_head(train, validation, 2, CPU)
     single = [
         solve_head(*(Features(part.values, part.labels[:, [k]], 0.0) for part in (train, train)), 1, CPU)

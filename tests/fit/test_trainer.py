@@ -17,13 +17,13 @@ from hf_imgcls.data.load import load_image_dataset
 from hf_imgcls.data.transforms import attach_transforms
 from hf_imgcls.errors import ArgumentError, ModelError
 from hf_imgcls.fit.adapt import adapt_model
-from hf_imgcls.fit.build import build_trainer, settle_unused_parameters, settle_workers
+from hf_imgcls.fit.build import build_trainer, resolve_unused_parameters, resolve_workers
 from hf_imgcls.fit.callbacks import describe_ending
 from hf_imgcls.fit.depthwise import DepthwiseConv2d
 from hf_imgcls.fit.loss import SampleLoss, divide_losses
 from hf_imgcls.fit.model import build_model
 from hf_imgcls.fit.schedule import build_step_schedule
-from hf_imgcls.fit.soup import cook_soup
+from hf_imgcls.fit.soup import average_checkpoints
 from hf_imgcls.fit.training_arguments import build_training_arguments
 from hf_imgcls.measure.metrics.accumulate import ClassificationAccumulator
 
@@ -227,7 +227,7 @@ def test_a_soup_is_the_average_of_the_checkpoints_that_make_it_better(digits, tm
     for step, change in ((1, 0.5 * error), (2, -0.5 * error), (3, 9 * error)):
         path = tmp_path / f"checkpoint-{step}" / "model.safetensors"
         save_file(load_file(path) | {"classifier.weight": weight + change}, path, metadata={"format": "pt"})
-    soup = cook_soup(trainer, tmp_path)
+    soup = average_checkpoints(trainer, tmp_path)
     assert sorted(soup) == ["checkpoint-1", "checkpoint-2"]
     torch.testing.assert_close(trainer.model.classifier.weight.detach(), weight)
     cooked = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
@@ -245,7 +245,7 @@ def test_a_soup_is_the_average_of_the_checkpoints_that_make_it_better(digits, tm
 def test_no_soup_without_ingredients(digits, tmp_path, caplog):
     trainer = make_trainer(digits, tmp_path)
     before = trainer.model.classifier.weight.detach().clone()
-    assert cook_soup(trainer, tmp_path) == []
+    assert average_checkpoints(trainer, tmp_path) == []
     assert "no checkpoint was saved" in caplog.text
     assert torch.equal(trainer.model.classifier.weight, before)
 
@@ -279,9 +279,9 @@ def test_images_that_are_kept_decoded_need_no_workers_unless_asked_for(digits, t
     trainer = make_trainer(digits, tmp_path, dataloader_num_workers=3)
     _, processor = build_model(FitArguments(model_type="vit", model_config=TINY_CONFIGS["vit"]), DATA, digits.labels)
     batches = attach_transforms(digits, processor, DATA, seed=0)
-    settle_workers(trainer.args, batches, {"dataloader_num_workers"})
+    resolve_workers(trainer.args, batches, {"dataloader_num_workers"})
     assert trainer.args.dataloader_num_workers == 3
-    settle_workers(trainer.args, batches, set())
+    resolve_workers(trainer.args, batches, set())
     assert trainer.args.dataloader_num_workers == 0
 
 
@@ -467,7 +467,7 @@ def test_ddp_searches_for_unused_parameters_only_where_there_are_some(family, fi
     model = adapt_model(build_model(fit, DATA, digits.labels)[0], fit)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     arguments = SimpleNamespace(world_size=2, ddp_find_unused_parameters=given)
-    settle_unused_parameters(arguments, model, (32, 32))
+    resolve_unused_parameters(arguments, model, (32, 32))
     assert arguments.ddp_find_unused_parameters is expected
     assert model.training
     assert all(parameter.grad is None for parameter in model.parameters())

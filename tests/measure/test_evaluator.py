@@ -42,8 +42,8 @@ def test_an_evaluator_takes_our_metrics(digits):
     assert found["accuracy"] == pytest.approx(accuracy, abs=1e-12)
     assert found["samples_per_second"] > 0
 
-    several = evaluate.combine([CatalogueMetrics("accuracy"), CatalogueMetrics("macro_f1", "balanced_accuracy")])
-    found = evaluator.compute(pipe, metric=several, **options)
+    multi_label = evaluate.combine([CatalogueMetrics("accuracy"), CatalogueMetrics("macro_f1", "balanced_accuracy")])
+    found = evaluator.compute(pipe, metric=multi_label, **options)
     assert found["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(references, predictions), abs=1e-12)
     macro_f1 = sk.f1_score(references, predictions, average="macro", zero_division=0)
     assert found["macro_f1"] == pytest.approx(macro_f1, abs=1e-12)

@@ -216,12 +216,12 @@ def test_a_class_of_which_nothing_was_seen_may_be_the_worst(name, what):
 
 
 @pytest.mark.parametrize("several", [False, True])
-def test_a_report_knows_which_classes_the_dataset_has(several):
+def test_a_report_knows_which_classes_the_dataset_has(multi_label):
     """From a prediction table: 200 images of cats, none of dogs; fish and bird are the model's own classes."""
     names, n = ["cat", "dog", "fish", "bird"], 200
     logits = np.tile([4.0, -4.0, -4.0, -4.0], (n, 1))
-    make = make_label_table if several else make_table
-    references = logits > 0 if several else np.zeros(n, dtype=np.int64)
+    make = make_label_table if multi_label else make_table
+    references = logits > 0 if multi_label else np.zeros(n, dtype=np.int64)
     for num_classes, expected in ((1, "met"), (2, "not distinguishable")):
         table = dataclasses.replace(make(logits, references), labels=names, source={"num_classes": num_classes})
         report = summarise(table, draws=20)

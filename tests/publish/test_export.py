@@ -41,10 +41,10 @@ from hf_imgcls.measure.report.summary import summarise
 from hf_imgcls.measure.report.write import read_report, write_report
 from hf_imgcls.measure.score import score_folder
 from hf_imgcls.publish.export import build, exporter
+from hf_imgcls.publish.export.acceptance import compare_answers
 from hf_imgcls.publish.export.build import WORK_FOLDER, export_model
 from hf_imgcls.publish.export.description import describe_preprocessing
 from hf_imgcls.publish.export.exclusion import exceeds_budget, exceeds_budget_perhaps, judge_budget
-from hf_imgcls.publish.export.gate import compare_answers
 from hf_imgcls.publish.export.onnx_folding import finish_onnx
 from hf_imgcls.publish.export.table import show_exports
 from hf_imgcls.records import Estimate, ExportRecord

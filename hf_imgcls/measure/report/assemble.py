@@ -135,9 +135,9 @@ def _find_effect(table: Table, data: DataRecord) -> tuple[str, dict[str, float]]
     train = trained.splits.get("train")
     if train is None or not train.class_counts or not train.num_examples or trained.labels != data.labels:
         return None
-    several = trained.problem_type == MULTI_LABEL
+    multi_label = trained.problem_type == MULTI_LABEL
     recipe = RunRecord.load(run / RUN_FILE).recipe
-    return describe_effect(recipe, train.class_counts, train.num_examples, multi_label=several)
+    return describe_effect(recipe, train.class_counts, train.num_examples, multi_label=multi_label)
 
 
 def _keep_exports(record: ReportRecord, folder: Path) -> list[dict[str, Any]]:

@@ -74,7 +74,7 @@ def build_gallery(
     worst = _rank_rows(wrong, -table.log_loss[wrong], table.sample_index)[:NUM_WORST]
     unsure = _rank_rows(right, certainty[right], table.sample_index)[:NUM_LEAST_CONFIDENT]
     pairs = _list_pairs(table) if isinstance(table, PredictionTable) else None
-    album, names = Album(reading), unique_names(table.labels)
+    album, names = Thumbnails(reading), unique_names(table.labels)
     sources, otherwise = {}, "the images were not at hand"
     if dataset is not None:
         chosen = {*worst, *unsure, *(row for _, rows in pairs or () for row in rows)}
@@ -150,7 +150,7 @@ def find_rows(dataset: Any, sample_indices: Iterable[int]) -> dict[int, Any]:
     return found
 
 
-class Album:
+class Thumbnails:
     """Thumbnails, each made once."""
 
     def __init__(self, reading: Reading) -> None:
@@ -188,7 +188,7 @@ def _list_pairs(table: PredictionTable) -> list[tuple[dict[str, Any], list[int]]
 
 
 def _find_examples(
-    train: Any, classes: Sequence[int], labels: Sequence[str], album: Album
+    train: Any, classes: Sequence[int], labels: Sequence[str], album: Thumbnails
 ) -> dict[int, list[dict[str, Any]]]:
     """Class id -> its first few training examples, by sample_index."""
     if train is None or not hasattr(train, "__len__") or not hasattr(train, "select_columns"):

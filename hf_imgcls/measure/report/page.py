@@ -79,14 +79,14 @@ def render_page(content: Mapping[str, Any], charts: Mapping[str, Chart], images:
     }
     script = _read_part("script.js")
     calibration, risk_coverage = content["calibration"], content["risk_coverage"]
-    several = content["multi_label"] is not None
+    multi_label = content["multi_label"] is not None
     left_out = {name for name in ("notes", "baselines", "learning", "exports") if not content[name]}
-    left_out |= {"abstention"} if several else set()
-    titles = {"confusion": "Missed and false-positive labels"} if several else {}
+    left_out |= {"abstention"} if multi_label else set()
+    titles = {"confusion": "Missed and false-positive labels"} if multi_label else {}
     sections = [(name, titles.get(name, title)) for name, title in _SECTIONS if name not in left_out]
     return environment.from_string(_read_part("template.html")).render(
         report=content,
-        verdict=judge_report(content["goals"], multi_label=several),
+        verdict=judge_report(content["goals"], multi_label=multi_label),
         contents=sections,
         charts=dict.fromkeys(
             ("reliability", "confusion", "mistakes", "classes", "imbalance", "risk_coverage", "slices", "learning")
@@ -94,10 +94,10 @@ def render_page(content: Mapping[str, Any], charts: Mapping[str, Chart], images:
         | {key: {"svg": _size_svg(chart, key), "title": chart.description} for key, chart in charts.items()},
         embed=_make_embedder(images),
         get_metric=get_metric,
-        multi_label=several,
+        multi_label=multi_label,
         class_columns=[
             key
-            for key in list_shown(CLASSES, multi_label=several)
+            for key in list_shown(CLASSES, multi_label=multi_label)
             if any(key in item for item in content["per_class"].values())
         ],
         calibration_facts=_leave_out(calibration, "bins", "temperature", "temperature_remark"),

@@ -139,8 +139,8 @@ def draw_charts(content: dict[str, Any], table: Table | None, theme: Theme) -> d
     labels = unique_names(content["labels"])
     charts = {}
     if any(item["n"] for item in content["calibration"].get("bins") or ()):
-        several = content["multi_label"] is not None
-        charts["reliability"] = plots.draw_reliability(content["calibration"]["bins"], theme, of_labels=several)
+        multi_label = content["multi_label"] is not None
+        charts["reliability"] = plots.draw_reliability(content["calibration"]["bins"], theme, of_labels=multi_label)
     if (content["multi_label"] or {}).get("mistakes"):
         charts["mistakes"] = row_plots.draw_label_mistakes(content["multi_label"]["mistakes"], labels, theme)
     counts = None if table is None or len(labels) > MAX_MATRIX_CLASSES else table.count_confusions()

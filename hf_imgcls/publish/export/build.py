@@ -37,8 +37,8 @@ from hf_imgcls.measure.parity import check_parity, draw_rows
 from hf_imgcls.measure.score import score_folder
 from hf_imgcls.measure.scored_answers import build_scored
 from hf_imgcls.measure.tables import PredictionTable
+from hf_imgcls.publish.export.acceptance import THROUGHPUT_BATCH_SIZE, compare_accuracy, measure_export
 from hf_imgcls.publish.export.exporter import ExportSource, find_exporter
-from hf_imgcls.publish.export.gate import THROUGHPUT_BATCH_SIZE, compare_accuracy, measure_export
 from hf_imgcls.records import Estimate
 
 if TYPE_CHECKING:

@@ -37,7 +37,7 @@ _STEPS = (
 )  # fmt: skip
 
 
-def settle_policy(
+def resolve_policy(
     args: Arguments,
     asked: Arguments,
     training_args: TrainingArguments,
@@ -74,7 +74,7 @@ def describe_policy(asked: Arguments, dataset: ImageDataset, args: TrainingArgum
     """Return in one line what was filled in, and how to change it.
 
     Args:
-        asked: From `settle_policy`.
+        asked: From `resolve_policy`.
         dataset: As loaded.
         args: Batch sizes and processes as they were settled.
     """
