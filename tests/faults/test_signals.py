@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from cases import quick_first
 from faults.processes import FINETUNE, REPOSITORY, RUN, Run, read_json, weights_hash
 from fit.test_trainer import digits, make_trainer  # noqa: F401 (a fixture)
 
@@ -21,8 +22,14 @@ from hf_imgcls.fit.checkpoints import inspect_checkpoint, list_checkpoints
 RESUMABLE = 75
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    ("number", "workers"),
+    quick_first(
+        [(number, workers) for number in (signal.SIGTERM, signal.SIGINT) for workers in (0, 2)],
+        (signal.SIGTERM, 0),
+        (signal.SIGINT, 2),
+    ),
+)
 def test_a_signal_ends_the_step_and_the_run_goes_on(number, workers, whole_run, tmp_path):
     flags = (*RUN, "--dataloader_num_workers", workers)
     run = Run(*flags, folder=tmp_path / "run")
@@ -76,7 +83,8 @@ def test_a_signal_during_an_evaluation_does_not_wait_for_its_end(tmp_path):
     assert len(history) == 2
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
 def test_a_signal_to_every_process_of_the_job_leaves_the_workers_to_their_trainer(workers, whole_run, tmp_path):
     """What schedulers do; in the first epoch of a start, and in one that goes on in mid-epoch."""
     flags = (*RUN, "--dataloader_num_workers", workers, "--eval_strategy", "no", "--load_best_model_at_end", "false")

@@ -11,6 +11,7 @@ import threading
 import time
 
 import pytest
+from cases import quick_first
 from hub import client_environment
 from hub_writes import User
 from places import REPOSITORY
@@ -46,7 +47,7 @@ OVERCOME = {
 }
 
 
-@pytest.mark.parametrize("case", OVERCOME)
+@pytest.mark.parametrize("case", quick_first(OVERCOME, "commit answer lost", "upload cut", "create 502", "whoami 429"))
 def test_what_passes_is_overcome_with_one_commit(pushing, run, case):
     (method, path), options = OVERCOME[case]
     fault = pushing.hub.faults.plant(method, path, **options)
@@ -98,7 +99,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize("is_new", [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("case", ENDS)
+@pytest.mark.parametrize("case", quick_first(ENDS, "commit 403", "preupload 403"))
 def test_what_does_not_pass_ends_at_once(pushing, run, case, is_new):
     (method, path), status, message, fix = ENDS[case]
     before = None if is_new else pushing.push(run)["revision"]
