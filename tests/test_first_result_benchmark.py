@@ -87,6 +87,7 @@ def test_the_table_names_the_best_peer_and_what_was_not_run(modules, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_cells_of_a_peer_and_of_ours_answer_the_same_images(modules, tmp_path):
     torch.manual_seed(0)
     config = ViTConfig(**{**TINY_CONFIGS["vit"], "image_size": 28, "patch_size": 7})

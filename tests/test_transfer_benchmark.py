@@ -43,6 +43,7 @@ def test_the_table_compares_the_probe_with_the_head_on_the_same_draws(transfer, 
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_cell_is_a_run_of_the_recipe(transfer, tmp_path):
     torch.manual_seed(0)
     ViTForImageClassification(ViTConfig(**TINY_CONFIGS["vit"], image_size=32)).save_pretrained(tmp_path / "backbone")

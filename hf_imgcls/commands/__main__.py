@@ -64,8 +64,11 @@ def _read_num_processes(argv: list[str]) -> int:
 
 
 def _is_launched() -> bool:
-    """Whether a launcher has started this process: accelerate's, or torchrun, or MPI."""
-    names = ("ACCELERATE_MIXED_PRECISION", "WORLD_SIZE", "LOCAL_RANK", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
+    """Return whether a launcher of several processes has started this one: accelerate's, torchrun or MPI.
+
+    ACCELERATE_MIXED_PRECISION says nothing: TrainingArguments sets it too, for whatever a notebook starts afterwards.
+    """
+    names = ("WORLD_SIZE", "LOCAL_RANK", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
     return any(name in os.environ for name in names)
 
 

@@ -82,6 +82,7 @@ def test_killed_while_saving_leaves_nothing_half_written(whole_run, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_twenty_kills_at_random_times(whole_run, tmp_path):
     draw = random.Random(0)
     kills = runs = 0

@@ -137,6 +137,7 @@ def change(fit, **changes):
 
 @pytest.mark.slow
 @follows("rare classes")
+@pytest.mark.exhaustive
 def test_more_images_of_a_rare_class(write_set, base):
     few, more = (learn(write_set([60] * 4 + [count]), change(base, adaptation="probe")) for count in (3, 60))
     assert "1 class has fewer than 10 training images ('digit 4')" in says("rare classes", few.plan)
@@ -146,6 +147,7 @@ def test_more_images_of_a_rare_class(write_set, base):
 
 @pytest.mark.slow
 @follows("imbalanced classes")
+@pytest.mark.exhaustive
 def test_logit_adjustment_for_balanced_accuracy(write_set, base):
     counts = [110, 8, 8, 8, 8, 8]
     plain, adjusted = (
@@ -160,6 +162,7 @@ def test_logit_adjustment_for_balanced_accuracy(write_set, base):
 
 @pytest.mark.slow
 @follows("few images from scratch", "unbeaten: from scratch")
+@pytest.mark.exhaustive
 def test_a_pretrained_model_instead_of_none(write_set, base):
     flags = {"num_train_epochs": 12, "learning_rate": 3e-3}
     scratch, tuned = (learn(write_set([12] * 10), fit, **flags) for fit in (SCRATCH, base))
@@ -170,6 +173,7 @@ def test_a_pretrained_model_instead_of_none(write_set, base):
 
 @pytest.mark.slow
 @follows("transformer from scratch")
+@pytest.mark.exhaustive
 def test_a_convolutional_network_instead_of_a_transformer(write_set):
     flags = {"num_train_epochs": 3, "data": {"image_size": 28}}
     vit, resnet = (
@@ -187,6 +191,7 @@ def test_a_convolutional_network_instead_of_a_transformer(write_set):
 
 @pytest.mark.slow
 @follows("few images for all weights", "unbeaten: pretrained")
+@pytest.mark.exhaustive
 def test_a_probe_first(write_set, base):
     flags = {"num_train_epochs": 2, "learning_rate": 1e-3}
     full, auto = (
@@ -227,6 +232,7 @@ def test_more_validation_images_or_log_loss_choose_better():
 
 @pytest.mark.slow
 @follows("enlarged images from scratch")
+@pytest.mark.exhaustive
 def test_images_at_their_own_size_from_scratch(write_set):
     folder, flags = write_set([60] * 5), {"num_train_epochs": 8, "learning_rate": 3e-3}
     large, small = (learn(folder, SCRATCH, data={"image_size": side}, **flags) for side in (32, 16))
@@ -243,6 +249,7 @@ def test_images_at_their_own_size_from_scratch(write_set):
 
 @pytest.mark.slow
 @follows("below the model's own size")
+@pytest.mark.exhaustive
 def test_the_size_that_the_weights_know(write_set, base):
     small, own = (
         learn(write_set([40] * 10), change(base, adaptation="probe"), data={"image_size": side}) for side in (16, 32)
@@ -257,6 +264,7 @@ def test_the_size_that_the_weights_know(write_set, base):
 
 @pytest.mark.slow
 @follows("few steps", "unbeaten: few steps")
+@pytest.mark.exhaustive
 def test_as_many_steps_as_are_said_to_suit(write_set, base):
     folder = write_set([12] * 10)
     few = learn(folder, base, max_steps=4)
@@ -268,6 +276,7 @@ def test_as_many_steps_as_are_said_to_suit(write_set, base):
 
 @pytest.mark.slow
 @follows("learning rate far off", "unbeaten: learning rate")
+@pytest.mark.exhaustive
 def test_the_learning_rate_that_is_usual(write_set, base):
     folder, flags = write_set([30] * 10), {"num_train_epochs": 4}
     low = learn(folder, base, learning_rate=5e-5, **flags)

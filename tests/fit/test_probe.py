@@ -99,7 +99,7 @@ def test_the_solution_is_scikit_learns():
     np.testing.assert_allclose(ours / ours.sum(1, keepdims=True), expected, atol=2e-3)
 
 
-@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("multi_label", [False, True])
 def test_weights_stay_moderate_whatever_the_scale_of_the_features(multi_label):
     validation = draw(400, 1, multi_label)
     solution = solve_head(draw(400, 0, multi_label), validation, 2 if multi_label else 3, CPU)

@@ -215,7 +215,7 @@ def test_a_class_of_which_nothing_was_seen_may_be_the_worst(name, what):
     assert decide(">=0.9", per_class={"b": {name: nothing}})["status"] == "not measured"
 
 
-@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("multi_label", [False, True])
 def test_a_report_knows_which_classes_the_dataset_has(multi_label):
     """From a prediction table: 200 images of cats, none of dogs; fish and bird are the model's own classes."""
     names, n = ["cat", "dog", "fish", "bird"], 200

@@ -408,6 +408,7 @@ def test_programs_of_torch(tmp_path, model_type):
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+@pytest.mark.exhaustive
 def test_a_compiled_program_of_torch(run_folder):
     check_torch_programs(run_folder, "aot_inductor")
 

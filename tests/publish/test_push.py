@@ -245,6 +245,7 @@ print(json.dumps(errors))
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_wrong_model_is_never_pushed(pushing, run, tmp_path):
     """What was changed after scoring is found before anything is sent, and by a dry run as well."""
     lines = []

@@ -18,6 +18,7 @@ print(json.dumps([answer, demo["classify"](None)]))
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_demo_of_a_run(pushing, run):
     result = pushing.run_recipe(
         "push", run, "--hub_model_id", "me/digits", "--verify", "false", "--space", "me/digits-demo", "--publish_images"
