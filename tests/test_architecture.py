@@ -130,6 +130,15 @@ def test_no_module_imports_itself_by_way_of_others():
     assert not circles, "\n".join(circles)
 
 
+def test_every_module_is_used():
+    """What nobody imports is reached by its name: a verb, an export format, a demo's app, the process that verifies."""
+    by_name = ("commands.", "publish.export.", "publish.space_app", "publish.consumer")
+    used = {module for name in modules() for module, _ in imports(name) if module != name}
+    packages = {name.rpartition(".")[0] for name in modules()}
+    left = [name for name in modules() if name not in used | packages and not name.startswith(by_name)]
+    assert not left, left
+
+
 def test_nobody_imports_the_private_names_of_another_module():
     private = [
         f"{name} imports {imported} of {module}"
